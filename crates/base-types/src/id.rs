@@ -1,0 +1,95 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A text that is not an id of the kind asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a {expected} id; one looks like `{expected}_0123456789abcdef`")]
+pub struct ParseIdError {
+    /// The prefix ids of the wanted kind carry.
+    pub expected: &'static str,
+    /// What was found instead, cut to 64 characters.
+    pub text: String,
+}
+
+/// One sandbox, for as long as anything of it exists. Shown as `sbx_` and 16 hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SandboxId(u64);
+
+impl SandboxId {
+    const PREFIX: &'static str = "sbx";
+
+    /// The id made of these random bits.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// The bits of this id.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for SandboxId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}_{:016x}", Self::PREFIX, self.0)
+    }
+}
+
+impl FromStr for SandboxId {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let digits = text.strip_prefix(Self::PREFIX).and_then(|rest| rest.strip_prefix('_'));
+        digits
+            .filter(|digits| {
+                digits.len() == 16
+                    && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+            })
+            .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+            .map(Self)
+            .ok_or_else(|| ParseIdError {
+                expected: Self::PREFIX,
+                text: text.chars().take(64).collect(),
+            })
+    }
+}
+
+impl Serialize for SandboxId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SandboxId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn an_id_survives_its_own_text() {
+        let id = SandboxId::from_bits(0x7);
+        assert_eq!(id.to_string(), "sbx_0000000000000007");
+        assert_eq!(id.to_string().parse(), Ok(id));
+    }
+
+    #[test]
+    fn only_the_canonical_text_is_an_id() {
+        for text in [
+            "",
+            "sbx_",
+            "sbx_7",
+            "SBX_0000000000000007",
+            "sbx_000000000000000G",
+            "sbx_+00000000000007f",
+        ] {
+            assert!(text.parse::<SandboxId>().is_err(), "{text}");
+        }
+    }
+}
