@@ -1,1 +1,78 @@
-//! (to be written)
+//! What the node and the agent inside a guest say to each other.
+//!
+//! The agent listens on vsock port [`AGENT_PORT`]. **One connection is one request**: the host sends
+//! one [`Request`], then the [`Input`] frames that request takes, and reads [`Answer`] frames until
+//! the last one of that request. Then both sides close. Closing early withdraws the request: a
+//! running command is killed with its process group, a half-written file vanishes.
+//!
+//! | request | host sends then | guest answers |
+//! |---|---|---|
+//! | `Health` | | `Healthy` |
+//! | `Identify` | | `Identified` |
+//! | `SetClock` | | `Done` |
+//! | `Exec` | (`Stdin` \| `CloseStdin` \| `Signal`)* | `Started`, (`Stdout` \| `Stderr`)*, `Exited` |
+//! | `ReadFile` | | `FileHead`, `Chunk`*, `End` |
+//! | `WriteFile` | `Chunk`*, `End` | `Done` |
+//! | `List` | | `Entries`*, `Done` |
+//! | `Stat` | | `StatAnswer` |
+//! | `MakeDir`, `Move`, `Remove`, `Settle` | | `Done` |
+//!
+//! In place of any answer may come [`Answer::Failed`]; it is always the last.
+//!
+//! A command that is not there exits with code [`EXIT_NOT_FOUND`], one that may not be run with
+//! [`EXIT_NOT_EXECUTABLE`], each after one line on its standard error, like a shell's. `Failed` is
+//! the answer to an `Exec` only when the request itself is wrong: no such user, no such directory.
+//!
+//! **Order after a restore.** A guest cannot know that it was restored. The node must send
+//! [`Identify`] on the first connection after a restore and open no other before it got
+//! [`Answer::Identified`]; a guest that answers anything else, or nothing in time, is destroyed.
+//!
+//! # Frames
+//!
+//! `u32` little endian length of what follows (1 to [`FRAME_BYTES_MAX`]), one kind byte, payload. The
+//! payload of bulk data is the data itself; all others are postcard.
+//!
+//! # Growing
+//!
+//! A guest's [`GENERATION`] is frozen the day its snapshot was taken, so the newer side, the host,
+//! adapts: it never sends what the guest cannot know. Kind numbers, fields and enum variants are only
+//! ever appended: a message that needs another field gets a new kind. The surface is written down in
+//! `wire/guest-1.txt`, and a test compares.
+//!
+//! This crate is data only: no clock, no files, no sockets. Neither side trusts the other's bytes.
+
+mod codec;
+mod message;
+mod surface;
+
+pub use codec::{Decoder, FrameError, HEADER_BYTES, Message, decode_all, raw_header};
+pub use message::{
+    Answer, Entries, Entry, Exec, Exited, FailCode, Failed, FileHead, FileKind, FileStat, Healthy,
+    Identified, Identify, Input, List, MakeDir, Move, PtySize, ReadFile, Remove, Request, SetClock,
+    Settle, Signal, Started, Stat, StatAnswer, WriteFile,
+};
+pub use surface::surface;
+
+/// The step in this protocol's history that this code speaks. The only version number there is.
+pub const GENERATION: u16 = 1;
+/// The vsock port the agent listens on.
+pub const AGENT_PORT: u32 = 1024;
+
+/// LIMIT: kind byte and payload of one frame. Holds a whole argument list and environment as people
+/// write them, and keeps a connection's memory small on both sides.
+pub const FRAME_BYTES_MAX: usize = 128 * 1024;
+/// LIMIT: data a sender puts in one bulk frame; one pipe's worth, so that no read is split.
+pub const CHUNK_BYTES_MAX: usize = 64 * 1024;
+/// LIMIT: fewer bytes of entropy do not fill a 256 bit state.
+pub const ENTROPY_BYTES_MIN: usize = 32;
+/// LIMIT: more entropy than this adds nothing and costs time on every create.
+pub const ENTROPY_BYTES_MAX: usize = 512;
+/// LIMIT: the kernel's own bound on a host name (`HOST_NAME_MAX`).
+pub const HOSTNAME_BYTES_MAX: usize = 64;
+
+/// The user a command runs as, and a file belongs to, when the request names none.
+pub const DEFAULT_USER: &str = "agent";
+/// Exit code of a command that was not found.
+pub const EXIT_NOT_FOUND: i32 = 127;
+/// Exit code of a command that is there and cannot be executed.
+pub const EXIT_NOT_EXECUTABLE: i32 = 126;

@@ -1,0 +1,387 @@
+use serde::{Deserialize, Serialize};
+
+use crate::surface::{choices, frames, structs};
+
+structs! {
+    /// Makes a restored clone a machine of its own. See the crate's word on order.
+    ///
+    /// Every value is new for each clone. The guest reseeds its kernel's random generator, steps the
+    /// wall clock (never the monotonic one), and renews host name, `/etc/machine-id` and
+    /// `/proc/sys/kernel/random/boot_id`, all before it answers.
+    pub struct Identify {
+        /// Id of the sandbox, for logs inside the guest.
+        pub sandbox_id: String,
+        /// New host name, 1 to 64 bytes of `a-zA-Z0-9.-`.
+        pub hostname: String,
+        /// New `/etc/machine-id`.
+        pub machine_id: [u8; 16],
+        /// New boot id.
+        pub boot_id: [u8; 16],
+        /// Host randomness, 32 to 512 bytes, credited in full.
+        pub entropy: Vec<u8>,
+        /// Wall clock now, nanoseconds since 1970 UTC.
+        pub wall_clock_ns: i64,
+    }
+
+    /// Steps the wall clock.
+    pub struct SetClock {
+        /// Wall clock now, nanoseconds since 1970 UTC.
+        pub wall_clock_ns: i64,
+    }
+
+    /// Runs a command in a session and process group of its own.
+    pub struct Exec {
+        /// Program and arguments, at least one. A name without `/` is looked up in the `PATH` the
+        /// command gets.
+        pub argv: Vec<String>,
+        /// Added to the default environment (PATH, HOME, USER, LOGNAME, SHELL, LANG), the last of a
+        /// name wins.
+        pub env: Vec<(String, String)>,
+        /// Directory to run in, the user's home when `None`. Relative ones start there too.
+        pub cwd: Option<String>,
+        /// User name or decimal uid, [`DEFAULT_USER`](crate::DEFAULT_USER) when `None`.
+        pub user: Option<String>,
+        /// When this passes, the process group is killed and `Exited` says `timed_out`; what it
+        /// printed until then arrives all the same. No limit when `None`.
+        pub time_limit_ms: Option<u64>,
+        /// Whether standard input will come as `Stdin` frames; otherwise it is empty.
+        pub stdin: bool,
+        /// A terminal in place of pipes. Reserved: a guest of generation 1 answers `Failed` with
+        /// `Unsupported`.
+        pub pty: Option<PtySize>,
+    }
+
+    /// Size of a terminal.
+    pub struct PtySize {
+        /// Lines.
+        pub rows: u16,
+        /// Characters in a line.
+        pub columns: u16,
+    }
+
+    /// Reads a regular file. Relative paths start at the default user's home, here and everywhere.
+    pub struct ReadFile {
+        /// The file.
+        pub path: String,
+        /// First byte to read; past the end gives no data.
+        pub offset: u64,
+        /// Most bytes to read, to the end when `None`.
+        pub length: Option<u64>,
+    }
+
+    /// Creates or replaces a file from the `Chunk` frames that follow, up to `End`. The file appears
+    /// whole or not at all.
+    pub struct WriteFile {
+        /// The file.
+        pub path: String,
+        /// Permission bits (0 to 0o7777). When `None`: those of the file replaced, or 0o644.
+        pub mode: Option<u32>,
+        /// Owner. When `None`: that of the file replaced, or the default user.
+        pub user: Option<String>,
+        /// Make missing directories on the way, with the file's owner.
+        pub parents: bool,
+    }
+
+    /// Lists a directory, in the order of names (by bytes).
+    pub struct List {
+        /// The directory.
+        pub path: String,
+    }
+
+    /// Asks for what is known about a file.
+    pub struct Stat {
+        /// The file.
+        pub path: String,
+        /// Whether a symbolic link stands for what it points at.
+        pub follow: bool,
+    }
+
+    /// Makes a directory. Fails with `AlreadyExists` when something is there, except that with
+    /// `parents` a directory in its place is success.
+    pub struct MakeDir {
+        /// The directory.
+        pub path: String,
+        /// Permission bits, 0o755 when `None`.
+        pub mode: Option<u32>,
+        /// Owner, the default user when `None`.
+        pub user: Option<String>,
+        /// Make missing directories on the way, with the same owner.
+        pub parents: bool,
+    }
+
+    /// Renames within a file system, replacing a file at `to`.
+    pub struct Move {
+        /// What to rename.
+        pub from: String,
+        /// Its new path.
+        pub to: String,
+    }
+
+    /// Removes a file, a link (never what it points at) or a directory.
+    pub struct Remove {
+        /// What to remove.
+        pub path: String,
+        /// Whether a directory goes with all it holds; otherwise it must be empty.
+        pub recursive: bool,
+    }
+
+    /// Prepares for a snapshot: what is dirty goes to the disk, what is free goes to the kernel.
+    pub struct Settle {
+        /// Drop clean page cache, dentries and inodes too, and compact memory.
+        pub drop_caches: bool,
+    }
+
+    /// Sends a signal to the command's process group.
+    pub struct Signal {
+        /// Linux signal number, 1 to 64.
+        pub number: i32,
+    }
+
+    /// The command runs.
+    pub struct Started {
+        /// Its process id, which is its process group's and session's too.
+        pub pid: u32,
+    }
+
+    /// The command is over, and all it printed was sent. Exactly one of `code` and `signal` is there.
+    pub struct Exited {
+        /// Exit code, 0 to 255.
+        pub code: Option<i32>,
+        /// The signal that ended it.
+        pub signal: Option<i32>,
+        /// Whether it was the time limit that ended it.
+        pub timed_out: bool,
+    }
+
+    /// The agent works.
+    pub struct Healthy {
+        /// Generation the agent speaks.
+        pub generation: u16,
+        /// Version of the agent's package.
+        pub agent_version: String,
+        /// Monotonic time since the guest booted, in milliseconds; a restore does not reset it.
+        pub uptime_ms: u64,
+        /// The boot id as set by the last `Identify`, all zero before.
+        pub boot_id: [u8; 16],
+        /// Wall clock in the guest, nanoseconds since 1970 UTC.
+        pub wall_clock_ns: i64,
+    }
+
+    /// The guest is a machine of its own now.
+    pub struct Identified {
+        /// Generation the agent speaks.
+        pub generation: u16,
+        /// What the agent spent on it, in microseconds.
+        pub took_us: u32,
+    }
+
+    /// What is known about a file.
+    pub struct FileStat {
+        /// What it is.
+        pub kind: FileKind,
+        /// Bytes; 0 for what has no size.
+        pub size: u64,
+        /// Permission bits, 0 to 0o7777.
+        pub mode: u32,
+        /// Numeric owner.
+        pub uid: u32,
+        /// Numeric group.
+        pub gid: u32,
+        /// Owner's name, when it has one.
+        pub user: Option<String>,
+        /// Group's name, when it has one.
+        pub group: Option<String>,
+        /// Last change of the content, nanoseconds since 1970 UTC.
+        pub modified_ns: i64,
+        /// What a symbolic link holds.
+        pub link_target: Option<String>,
+    }
+
+    /// A file's data follows.
+    pub struct FileHead {
+        /// The file as it was when opened.
+        pub stat: FileStat,
+    }
+
+    /// One name in a directory.
+    pub struct Entry {
+        /// The name, without the directory. Bytes that are not UTF-8 are shown as U+FFFD.
+        pub name: String,
+        /// Of the name itself: a link is not followed.
+        pub stat: FileStat,
+    }
+
+    /// Some names of a directory.
+    pub struct Entries {
+        /// In order, going on from the frame before.
+        pub entries: Vec<Entry>,
+    }
+
+    /// Answers `Stat`.
+    pub struct StatAnswer {
+        /// The file.
+        pub stat: FileStat,
+    }
+
+    /// The request was not carried out.
+    pub struct Failed {
+        /// Which kind of failure.
+        pub code: FailCode,
+        /// One sentence: what failed, because of what.
+        pub message: String,
+    }
+}
+
+choices! {
+    /// Kinds of failure a host may want to tell apart. Numbers are positions: append only.
+    pub enum FailCode {
+        /// The frames are not what the request takes, or a field is out of its range.
+        InvalidRequest,
+        /// The agent's generation does not know this.
+        Unsupported,
+        /// No such file or directory.
+        NotFound,
+        /// Something is already there.
+        AlreadyExists,
+        /// A directory was needed on the path.
+        NotADirectory,
+        /// A file was needed, and this is a directory.
+        IsADirectory,
+        /// Neither a file nor a directory, and the request needs one.
+        NotAFile,
+        /// The directory holds something.
+        DirectoryNotEmpty,
+        /// The guest's kernel refused: permission, read-only file system.
+        PermissionDenied,
+        /// The disk is full.
+        NoSpace,
+        /// The guest has no such user.
+        UnknownUser,
+        /// Too many requests at once.
+        Busy,
+        /// The clone could not be made a machine of its own; it must not be served.
+        IdentityFailed,
+        /// No memory or no process slot left in the guest.
+        OutOfResources,
+        /// Anything else the guest's kernel says.
+        Io,
+    }
+}
+
+choices! {
+    /// What a path stands for. Numbers are positions: append only.
+    pub enum FileKind {
+        /// A regular file.
+        File,
+        /// A directory.
+        Directory,
+        /// A symbolic link.
+        Symlink,
+        /// A device, socket or FIFO.
+        Other,
+    }
+}
+
+frames! {
+    /// What the host asks for: the first frame of a connection.
+    pub enum Request {
+        fields {
+            /// See [`Identify`].
+            Identify = 2,
+            /// See [`SetClock`].
+            SetClock = 3,
+            /// See [`Exec`].
+            Exec = 4,
+            /// See [`ReadFile`].
+            ReadFile = 5,
+            /// See [`WriteFile`].
+            WriteFile = 6,
+            /// See [`List`].
+            List = 7,
+            /// See [`Stat`].
+            Stat = 8,
+            /// See [`MakeDir`].
+            MakeDir = 9,
+            /// See [`Move`].
+            Move = 10,
+            /// See [`Remove`].
+            Remove = 11,
+            /// See [`Settle`].
+            Settle = 12,
+        }
+        empty {
+            /// Asks whether the agent works.
+            Health = 1,
+        }
+        raw {}
+    }
+}
+
+frames! {
+    /// What the host sends after the request.
+    pub enum Input {
+        fields {
+            /// See [`Signal`].
+            Signal = 66,
+        }
+        empty {
+            /// Ends the command's standard input.
+            CloseStdin = 65,
+            /// The file is complete.
+            End = 68,
+        }
+        raw {
+            /// Data for the command's standard input.
+            Stdin = 64,
+            /// Data of the file, at its end so far.
+            Chunk = 67,
+        }
+    }
+}
+
+frames! {
+    /// What the guest answers.
+    pub enum Answer {
+        fields {
+            /// See [`Started`].
+            Started = 130,
+            /// See [`Exited`].
+            Exited = 133,
+            /// See [`Healthy`].
+            Healthy = 134,
+            /// See [`Identified`].
+            Identified = 135,
+            /// See [`FileHead`].
+            FileHead = 136,
+            /// See [`Entries`].
+            Entries = 139,
+            /// See [`StatAnswer`].
+            StatAnswer = 140,
+            /// See [`Failed`].
+            Failed = 129,
+        }
+        empty {
+            /// Carried out; nothing to report.
+            Done = 128,
+            /// The file's data is complete.
+            End = 138,
+        }
+        raw {
+            /// What the command wrote to its standard output.
+            Stdout = 131,
+            /// What the command wrote to its standard error.
+            Stderr = 132,
+            /// Data of the file, going on from the chunk before.
+            Chunk = 137,
+        }
+    }
+}
+
+impl Answer {
+    /// Kind byte of [`Answer::Stdout`], for [`raw_header`](crate::raw_header).
+    pub const STDOUT: u8 = 131;
+    /// Kind byte of [`Answer::Stderr`], for [`raw_header`](crate::raw_header).
+    pub const STDERR: u8 = 132;
+    /// Kind byte of [`Answer::Chunk`], for [`raw_header`](crate::raw_header).
+    pub const CHUNK: u8 = 137;
+}

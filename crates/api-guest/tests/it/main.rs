@@ -1,0 +1,4 @@
+//! The protocol as both sides rely on it.
+
+mod surface;
+mod survival;
