@@ -1,4 +1,6 @@
 //! The protocol as both sides rely on it.
 
+#[cfg(test)]
 mod surface;
+#[cfg(test)]
 mod survival;
