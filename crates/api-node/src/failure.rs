@@ -1,0 +1,241 @@
+use std::error::Error;
+use std::fmt;
+
+use base_types::Chain;
+use serde::{Deserialize, Serialize};
+
+/// What went wrong, for programs. New codes are only ever added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The request itself is wrong; the message says which part.
+    InvalidRequest,
+    /// No such operation, sandbox or process (or it is not yours).
+    NotFound,
+    /// There is no template of this name.
+    TemplateUnknown,
+    /// No such file or directory in the sandbox.
+    PathNotFound,
+    /// The sandbox refused access to a file, or this API refused the caller.
+    PermissionDenied,
+    /// It is there already.
+    AlreadyExists,
+    /// Not possible in the present state of the thing asked for.
+    Conflict,
+    /// The body is over this operation's limit.
+    BodyTooLarge,
+    /// Another method, or another content type, is needed.
+    Unsupported,
+    /// The sandbox is over: its guest shut down, crashed or was killed.
+    SandboxOver,
+    /// The guest's agent did not answer in time.
+    AgentSilent,
+    /// The node has no memory, CPU or slot left; later may work.
+    NoCapacity,
+    /// The disk (the node's or the sandbox's) is full.
+    DiskFull,
+    /// This machine's KVM cannot run guests.
+    KvmUnusable,
+    /// A kernel, template or snapshot file is damaged or not of this version.
+    ImageBroken,
+    /// The guest could not be booted or restored.
+    GuestFailed,
+    /// The node is stopping; it takes no new work.
+    Stopping,
+    /// The node failed in a way the caller cannot mend.
+    Internal,
+    /// A code newer than this build. Never sent.
+    #[serde(other)]
+    Unknown,
+}
+
+impl ErrorCode {
+    /// Every code a node sends, in the order they were added.
+    pub const ALL: [Self; 18] = [
+        Self::InvalidRequest,
+        Self::NotFound,
+        Self::TemplateUnknown,
+        Self::PathNotFound,
+        Self::PermissionDenied,
+        Self::AlreadyExists,
+        Self::Conflict,
+        Self::BodyTooLarge,
+        Self::Unsupported,
+        Self::SandboxOver,
+        Self::AgentSilent,
+        Self::NoCapacity,
+        Self::DiskFull,
+        Self::KvmUnusable,
+        Self::ImageBroken,
+        Self::GuestFailed,
+        Self::Stopping,
+        Self::Internal,
+    ];
+
+    /// The HTTP status it is sent with.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::InvalidRequest => 400,
+            Self::PermissionDenied => 403,
+            Self::NotFound | Self::TemplateUnknown | Self::PathNotFound => 404,
+            Self::Unsupported => 415,
+            Self::AlreadyExists | Self::Conflict => 409,
+            Self::SandboxOver => 410,
+            Self::BodyTooLarge => 413,
+            Self::NoCapacity | Self::KvmUnusable | Self::Stopping => 503,
+            Self::AgentSilent => 504,
+            Self::DiskFull => 507,
+            Self::ImageBroken | Self::GuestFailed | Self::Internal | Self::Unknown => 500,
+        }
+    }
+
+    /// Whether the same request may succeed later, unchanged.
+    pub const fn retryable(self) -> bool {
+        match self {
+            Self::NoCapacity | Self::AgentSilent | Self::Stopping => true,
+            Self::InvalidRequest
+            | Self::NotFound
+            | Self::TemplateUnknown
+            | Self::PathNotFound
+            | Self::PermissionDenied
+            | Self::AlreadyExists
+            | Self::Conflict
+            | Self::BodyTooLarge
+            | Self::Unsupported
+            | Self::SandboxOver
+            | Self::DiskFull
+            | Self::KvmUnusable
+            | Self::ImageBroken
+            | Self::GuestFailed
+            | Self::Internal
+            | Self::Unknown => false,
+        }
+    }
+
+    /// The code as it is written in a response.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid_request",
+            Self::NotFound => "not_found",
+            Self::TemplateUnknown => "template_unknown",
+            Self::PathNotFound => "path_not_found",
+            Self::PermissionDenied => "permission_denied",
+            Self::AlreadyExists => "already_exists",
+            Self::Conflict => "conflict",
+            Self::BodyTooLarge => "body_too_large",
+            Self::Unsupported => "unsupported",
+            Self::SandboxOver => "sandbox_over",
+            Self::AgentSilent => "agent_silent",
+            Self::NoCapacity => "no_capacity",
+            Self::DiskFull => "disk_full",
+            Self::KvmUnusable => "kvm_unusable",
+            Self::ImageBroken => "image_broken",
+            Self::GuestFailed => "guest_failed",
+            Self::Stopping => "stopping",
+            Self::Internal => "internal",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The body of every response that is not a success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema, utoipa::IntoResponses))]
+#[cfg_attr(feature = "server", response(status = "default", description = "The request failed"))]
+pub struct Failure {
+    /// What went wrong, for programs.
+    pub code: ErrorCode,
+    /// What went wrong, for people: one sentence.
+    pub message: String,
+    /// What to do about it, in the imperative.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// Names this request in the node's log. Filled in by the router.
+    #[serde(default)]
+    pub request_id: String,
+    /// Written for the operator. Logged once, where the response is made; never sent.
+    #[serde(skip)]
+    internal: String,
+}
+
+impl Failure {
+    /// A failure with a message for the caller.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            hint: None,
+            request_id: String::new(),
+            internal: String::new(),
+        }
+    }
+
+    /// A failure of ours, with the whole chain of `error` kept for the log and out of the response.
+    pub fn because(code: ErrorCode, message: impl Into<String>, error: &dyn Error) -> Self {
+        Self::new(code, message).with_internal(Chain(error).to_string())
+    }
+
+    /// Adds what the caller may do about it.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds a text for the log only.
+    #[must_use]
+    pub fn with_internal(mut self, internal: impl Into<String>) -> Self {
+        self.internal = internal.into();
+        self
+    }
+
+    /// The text for the log; empty when there is none.
+    pub fn internal(&self) -> &str {
+        &self.internal
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for Failure {}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn a_code_is_written_the_way_it_is_serialised() {
+        for code in ErrorCode::ALL {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+            assert!((400..600).contains(&code.status()), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_code_from_the_future_is_still_a_failure() {
+        let text = r#"{"code":"moon_phase_wrong","message":"no","request_id":"r","more":1}"#;
+        let failure: Failure = serde_json::from_str(text).unwrap();
+        assert_eq!(failure.code, ErrorCode::Unknown);
+        assert_eq!(failure.message, "no");
+    }
+
+    #[test]
+    fn the_internal_text_never_leaves() {
+        let failure = Failure::new(ErrorCode::Internal, "the create failed")
+            .with_internal("open /secret/place: EACCES");
+        let text = serde_json::to_string(&failure).unwrap();
+        assert!(!text.contains("secret"), "{text}");
+        assert_eq!(failure.internal(), "open /secret/place: EACCES");
+    }
+}

@@ -1,0 +1,186 @@
+use std::future::Future;
+use std::io;
+
+use base_types::{SandboxId, Size, TemplateName};
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use crate::{
+    BuildEvent, ColdBoot, ColdBootQuery, CreateSandbox, DirectoryList, ExecEvent, ExecRequest,
+    Failure, FileEntry, FileQuery, FileReadQuery, FileWriteQuery, Floor, FloorQuery, Health,
+    MakeDirectory, MoveFile, Node, ProcessId, RemoveQuery, Sandbox, SandboxList, SandboxStats,
+    Template, TemplateList,
+};
+
+/// Events as they happen. Dropped when the client is gone.
+pub type EventStream<T> = BoxStream<'static, T>;
+/// Bytes of a file, read as the client takes them. An error breaks the response off.
+pub type ByteStream = BoxStream<'static, io::Result<Bytes>>;
+/// Bytes of an upload. It must end with `None` for the upload to count.
+pub type UploadStream = BoxStream<'static, Result<Bytes, UploadError>>;
+
+/// Why an upload ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UploadError {
+    /// The client is gone.
+    #[error("the client broke the upload off")]
+    BrokenOff,
+    /// More than [`crate::FILE_BYTES_MAX`].
+    #[error("the upload is over the limit of one file")]
+    TooLarge,
+}
+
+/// A file on its way out.
+pub struct FileContent {
+    /// How many bytes will come, when that is known.
+    pub size: Option<u64>,
+    /// They.
+    pub bytes: ByteStream,
+}
+
+impl std::fmt::Debug for FileContent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileContent").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+/// The operations of a node.
+///
+/// Requests arrive checked ([`crate::Check`]). A returned future is dropped when its client goes
+/// away: what it had half made must then be undone. Failures are rendered and logged by the router;
+/// implementations do not log them.
+pub trait NodeApi: Send + Sync + 'static {
+    /// Whether it serves.
+    fn health(&self) -> impl Future<Output = Result<Health, Failure>> + Send;
+
+    /// What it is and has.
+    fn node_get(&self) -> impl Future<Output = Result<Node, Failure>> + Send;
+
+    /// Begins to stop: no new sandboxes, all present ones destroyed, then the process ends. Returns
+    /// when that has begun.
+    fn node_stop(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Measures the machine's floor, now.
+    fn node_floor(&self, query: FloorQuery) -> impl Future<Output = Result<Floor, Failure>> + Send;
+
+    /// Times one cold boot, now; its machine is destroyed.
+    fn node_cold_boot(
+        &self,
+        query: ColdBootQuery,
+    ) -> impl Future<Output = Result<ColdBoot, Failure>> + Send;
+
+    /// Every template in every size.
+    fn template_list(&self) -> impl Future<Output = Result<TemplateList, Failure>> + Send;
+
+    /// One template at one size.
+    fn template_get(
+        &self,
+        name: TemplateName,
+        size: Size,
+    ) -> impl Future<Output = Result<Template, Failure>> + Send;
+
+    /// Makes the snapshot unless it is there. Several callers watch the same build; it goes on when
+    /// they leave.
+    fn template_build(
+        &self,
+        name: TemplateName,
+        size: Size,
+    ) -> impl Future<Output = Result<EventStream<BuildEvent>, Failure>> + Send;
+
+    /// Makes a sandbox; returns when its agent answers. Builds the template's snapshot first when
+    /// it is missing.
+    fn sandbox_create(
+        &self,
+        request: CreateSandbox,
+    ) -> impl Future<Output = Result<Sandbox, Failure>> + Send;
+
+    /// All sandboxes, oldest first.
+    fn sandbox_list(&self) -> impl Future<Output = Result<SandboxList, Failure>> + Send;
+
+    /// One sandbox.
+    fn sandbox_get(&self, id: SandboxId) -> impl Future<Output = Result<Sandbox, Failure>> + Send;
+
+    /// Destroys a sandbox with all it has; returns when nothing is left.
+    fn sandbox_kill(&self, id: SandboxId) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Counters of a sandbox's machine.
+    fn sandbox_stats(
+        &self,
+        id: SandboxId,
+    ) -> impl Future<Output = Result<SandboxStats, Failure>> + Send;
+
+    /// Runs a command. When the stream is dropped before its end, the command and all it started
+    /// are killed. Heartbeats are the router's.
+    fn process_exec(
+        &self,
+        id: SandboxId,
+        request: ExecRequest,
+    ) -> impl Future<Output = Result<EventStream<ExecEvent>, Failure>> + Send;
+
+    /// Gives a command standard input; returns when the guest took it.
+    fn process_stdin(
+        &self,
+        id: SandboxId,
+        process: ProcessId,
+        data: Bytes,
+        close: bool,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Sends a signal, 1 to 64, to a command's process group.
+    fn process_signal(
+        &self,
+        id: SandboxId,
+        process: ProcessId,
+        signal: u8,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Reads a file.
+    fn file_read(
+        &self,
+        id: SandboxId,
+        query: FileReadQuery,
+    ) -> impl Future<Output = Result<FileContent, Failure>> + Send;
+
+    /// Writes a file; the old content stays whole until the upload has ended well.
+    fn file_write(
+        &self,
+        id: SandboxId,
+        query: FileWriteQuery,
+        bytes: UploadStream,
+    ) -> impl Future<Output = Result<FileEntry, Failure>> + Send;
+
+    /// Removes a file or directory.
+    fn file_remove(
+        &self,
+        id: SandboxId,
+        query: RemoveQuery,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// The entries of a directory.
+    fn file_list(
+        &self,
+        id: SandboxId,
+        query: FileQuery,
+    ) -> impl Future<Output = Result<DirectoryList, Failure>> + Send;
+
+    /// One file or directory; a symbolic link is not followed.
+    fn file_stat(
+        &self,
+        id: SandboxId,
+        query: FileQuery,
+    ) -> impl Future<Output = Result<FileEntry, Failure>> + Send;
+
+    /// Makes a directory.
+    fn file_make(
+        &self,
+        id: SandboxId,
+        request: MakeDirectory,
+    ) -> impl Future<Output = Result<FileEntry, Failure>> + Send;
+
+    /// Moves a file or directory.
+    fn file_move(
+        &self,
+        id: SandboxId,
+        request: MoveFile,
+    ) -> impl Future<Output = Result<FileEntry, Failure>> + Send;
+}

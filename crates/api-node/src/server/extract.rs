@@ -1,0 +1,107 @@
+//! Parts of a request, parsed and checked, with every refusal a [`Failure`].
+
+use std::str::FromStr;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use crate::server::api::{UploadError, UploadStream};
+use crate::{Check, ErrorCode, FILE_BYTES_MAX, Failure, JSON_BYTES_MAX};
+
+/// A checked JSON body of at most [`JSON_BYTES_MAX`].
+pub(crate) struct JsonBody<T>(pub(crate) T);
+
+impl<S: Sync, T: DeserializeOwned + Check> FromRequest<S> for JsonBody<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
+        // A browser may send other types to any address without asking first.
+        let json = request.headers().get(CONTENT_TYPE).is_some_and(|value| {
+            let essence = value.as_bytes().split(|&b| b == b';').next().unwrap_or_default();
+            essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+        });
+        if !json {
+            return Err(Failure::new(ErrorCode::Unsupported, "this operation takes a JSON body")
+                .with_hint("send `content-type: application/json`"));
+        }
+        let bytes = whole(request.into_body(), JSON_BYTES_MAX).await?;
+        let value: T = serde_json::from_slice(&bytes).map_err(|error| {
+            Failure::new(ErrorCode::InvalidRequest, format!("the body is not valid: {error}"))
+        })?;
+        checked(value).map(Self)
+    }
+}
+
+/// The whole body, of at most `limit` bytes.
+pub(crate) async fn whole(body: Body, limit: usize) -> Result<Bytes, Failure> {
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Failure::new(
+            ErrorCode::BodyTooLarge,
+            format!("the body is over this operation's limit of {limit} bytes"),
+        )),
+        Err(error) => Err(Failure::new(ErrorCode::InvalidRequest, "the body broke off")
+            .with_internal(error.to_string())),
+    }
+}
+
+/// The body as it comes, cut off when it is over [`FILE_BYTES_MAX`].
+pub(crate) fn upload(body: Body) -> UploadStream {
+    let mut total: u64 = 0;
+    body.into_data_stream()
+        .map(move |chunk| {
+            let chunk = chunk.map_err(|_| UploadError::BrokenOff)?;
+            total = total.saturating_add(chunk.len() as u64);
+            if total > FILE_BYTES_MAX { Err(UploadError::TooLarge) } else { Ok(chunk) }
+        })
+        .boxed()
+}
+
+/// A checked query string.
+pub(crate) struct Params<T>(pub(crate) T);
+
+impl<S: Sync, T: DeserializeOwned + Check> FromRequestParts<S> for Params<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        let Query(value) = Query::<T>::try_from_uri(&parts.uri).map_err(|error| {
+            // The cause names the field; the outer text only says that there is a query string.
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            let cause = cause.unwrap_or_else(|| error.to_string());
+            Failure::new(ErrorCode::InvalidRequest, format!("the query is not valid: {cause}"))
+        })?;
+        checked(value).map(Self)
+    }
+}
+
+/// The placeholders of the path, as text, each parsed by [`parse`].
+pub(crate) struct Places<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Places<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let Path(value) = Path::<T>::from_request_parts(parts, state).await.map_err(|error| {
+            Failure::new(ErrorCode::InvalidRequest, format!("the path is not valid: {error}"))
+        })?;
+        Ok(Self(value))
+    }
+}
+
+/// A placeholder's value.
+pub(crate) fn parse<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Failure> {
+    text.parse().map_err(|error: T::Err| Failure::new(ErrorCode::InvalidRequest, error.to_string()))
+}
+
+fn checked<T: Check>(value: T) -> Result<T, Failure> {
+    match value.check() {
+        Ok(()) => Ok(value),
+        Err(refused) => Err(Failure::new(ErrorCode::InvalidRequest, refused.to_string())),
+    }
+}

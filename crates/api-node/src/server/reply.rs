@@ -1,0 +1,104 @@
+//! How answers are rendered.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use serde::Serialize;
+use tokio::time::timeout;
+
+use crate::server::api::{EventStream, FileContent};
+use crate::{
+    BuildBody, BuildEvent, ErrorCode, ExecBody, ExecEvent, Failure, HEARTBEAT_SECS, NDJSON,
+};
+
+impl ErrorCode {
+    fn http_status(self) -> StatusCode {
+        StatusCode::from_u16(self.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+impl IntoResponse for Failure {
+    /// The body is made by [`super::door::finish`], which knows the request's id.
+    fn into_response(self) -> Response {
+        let mut response = (self.code.http_status(), Json(&self)).into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// An event that can also say that nothing happened.
+pub(crate) trait Event: Serialize + Send + 'static {
+    fn seq(&self) -> u64;
+    fn ts(&self) -> u64;
+    fn heartbeat(seq: u64, ts: u64) -> Self;
+}
+
+impl Event for ExecEvent {
+    fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    fn ts(&self) -> u64 {
+        self.ts
+    }
+
+    fn heartbeat(seq: u64, ts: u64) -> Self {
+        Self { seq, ts, body: ExecBody::Heartbeat }
+    }
+}
+
+impl Event for BuildEvent {
+    fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    fn ts(&self) -> u64 {
+        self.ts
+    }
+
+    fn heartbeat(seq: u64, ts: u64) -> Self {
+        Self { seq, ts, body: BuildBody::Heartbeat }
+    }
+}
+
+/// Events, one per line, with a heartbeat in every long silence. A heartbeat's time is that of the
+/// last event plus the silence since: this crate has no clock of its own.
+pub(crate) fn ndjson<E: Event>(events: EventStream<E>) -> Response {
+    let lines = stream::unfold((events, 0, 0), |(mut events, seq, ts)| async move {
+        let silence = Duration::from_secs(HEARTBEAT_SECS);
+        let event = match timeout(silence, events.next()).await {
+            Ok(event) => event?,
+            Err(_) => E::heartbeat(seq, ts + HEARTBEAT_SECS * 1_000_000),
+        };
+        let next = (events, event.seq(), event.ts());
+        Some((Ok::<_, Infallible>(line(&event)), next))
+    });
+    let mut response = Body::from_stream(lines).into_response();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(NDJSON));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn line<E: Serialize>(event: &E) -> Bytes {
+    let mut line = serde_json::to_vec(event).expect("events have only string keys");
+    line.push(b'\n');
+    line.into()
+}
+
+/// A file's bytes.
+pub(crate) fn file(content: FileContent) -> Response {
+    let mut response = Body::from_stream(content.bytes).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    if let Some(size) = content.size {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
+    }
+    response
+}

@@ -1,0 +1,349 @@
+//! One function per operation, each without logic; its doc comment is its text in the document.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Query, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::from_fn;
+use axum::response::Response;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::server::api::NodeApi;
+use crate::server::door::{finish, guard};
+use crate::server::extract::{JsonBody, Params, Places, parse, upload, whole};
+use crate::server::reply::{file, ndjson};
+use crate::{
+    BuildEvent, ColdBoot, ColdBootQuery, CreateSandbox, DirectoryList, ErrorCode, ExecEvent,
+    ExecRequest, Failure, FileEntry, FileQuery, FileReadQuery, FileWriteQuery, Floor, FloorQuery,
+    Health, MakeDirectory, MoveFile, Node, ProcessId, RemoveQuery, STDIN_BYTES_MAX, Sandbox,
+    SandboxList, SandboxStats, SignalRequest, StdinQuery, Template, TemplateList,
+};
+
+type Answer<T> = Result<Json<T>, Failure>;
+
+/// Health of the node
+#[utoipa::path(get, path = "/v1/health", tag = "node",
+    responses((status = 200, description = "It serves", body = Health), Failure))]
+async fn health<A: NodeApi>(State(api): State<Arc<A>>) -> Answer<Health> {
+    api.health().await.map(Json)
+}
+
+/// What the node is and has
+#[utoipa::path(get, path = "/v1/node", tag = "node",
+    responses((status = 200, description = "The node", body = Node), Failure))]
+async fn node_get<A: NodeApi>(State(api): State<Arc<A>>) -> Answer<Node> {
+    api.node_get().await.map(Json)
+}
+
+/// Stop the node
+///
+/// All its sandboxes are destroyed.
+#[utoipa::path(post, path = "/v1/node/stop", tag = "node",
+    responses((status = 202, description = "Stopping"), Failure))]
+async fn node_stop<A: NodeApi>(State(api): State<Arc<A>>) -> Result<StatusCode, Failure> {
+    api.node_stop().await.map(|()| StatusCode::ACCEPTED)
+}
+
+/// Measure the machine's floor
+#[utoipa::path(get, path = "/v1/node/floor", tag = "node", params(FloorQuery),
+    responses((status = 200, description = "The figures", body = Floor), Failure))]
+async fn node_floor<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Params(query): Params<FloorQuery>,
+) -> Answer<Floor> {
+    api.node_floor(query).await.map(Json)
+}
+
+/// Time a cold boot
+#[utoipa::path(post, path = "/v1/node/cold-boot", tag = "node", params(ColdBootQuery),
+    responses((status = 200, description = "The figure", body = ColdBoot), Failure))]
+async fn node_cold_boot<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Params(query): Params<ColdBootQuery>,
+) -> Answer<ColdBoot> {
+    api.node_cold_boot(query).await.map(Json)
+}
+
+/// List templates
+#[utoipa::path(get, path = "/v1/templates", tag = "templates",
+    responses((status = 200, description = "The templates", body = TemplateList), Failure))]
+async fn template_list<A: NodeApi>(State(api): State<Arc<A>>) -> Answer<TemplateList> {
+    api.template_list().await.map(Json)
+}
+
+/// A template at one size
+#[utoipa::path(get, path = "/v1/templates/{name}/{size}", tag = "templates",
+    params(("name" = String, Path), ("size" = String, Path)),
+    responses((status = 200, description = "The template", body = Template), Failure))]
+async fn template_get<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Places((name, size)): Places<(String, String)>,
+) -> Answer<Template> {
+    api.template_get(parse(&name)?, parse(&size)?).await.map(Json)
+}
+
+/// Make a template's snapshot
+///
+/// Answers at once with a stream of events that ends with `done` or `error`. A build goes on when
+/// the caller leaves; a second caller watches the same one.
+#[utoipa::path(post, path = "/v1/templates/{name}/{size}/build", tag = "templates",
+    params(("name" = String, Path), ("size" = String, Path)),
+    responses((status = 200, description = "What happens, one event per line", body = BuildEvent,
+        content_type = "application/x-ndjson"), Failure))]
+async fn template_build<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Places((name, size)): Places<(String, String)>,
+) -> Result<Response, Failure> {
+    api.template_build(parse(&name)?, parse(&size)?).await.map(ndjson)
+}
+
+/// Create a sandbox
+///
+/// Answers when the sandbox's agent does. When the template's snapshot is missing it is made first,
+/// which takes a minute; make it before to see its progress.
+#[utoipa::path(post, path = "/v1/sandboxes", tag = "sandboxes", request_body = CreateSandbox,
+    responses((status = 201, description = "Created", body = Sandbox), Failure))]
+async fn sandbox_create<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    JsonBody(request): JsonBody<CreateSandbox>,
+) -> Result<(StatusCode, Json<Sandbox>), Failure> {
+    Ok((StatusCode::CREATED, Json(api.sandbox_create(request).await?)))
+}
+
+/// List sandboxes
+#[utoipa::path(get, path = "/v1/sandboxes", tag = "sandboxes",
+    responses((status = 200, description = "The sandboxes", body = SandboxList), Failure))]
+async fn sandbox_list<A: NodeApi>(State(api): State<Arc<A>>) -> Answer<SandboxList> {
+    api.sandbox_list().await.map(Json)
+}
+
+/// A sandbox
+#[utoipa::path(get, path = "/v1/sandboxes/{id}", tag = "sandboxes",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The sandbox", body = Sandbox), Failure))]
+async fn sandbox_get<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Places(id): Places<String>,
+) -> Answer<Sandbox> {
+    api.sandbox_get(parse(&id)?).await.map(Json)
+}
+
+/// Kill a sandbox
+///
+/// Answers when nothing of it is left.
+#[utoipa::path(delete, path = "/v1/sandboxes/{id}", tag = "sandboxes",
+    params(("id" = String, Path)),
+    responses((status = 204, description = "Gone"), Failure))]
+async fn sandbox_kill<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Places(id): Places<String>,
+) -> Result<StatusCode, Failure> {
+    api.sandbox_kill(parse(&id)?).await.map(|()| StatusCode::NO_CONTENT)
+}
+
+/// Counters of a sandbox's machine
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/stats", tag = "sandboxes",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The counters", body = SandboxStats), Failure))]
+async fn sandbox_stats<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Places(id): Places<String>,
+) -> Answer<SandboxStats> {
+    api.sandbox_stats(parse(&id)?).await.map(Json)
+}
+
+/// Run a command
+///
+/// Answers with a stream of events that ends with `exit` or `error`. When the caller closes the
+/// connection the command and all it started are killed.
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/exec", tag = "processes",
+    params(("id" = String, Path)), request_body = ExecRequest,
+    responses((status = 200, description = "What happens, one event per line", body = ExecEvent,
+        content_type = "application/x-ndjson"), Failure))]
+async fn process_exec<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Places(id): Places<String>,
+    JsonBody(request): JsonBody<ExecRequest>,
+) -> Result<Response, Failure> {
+    api.process_exec(parse(&id)?, request).await.map(ndjson)
+}
+
+/// Write to a command's standard input
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/processes/{process_id}/stdin", tag = "processes",
+    params(("id" = String, Path), ("process_id" = u32, Path), StdinQuery),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 204, description = "The guest took it"), Failure))]
+async fn process_stdin<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Places((id, process)): Places<(String, String)>,
+    query: Result<Query<StdinQuery>, axum::extract::rejection::QueryRejection>,
+    request: Request,
+) -> Result<StatusCode, Failure> {
+    let (id, process) = (parse(&id)?, ProcessId(parse(&process)?));
+    let Query(query) = query.map_err(|_| {
+        Failure::new(ErrorCode::InvalidRequest, "`close` must be `true` or `false`")
+    })?;
+    let data = whole(request.into_body(), STDIN_BYTES_MAX).await?;
+    api.process_stdin(id, process, data, query.close).await.map(|()| StatusCode::NO_CONTENT)
+}
+
+/// Send a command a signal
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/processes/{process_id}/signal", tag = "processes",
+    params(("id" = String, Path), ("process_id" = u32, Path)), request_body = SignalRequest,
+    responses((status = 204, description = "Sent"), Failure))]
+async fn process_signal<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Places((id, process)): Places<(String, String)>,
+    JsonBody(request): JsonBody<SignalRequest>,
+) -> Result<StatusCode, Failure> {
+    let (id, process) = (parse(&id)?, ProcessId(parse(&process)?));
+    api.process_signal(id, process, request.signal).await.map(|()| StatusCode::NO_CONTENT)
+}
+
+/// Read a file
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/files", tag = "files",
+    params(("id" = String, Path), FileReadQuery),
+    responses((status = 200, description = "Its bytes", body = Vec<u8>,
+        content_type = "application/octet-stream"), Failure))]
+async fn file_read<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Places(id): Places<String>,
+    Params(query): Params<FileReadQuery>,
+) -> Result<Response, Failure> {
+    api.file_read(parse(&id)?, query).await.map(file)
+}
+
+/// Write a file
+///
+/// The old content stays whole until the upload has ended well.
+#[utoipa::path(put, path = "/v1/sandboxes/{id}/files", tag = "files",
+    params(("id" = String, Path), FileWriteQuery),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 200, description = "The file", body = FileEntry), Failure))]
+async fn file_write<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Places(id): Places<String>,
+    Params(query): Params<FileWriteQuery>,
+    request: Request,
+) -> Answer<FileEntry> {
+    api.file_write(parse(&id)?, query, upload(request.into_body())).await.map(Json)
+}
+
+/// Remove a file or directory
+#[utoipa::path(delete, path = "/v1/sandboxes/{id}/files", tag = "files",
+    params(("id" = String, Path), RemoveQuery),
+    responses((status = 204, description = "Removed"), Failure))]
+async fn file_remove<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Places(id): Places<String>,
+    Params(query): Params<RemoveQuery>,
+) -> Result<StatusCode, Failure> {
+    api.file_remove(parse(&id)?, query).await.map(|()| StatusCode::NO_CONTENT)
+}
+
+/// List a directory
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/files/list", tag = "files",
+    params(("id" = String, Path), FileQuery),
+    responses((status = 200, description = "Its entries", body = DirectoryList), Failure))]
+async fn file_list<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Places(id): Places<String>,
+    Params(query): Params<FileQuery>,
+) -> Answer<DirectoryList> {
+    api.file_list(parse(&id)?, query).await.map(Json)
+}
+
+/// One file or directory
+///
+/// A symbolic link is not followed.
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/files/stat", tag = "files",
+    params(("id" = String, Path), FileQuery),
+    responses((status = 200, description = "It", body = FileEntry), Failure))]
+async fn file_stat<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Places(id): Places<String>,
+    Params(query): Params<FileQuery>,
+) -> Answer<FileEntry> {
+    api.file_stat(parse(&id)?, query).await.map(Json)
+}
+
+/// Make a directory
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/files/make", tag = "files",
+    params(("id" = String, Path)), request_body = MakeDirectory,
+    responses((status = 200, description = "The directory", body = FileEntry), Failure))]
+async fn file_make<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Places(id): Places<String>,
+    JsonBody(request): JsonBody<MakeDirectory>,
+) -> Answer<FileEntry> {
+    api.file_make(parse(&id)?, request).await.map(Json)
+}
+
+/// Move a file or directory
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/files/move", tag = "files",
+    params(("id" = String, Path)), request_body = MoveFile,
+    responses((status = 200, description = "Where it is now", body = FileEntry), Failure))]
+async fn file_move<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Places(id): Places<String>,
+    JsonBody(request): JsonBody<MoveFile>,
+) -> Answer<FileEntry> {
+    api.file_move(parse(&id)?, request).await.map(Json)
+}
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Sandflare node",
+    description = "Sandboxes of one node: machines restored from a template's snapshot, commands \
+        run in them, and their files.",
+))]
+struct Doc;
+
+fn routes<A: NodeApi>() -> OpenApiRouter<Arc<A>> {
+    OpenApiRouter::with_openapi(Doc::openapi())
+        .routes(routes!(health))
+        .routes(routes!(node_get))
+        .routes(routes!(node_stop))
+        .routes(routes!(node_floor))
+        .routes(routes!(node_cold_boot))
+        .routes(routes!(template_list))
+        .routes(routes!(template_get))
+        .routes(routes!(template_build))
+        .routes(routes!(sandbox_create, sandbox_list))
+        .routes(routes!(sandbox_get, sandbox_kill))
+        .routes(routes!(sandbox_stats))
+        .routes(routes!(process_exec))
+        .routes(routes!(process_stdin))
+        .routes(routes!(process_signal))
+        .routes(routes!(file_read, file_write, file_remove))
+        .routes(routes!(file_list))
+        .routes(routes!(file_stat))
+        .routes(routes!(file_make))
+        .routes(routes!(file_move))
+}
+
+/// Serves `api` over HTTP. Every body is bounded by the operation that reads it.
+pub fn router<A: NodeApi>(api: Arc<A>) -> axum::Router {
+    axum::Router::from(routes::<A>())
+        .with_state(api)
+        .fallback(nothing_here)
+        .method_not_allowed_fallback(not_that_way)
+        .layer(from_fn(guard))
+        .layer(from_fn(finish))
+}
+
+async fn nothing_here() -> Failure {
+    Failure::new(ErrorCode::NotFound, "there is no such operation")
+}
+
+async fn not_that_way() -> Failure {
+    Failure::new(ErrorCode::Unsupported, "this path does not take that method")
+}
+
+/// The document of the whole API, made without any implementation.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    routes::<super::nobody::Nobody>().into_openapi()
+}
