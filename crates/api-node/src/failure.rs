@@ -147,8 +147,7 @@ impl fmt::Display for ErrorCode {
 
 /// The body of every response that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema, utoipa::IntoResponses))]
-#[cfg_attr(feature = "server", response(status = "default", description = "The request failed"))]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Failure {
     /// What went wrong, for programs.
     pub code: ErrorCode,

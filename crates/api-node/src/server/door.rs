@@ -91,7 +91,8 @@ mod test {
 
     #[test]
     fn only_addresses_and_localhost_are_local() {
-        for name in ["127.0.0.1", "127.0.0.1:7878", "[::1]:1", "::1", "localhost:80", "a.localhost"]
+        for name in
+            ["127.0.0.1", "127.0.0.1:7878", "[::1]:1", "[::1]", "localhost:80", "a.localhost"]
         {
             assert!(is_local_name(name), "{name}");
         }

@@ -31,6 +31,10 @@ impl<S: Sync, T: DeserializeOwned + Check> FromRequest<S> for JsonBody<T> {
                 .with_hint("send `content-type: application/json`"));
         }
         let bytes = whole(request.into_body(), JSON_BYTES_MAX).await?;
+        // serde would also fill a struct from an array, by position.
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Failure::new(ErrorCode::InvalidRequest, "the body is not a JSON object"));
+        }
         let value: T = serde_json::from_slice(&bytes).map_err(|error| {
             Failure::new(ErrorCode::InvalidRequest, format!("the body is not valid: {error}"))
         })?;

@@ -1,5 +1,6 @@
 //! How answers are rendered.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use tokio::time::timeout;
+use utoipa::IntoResponses;
+use utoipa::openapi::{self, ContentBuilder, Ref, RefOr};
 
 use crate::server::api::{EventStream, FileContent};
 use crate::{
@@ -30,6 +33,18 @@ impl IntoResponse for Failure {
         let mut response = (self.code.http_status(), Json(&self)).into_response();
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+impl IntoResponses for Failure {
+    /// One entry, a reference: the derived one repeats the whole schema in every operation.
+    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Failure"))).build();
+        let response = openapi::ResponseBuilder::new()
+            .description("The request failed")
+            .content("application/json", content)
+            .build();
+        [("default".to_owned(), response.into())].into()
     }
 }
 

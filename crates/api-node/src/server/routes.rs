@@ -295,11 +295,14 @@ async fn file_move<A: NodeApi>(
 }
 
 #[derive(OpenApi)]
-#[openapi(info(
-    title = "Sandflare node",
-    description = "Sandboxes of one node: machines restored from a template's snapshot, commands \
+#[openapi(
+    components(schemas(Failure)),
+    info(
+        title = "Sandflare node",
+        description = "Sandboxes of one node: machines restored from a template's snapshot, commands \
         run in them, and their files.",
-))]
+    )
+)]
 struct Doc;
 
 fn routes<A: NodeApi>() -> OpenApiRouter<Arc<A>> {

@@ -1,0 +1,288 @@
+use std::io;
+use std::time::Duration;
+
+use api_node::{
+    BuildEvent, ColdBoot, ColdBootQuery, CreateSandbox, DirectoryList, ExecEvent, ExecRequest,
+    Failure, FileEntry, FileQuery, FileReadQuery, FileWriteQuery, Floor, FloorQuery, Health,
+    MakeDirectory, MoveFile, Node, PREFIX, ProcessId, RemoveQuery, Sandbox, SandboxList,
+    SandboxStats, SignalRequest, StdinQuery, Template, TemplateList,
+};
+use base_types::{SandboxId, Size, TemplateName};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use reqwest::{Body, Method, RequestBuilder, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::connect::connector;
+use crate::error::ClientError;
+use crate::events::Events;
+
+/// A node that is up answers a health check at once, however busy it is.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+/// LIMIT: an answer that is not a stream. The largest is a long directory.
+const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// A node, to ask. Cheap to clone; clones share connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    url: String,
+}
+
+/// Asks; every method fails with a [`ClientError`] when the node is not there, refuses, or answers
+/// something this build does not know.
+#[expect(clippy::missing_errors_doc, reason = "said once, above")]
+impl Client {
+    /// A client of the node at `url`, such as `http://127.0.0.1:7878`. Does not connect yet.
+    pub fn new(url: &str) -> Result<Self, ClientError> {
+        let (http, url) = connector(url)?;
+        Ok(Self { http, url })
+    }
+
+    /// The node's address.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether the node serves.
+    pub async fn health(&self) -> Result<Health, ClientError> {
+        self.answer(self.ask(Method::GET, "/health").timeout(HEALTH_TIMEOUT)).await
+    }
+
+    /// What the node is and has.
+    pub async fn node_get(&self) -> Result<Node, ClientError> {
+        self.answer(self.ask(Method::GET, "/node")).await
+    }
+
+    /// Begins to stop the node.
+    pub async fn node_stop(&self) -> Result<(), ClientError> {
+        self.done(self.ask(Method::POST, "/node/stop")).await
+    }
+
+    /// Measures the machine's floor.
+    pub async fn node_floor(&self, query: &FloorQuery) -> Result<Floor, ClientError> {
+        self.answer(self.ask(Method::GET, "/node/floor").query(query)).await
+    }
+
+    /// Times a cold boot.
+    pub async fn node_cold_boot(&self, query: &ColdBootQuery) -> Result<ColdBoot, ClientError> {
+        self.answer(self.ask(Method::POST, "/node/cold-boot").query(query)).await
+    }
+
+    /// Every template in every size.
+    pub async fn template_list(&self) -> Result<TemplateList, ClientError> {
+        self.answer(self.ask(Method::GET, "/templates")).await
+    }
+
+    /// One template at one size.
+    pub async fn template_get(
+        &self,
+        name: &TemplateName,
+        size: Size,
+    ) -> Result<Template, ClientError> {
+        self.answer(self.ask(Method::GET, &format!("/templates/{name}/{size}"))).await
+    }
+
+    /// Makes a template's snapshot unless it is there.
+    pub async fn template_build(
+        &self,
+        name: &TemplateName,
+        size: Size,
+    ) -> Result<Events<BuildEvent>, ClientError> {
+        self.events(self.ask(Method::POST, &format!("/templates/{name}/{size}/build"))).await
+    }
+
+    /// Makes a sandbox; returns when its agent answers.
+    pub async fn sandbox_create(&self, request: &CreateSandbox) -> Result<Sandbox, ClientError> {
+        self.answer(self.ask(Method::POST, "/sandboxes").json(request)).await
+    }
+
+    /// All sandboxes, oldest first.
+    pub async fn sandbox_list(&self) -> Result<SandboxList, ClientError> {
+        self.answer(self.ask(Method::GET, "/sandboxes")).await
+    }
+
+    /// One sandbox.
+    pub async fn sandbox_get(&self, id: SandboxId) -> Result<Sandbox, ClientError> {
+        self.answer(self.of(id, Method::GET, "")).await
+    }
+
+    /// Destroys a sandbox; returns when nothing of it is left.
+    pub async fn sandbox_kill(&self, id: SandboxId) -> Result<(), ClientError> {
+        self.done(self.of(id, Method::DELETE, "")).await
+    }
+
+    /// Counters of a sandbox's machine.
+    pub async fn sandbox_stats(&self, id: SandboxId) -> Result<SandboxStats, ClientError> {
+        self.answer(self.of(id, Method::GET, "/stats")).await
+    }
+
+    /// Runs a command. It is killed when the stream is dropped before its end.
+    pub async fn process_exec(
+        &self,
+        id: SandboxId,
+        request: &ExecRequest,
+    ) -> Result<Events<ExecEvent>, ClientError> {
+        self.events(self.of(id, Method::POST, "/exec").json(request)).await
+    }
+
+    /// Gives a command standard input, at most [`api_node::STDIN_BYTES_MAX`] at once; returns when
+    /// the guest took it.
+    pub async fn process_stdin(
+        &self,
+        id: SandboxId,
+        process: ProcessId,
+        data: Bytes,
+        close: bool,
+    ) -> Result<(), ClientError> {
+        let ask = self.of(id, Method::POST, &format!("/processes/{process}/stdin"));
+        self.done(ask.query(&StdinQuery { close }).body(data)).await
+    }
+
+    /// Sends a command's process group a signal.
+    pub async fn process_signal(
+        &self,
+        id: SandboxId,
+        process: ProcessId,
+        signal: u8,
+    ) -> Result<(), ClientError> {
+        let ask = self.of(id, Method::POST, &format!("/processes/{process}/signal"));
+        self.done(ask.json(&SignalRequest { signal })).await
+    }
+
+    /// Reads a file. The length, where the node knows it, and the bytes as they come; a file that
+    /// came only in part ends with an error.
+    pub async fn file_read(
+        &self,
+        id: SandboxId,
+        query: &FileReadQuery,
+    ) -> Result<
+        (Option<u64>, impl Stream<Item = Result<Bytes, ClientError>> + Send + use<>),
+        ClientError,
+    > {
+        let response = self.send(self.of(id, Method::GET, "/files").query(query)).await?;
+        let size = response.content_length();
+        let url = self.url.clone();
+        let bytes = response.bytes_stream().map(move |bytes| {
+            bytes.map_err(|source| ClientError::Broken { url: url.clone(), source })
+        });
+        Ok((size, bytes))
+    }
+
+    /// Writes a file with what `bytes` yields. An error in there breaks the upload off, and the old
+    /// file stays.
+    pub async fn file_write(
+        &self,
+        id: SandboxId,
+        query: &FileWriteQuery,
+        bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<FileEntry, ClientError> {
+        let ask = self.of(id, Method::PUT, "/files").query(query);
+        self.answer(ask.body(Body::wrap_stream(bytes))).await
+    }
+
+    /// Removes a file or directory.
+    pub async fn file_remove(&self, id: SandboxId, query: &RemoveQuery) -> Result<(), ClientError> {
+        self.done(self.of(id, Method::DELETE, "/files").query(query)).await
+    }
+
+    /// The entries of a directory.
+    pub async fn file_list(
+        &self,
+        id: SandboxId,
+        query: &FileQuery,
+    ) -> Result<DirectoryList, ClientError> {
+        self.answer(self.of(id, Method::GET, "/files/list").query(query)).await
+    }
+
+    /// One file or directory.
+    pub async fn file_stat(
+        &self,
+        id: SandboxId,
+        query: &FileQuery,
+    ) -> Result<FileEntry, ClientError> {
+        self.answer(self.of(id, Method::GET, "/files/stat").query(query)).await
+    }
+
+    /// Makes a directory.
+    pub async fn file_make(
+        &self,
+        id: SandboxId,
+        request: &MakeDirectory,
+    ) -> Result<FileEntry, ClientError> {
+        self.answer(self.of(id, Method::POST, "/files/make").json(request)).await
+    }
+
+    /// Moves a file or directory.
+    pub async fn file_move(
+        &self,
+        id: SandboxId,
+        request: &MoveFile,
+    ) -> Result<FileEntry, ClientError> {
+        self.answer(self.of(id, Method::POST, "/files/move").json(request)).await
+    }
+
+    fn ask(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{PREFIX}{path}", self.url))
+    }
+
+    fn of(&self, id: SandboxId, method: Method, path: &str) -> RequestBuilder {
+        self.ask(method, &format!("/sandboxes/{id}{path}"))
+    }
+
+    /// The response, if it is a success.
+    async fn send(&self, ask: RequestBuilder) -> Result<Response, ClientError> {
+        let response = ask.send().await.map_err(|source| {
+            let url = self.url.clone();
+            if source.is_connect() {
+                ClientError::NoNode { url, source }
+            } else {
+                ClientError::Broken { url, source }
+            }
+        })?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = self.whole(response).await?;
+        Err(match serde_json::from_slice::<Failure>(&body) {
+            Ok(failure) => ClientError::Refused(Box::new(failure)),
+            Err(_) => ClientError::NotANode { url: self.url.clone(), status: status.as_u16() },
+        })
+    }
+
+    async fn whole(&self, response: Response) -> Result<Vec<u8>, ClientError> {
+        let status = response.status().as_u16();
+        let mut bytes = response.bytes_stream();
+        let mut body = Vec::new();
+        while let Some(piece) = bytes.next().await {
+            let url = self.url.clone();
+            let piece = piece.map_err(|source| ClientError::Broken { url, source })?;
+            if body.len() + piece.len() > ANSWER_BYTES_MAX {
+                return Err(ClientError::NotANode { url: self.url.clone(), status });
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body)
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, ask: RequestBuilder) -> Result<T, ClientError> {
+        let response = self.send(ask).await?;
+        let body = self.whole(response).await?;
+        serde_json::from_slice(&body)
+            .map_err(|source| ClientError::Malformed { url: self.url.clone(), source })
+    }
+
+    async fn done(&self, ask: RequestBuilder) -> Result<(), ClientError> {
+        let response = self.send(ask).await?;
+        self.whole(response).await.map(|_| ())
+    }
+
+    async fn events<E: DeserializeOwned + Serialize>(
+        &self,
+        ask: RequestBuilder,
+    ) -> Result<Events<E>, ClientError> {
+        Ok(Events::new(self.url.clone(), self.send(ask).await?))
+    }
+}

@@ -1,0 +1,5 @@
+//! The client against the real router over real HTTP; the node behind it has no machines.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod hostile;
+mod operations;
