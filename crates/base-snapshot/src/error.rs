@@ -111,7 +111,10 @@ pub enum OpenError {
         reason: &'static str,
     },
     /// For a machine with another amount of memory.
-    #[error("the {file} is for a memory of {found} pages, the machine has {expected}")]
+    #[error(
+        "the {file} is for a memory of {found} pages, the machine has {expected}; restore it at \
+         the size it was made for"
+    )]
     WrongMemorySize {
         /// Of which file.
         file: FileKind,

@@ -22,7 +22,14 @@ fn each_kind_of_file_is_recognised_and_summed_up() {
 
     let summaries =
         [file_of(&state), file_of(&set), layer].map(|file| inspect(file).unwrap().to_string());
-    expect![[r#""#]].assert_eq(&summaries.join("\n"));
+    expect![[r#"
+        state file for machine type `m`
+          section `vcpu` version 1, 9 bytes
+        working set for 8 pages
+          1 pages read, 1 pages written, 2 extents
+        memory layer (diff) for 8 pages
+          1 pages of data, 2 zero pages, 2 extents"#]]
+    .assert_eq(&summaries.join("\n"));
 }
 
 #[test]
