@@ -1,0 +1,231 @@
+//! A chain of layers as one disk.
+
+use std::{fs::File, io, sync::Arc};
+
+use imago::{
+    DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder as _,
+    file::File as LayerFile,
+    io_buffers::{IoVector, IoVectorMut},
+    qcow2::Qcow2,
+    raw::Raw,
+};
+
+use super::request::SECTOR_BYTES;
+use crate::Buffers;
+
+/// One layer with everything under it.
+type Layer = Arc<FormatAccess<LayerFile>>;
+
+/// Why a disk could not be opened, or a layer put above it.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// A disk needs at least its base.
+    #[error("a disk needs at least one file")]
+    NoFiles,
+    /// The top overlay's header could not be read.
+    #[error("read the size of the disk")]
+    Size(#[source] base_overlay::OverlayError),
+    /// A file could not be used.
+    #[error("use file {layer} of the disk (0 is the base image)")]
+    File {
+        /// Position in the chain.
+        layer: usize,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// A layer is not what it should be.
+    #[error("open layer {layer} of the disk (0 is the base image)")]
+    Layer {
+        /// Position in the chain.
+        layer: usize,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// The overlay is for a disk of another size.
+    #[error("the overlay is for a disk of {found} bytes, not {expected}")]
+    OtherSize {
+        /// Size in the overlay.
+        found: u64,
+        /// Size of the disk.
+        expected: u64,
+    },
+    /// What was written could not be brought to stable storage.
+    #[error("bring the disk to stable storage")]
+    Flush(#[source] io::Error),
+    /// Opening was tried before and failed.
+    #[error("the disk could not be opened earlier")]
+    Unusable,
+}
+
+/// A disk made of a raw base image and qcow2 overlays, bottom to top; all but the top are only
+/// read. Opened when first used: a clone that never touches its disk never reads its tables.
+#[derive(Debug)]
+pub struct Disk {
+    state: State,
+    layers: usize,
+    size: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    Closed(Vec<File>),
+    Open(Opened),
+    Unusable,
+}
+
+#[derive(Debug)]
+struct Opened {
+    top: Layer,
+    /// The top's file once more, to bring only its data to stable storage.
+    top_file: File,
+}
+
+impl Disk {
+    /// A disk over `files`: the base image, then overlays bottom to top, the last open for reading
+    /// and writing. Reads the size and nothing else.
+    pub fn new(files: Vec<File>) -> Result<Self, DiskError> {
+        let layers = files.len();
+        let size = match files.as_slice() {
+            [] => return Err(DiskError::NoFiles),
+            [base] => base.metadata().map_err(|source| DiskError::File { layer: 0, source })?.len(),
+            [.., top] => base_overlay::virtual_size(top).map_err(DiskError::Size)?,
+        };
+        Ok(Disk { state: State::Closed(files), layers, size })
+    }
+
+    /// Size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Size in whole sectors.
+    pub fn sectors(&self) -> u64 {
+        self.size / SECTOR_BYTES
+    }
+
+    /// How many layers the disk has.
+    pub fn layers(&self) -> usize {
+        self.layers
+    }
+
+    /// Opens the chain, unless it is open. A disk that failed to open stays unusable.
+    pub fn open(&mut self) -> Result<(), DiskError> {
+        self.opened().map(|_| ())
+    }
+
+    /// Fills `buffers` from `offset`.
+    pub(crate) fn read(&mut self, buffers: &Buffers<'_>, offset: u64) -> Result<(), DiskError> {
+        let layer = self.layers;
+        let opened = self.opened()?;
+        let (vector, _guard) = IoVectorMut::from_volatile_slice(buffers.slices());
+        opened.top.readv(vector, offset).map_err(|source| DiskError::File { layer, source })
+    }
+
+    /// Writes `buffers` at `offset`.
+    pub(crate) fn write(&mut self, buffers: &Buffers<'_>, offset: u64) -> Result<(), DiskError> {
+        let layer = self.layers;
+        let opened = self.opened()?;
+        let (vector, _guard) = IoVector::from_volatile_slice(buffers.slices());
+        opened.top.writev(vector, offset).map_err(|source| DiskError::File { layer, source })
+    }
+
+    /// Makes `len` bytes at `offset` read as zeroes; `discard` also gives their space back.
+    pub(crate) fn zero(&mut self, offset: u64, len: u64, discard: bool) -> Result<(), DiskError> {
+        let layer = self.layers;
+        let opened = self.opened()?;
+        match Arc::get_mut(&mut opened.top) {
+            Some(top) if discard => top.discard_to_zero(offset, len),
+            _ => opened.top.write_zeroes(offset, len),
+        }
+        .map_err(|source| DiskError::File { layer, source })
+    }
+
+    /// Brings everything written so far to stable storage.
+    pub fn flush(&mut self) -> Result<(), DiskError> {
+        match &self.state {
+            // Nothing was written.
+            State::Closed(_) => Ok(()),
+            State::Open(opened) => opened.flush(),
+            State::Unusable => Err(DiskError::Unusable),
+        }
+    }
+
+    /// Freezes the top layer, which is on stable storage and never written again when this
+    /// returns, and puts `file`, an empty overlay open for reading and writing, above it. The disk
+    /// goes on as it was when this fails.
+    pub fn push_overlay(&mut self, file: File) -> Result<(), DiskError> {
+        let found = base_overlay::virtual_size(&file).map_err(DiskError::Size)?;
+        if found != self.size {
+            return Err(DiskError::OtherSize { found, expected: self.size });
+        }
+        self.flush()?;
+        match &mut self.state {
+            State::Closed(files) => files.push(file),
+            State::Open(opened) => {
+                *opened = open_overlay(self.layers, file, Arc::clone(&opened.top), true)?;
+            }
+            State::Unusable => return Err(DiskError::Unusable),
+        }
+        self.layers = self.layers.saturating_add(1);
+        Ok(())
+    }
+
+    fn opened(&mut self) -> Result<&mut Opened, DiskError> {
+        if let State::Closed(files) = &mut self.state {
+            let files = std::mem::take(files);
+            self.state = State::Unusable;
+            self.state = State::Open(open_chain(files, self.size)?);
+        }
+        match &mut self.state {
+            State::Open(opened) => Ok(opened),
+            State::Closed(_) | State::Unusable => Err(DiskError::Unusable),
+        }
+    }
+}
+
+impl Opened {
+    fn flush(&self) -> Result<(), DiskError> {
+        self.top.flush().map_err(DiskError::Flush)?;
+        self.top_file.sync_data().map_err(DiskError::Flush)
+    }
+}
+
+fn open_chain(files: Vec<File>, size: u64) -> Result<Opened, DiskError> {
+    let last = files.len().saturating_sub(1);
+    let mut files = files.into_iter().enumerate();
+    let (_, base) = files.next().ok_or(DiskError::NoFiles)?;
+    let mut opened = open_base(base, last == 0)?;
+    for (layer, file) in files {
+        opened = open_overlay(layer, file, opened.top, layer == last)?;
+    }
+    let found = opened.top.size();
+    if found == size { Ok(opened) } else { Err(DiskError::OtherSize { found, expected: size }) }
+}
+
+fn open_base(file: File, writable: bool) -> Result<Opened, DiskError> {
+    let top_file = file.try_clone().map_err(|source| DiskError::File { layer: 0, source })?;
+    let file = LayerFile::try_from(file).map_err(|source| DiskError::File { layer: 0, source })?;
+    let raw = Raw::builder(file)
+        .write(writable)
+        .open(DenyImplicitOpenGate::default())
+        .map_err(|source| DiskError::Layer { layer: 0, source })?;
+    Ok(Opened { top: Arc::new(FormatAccess::new(raw)), top_file })
+}
+
+/// The overlay in `file` with `below` under it, whatever its header says: no layer can name a file.
+fn open_overlay(
+    layer: usize,
+    file: File,
+    below: Layer,
+    writable: bool,
+) -> Result<Opened, DiskError> {
+    let top_file = file.try_clone().map_err(|source| DiskError::File { layer, source })?;
+    let file = LayerFile::try_from(file).map_err(|source| DiskError::File { layer, source })?;
+    let overlay = Qcow2::<LayerFile, Layer>::builder(file)
+        .backing(Some(below))
+        .data_file(None)
+        .write(writable)
+        .open(DenyImplicitOpenGate::default())
+        .map_err(|source| DiskError::Layer { layer, source })?;
+    Ok(Opened { top: Arc::new(FormatAccess::new(overlay)), top_file })
+}

@@ -1,0 +1,7 @@
+//! Entropy: fills guest buffers from the host's `getrandom`. It has no state, so every clone of a
+//! snapshot draws its own.
+
+mod device;
+mod freeze;
+
+pub use self::device::{REQUEST_BYTES_MAX, Rng, RngStats};
