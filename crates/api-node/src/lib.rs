@@ -28,8 +28,8 @@ pub use file::{
     MoveFile, RemoveQuery,
 };
 pub use node::{
-    ColdBoot, ColdBootQuery, DataUsage, Floor, FloorQuery, Health, Kvm, KvmKind, MemoryUsage, Node,
-    Pool,
+    ColdBoot, ColdBootQuery, DataUsage, Floor, FloorPhase, FloorQuery, Health, Kvm, KvmKind,
+    MemoryUsage, Node, Pool, Spread,
 };
 pub use process::{ExecBody, ExecEvent, ExecRequest, ProcessId, SignalRequest, StdinQuery};
 pub use sandbox::{

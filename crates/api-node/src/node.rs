@@ -135,13 +135,42 @@ impl Check for FloorQuery {
     }
 }
 
-/// The least this machine needs to build a virtual machine and run one instruction in it: the same
-/// KVM objects, memory and one HLT, by a minimal program.
+/// The least this machine needs to build a virtual machine and run its first instruction: the same
+/// KVM objects and memory, by a minimal program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Floor {
-    /// One figure per run, in microseconds, in the order they were taken.
-    pub samples_us: Vec<u64>,
+    /// How many times it was measured.
+    pub runs: u32,
+    /// Guest memory of each, in MiB.
+    pub memory_mib: u32,
+    /// From nothing to code that ran.
+    pub total: Spread,
+    /// What it consists of, in order.
+    pub phases: Vec<FloorPhase>,
+}
+
+/// One part of the floor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct FloorPhase {
+    /// Its name, such as `create_vm`.
+    pub phase: String,
+    /// Its times.
+    #[serde(flatten)]
+    pub spread: Spread,
+}
+
+/// A distribution, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct Spread {
+    /// Fastest.
+    pub min_us: u64,
+    /// Median.
+    pub p50_us: u64,
+    /// 99th percentile, by nearest rank.
+    pub p99_us: u64,
 }
 
 /// What to boot cold.

@@ -6,7 +6,8 @@ use api_node::{
     ErrorCode, EventStream, ExecBody, ExecEvent, ExecRequest, Failure, FileContent, FileEntry,
     FileKind, FileQuery, FileReadQuery, FileWriteQuery, Floor, FloorQuery, Health, Kvm, KvmKind,
     MakeDirectory, MemoryUsage, MoveFile, Node, NodeApi, Pool, ProcessId, RemoveQuery, Sandbox,
-    SandboxList, SandboxState, SandboxStats, Template, TemplateList, TemplateState, UploadStream,
+    SandboxList, SandboxState, SandboxStats, Spread, Template, TemplateList, TemplateState,
+    UploadStream,
 };
 use base_types::{SandboxId, Size, TemplateName};
 use bytes::Bytes;
@@ -48,7 +49,12 @@ impl NodeApi for SimNode {
     }
 
     async fn node_floor(&self, query: FloorQuery) -> Result<Floor, Failure> {
-        Ok(Floor { samples_us: (0..u64::from(query.runs)).map(|run| 5_000 + run).collect() })
+        Ok(Floor {
+            runs: query.runs,
+            memory_mib: query.size.memory_mib(),
+            total: Spread { min_us: 5_000, p50_us: 5_500, p99_us: 9_000 },
+            phases: Vec::new(),
+        })
     }
 
     async fn node_cold_boot(&self, query: ColdBootQuery) -> Result<ColdBoot, Failure> {
