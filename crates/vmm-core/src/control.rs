@@ -1,0 +1,383 @@
+//! The control loop: the one thread that answers the node, serves the devices and hears of the
+//! guest's end.
+//!
+//! It owns the machine; nothing else does. Every request is checked against [`Phase`] first, then
+//! carried out, then answered, one at a time and in order. End of file on the control socket means
+//! the node is gone, and with it the reason for this process.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use api_vmm::{
+    Answer, Command, DISK_FILES_MAX, MEMORY_LAYERS_MAX, MachineStats, Message, PROTOCOL, Request,
+    RestoreSpec, ShellSpec, StopReason,
+};
+use base_types::Chain;
+use kvm_ioctls::Kvm;
+use vmm_jail::{KernelFiles, Thread};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_virtio::split_token;
+
+use crate::devices::Devices;
+use crate::machine::{BootFiles, Machine, MachineError, RestoreFiles, Surroundings};
+use crate::memory::PageScanner;
+use crate::packet::{ControlError, Packet, deliver, receive};
+use crate::phase::{Phase, Refused};
+use crate::shell::{Shell, ShellError};
+use crate::vcpu::VcpuEnd;
+
+/// Event-loop "devices" that are not devices; far above any device number.
+const CONTROL_TOKEN: u64 = u64::MAX;
+const EXITED_TOKEN: u64 = u64::MAX - 1;
+/// Events taken from the kernel at once.
+const EVENTS_PER_WAIT: usize = 32;
+
+/// What a VMM process starts with.
+#[derive(Debug)]
+pub struct Inputs {
+    /// Connected `SOCK_SEQPACKET` socket to the node.
+    pub control: OwnedFd,
+    /// `/dev/kvm`.
+    pub kvm: OwnedFd,
+    /// Files of the kernel opened before the jail closed.
+    pub files: KernelFiles,
+    /// Whether to install seccomp filters. Only tests say no.
+    pub confine: bool,
+}
+
+/// Why the process ends other than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The control socket failed.
+    #[error("talk to the node")]
+    Control(#[from] ControlError),
+    /// The event loop failed.
+    #[error("wait for events")]
+    Epoll(#[source] std::io::Error),
+    /// The process could not be confined.
+    #[error("install the seccomp filter")]
+    Confine(#[source] vmm_jail::FilterError),
+}
+
+/// Why a request was not carried out.
+#[derive(Debug, thiserror::Error)]
+enum RequestError {
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error("build a shell")]
+    Shell(#[from] ShellError),
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    #[error("{asked} takes {wanted} file descriptors, {found} came")]
+    Descriptors { asked: &'static str, wanted: usize, found: usize },
+    #[error(
+        "a disk has 1 to {DISK_FILES_MAX} files and a machine at most {MEMORY_LAYERS_MAX} layers"
+    )]
+    TooMany,
+    #[error("open a connection to the guest")]
+    Connect(#[source] std::io::Error),
+    #[error("watch a file descriptor")]
+    Watch(#[source] std::io::Error),
+}
+
+/// Serves the node until it says stop, goes away, or the guest ends.
+pub fn run(inputs: Inputs) -> Result<(), RunError> {
+    if inputs.confine {
+        vmm_jail::install(Thread::Control).map_err(RunError::Confine)?;
+    }
+    Control::new(inputs)?.serve()
+}
+
+/// What the process holds at the moment.
+#[derive(Debug)]
+enum Held {
+    Nothing(Kvm),
+    Shell(Box<Shell>),
+    Machine(Box<Machine>),
+    Gone,
+}
+
+struct Control {
+    socket: OwnedFd,
+    epoll: Arc<Epoll>,
+    phase: Phase,
+    held: Held,
+    around: Surroundings,
+    confine: bool,
+    sealed: bool,
+}
+
+enum Next {
+    Continue,
+    End,
+}
+
+impl Control {
+    fn new(inputs: Inputs) -> Result<Self, RunError> {
+        use std::os::fd::{AsRawFd, IntoRawFd};
+        let epoll = Arc::new(Epoll::new().map_err(RunError::Epoll)?);
+        let event = EpollEvent::new(EventSet::IN, CONTROL_TOKEN);
+        epoll
+            .ctl(ControlOperation::Add, inputs.control.as_raw_fd(), event)
+            .map_err(RunError::Epoll)?;
+        let KernelFiles { userfaultfd, pagemap, smaps } = inputs.files;
+        #[expect(unsafe_code, reason = "kvm-ioctls takes /dev/kvm as a number only")]
+        let kvm = {
+            use std::os::fd::FromRawFd;
+            // SAFETY: the number was owned until this very call and now belongs to `Kvm`.
+            unsafe { Kvm::from_raw_fd(inputs.kvm.into_raw_fd()) }
+        };
+        Ok(Self {
+            socket: inputs.control,
+            epoll: Arc::clone(&epoll),
+            phase: Phase::Empty,
+            held: Held::Nothing(kvm),
+            around: Surroundings {
+                scanner: PageScanner::new(pagemap),
+                smaps,
+                userfaultfd: Some(userfaultfd),
+                epoll,
+            },
+            confine: inputs.confine,
+            sealed: false,
+        })
+    }
+
+    fn serve(mut self) -> Result<(), RunError> {
+        self.send(&Message::Hello { protocol: PROTOCOL })?;
+        let mut events = [EpollEvent::default(); EVENTS_PER_WAIT];
+        loop {
+            let ready = match self.epoll.wait(-1, &mut events) {
+                Ok(ready) => ready,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => 0,
+                Err(error) => return Err(RunError::Epoll(error)),
+            };
+            for event in events.iter().take(ready) {
+                let next = match event.data() {
+                    CONTROL_TOKEN => self.on_packet()?,
+                    EXITED_TOKEN => self.on_guest_end()?,
+                    token => self.on_device(token, event.event_set())?,
+                };
+                if matches!(next, Next::End) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn on_packet(&mut self) -> Result<Next, RunError> {
+        let Some(packet) = receive(self.socket.as_fd())? else { return Ok(Next::Continue) };
+        if packet.bytes.is_empty() {
+            return Ok(Next::End);
+        }
+        let Packet { bytes, fds } = packet;
+        let request: Request = api_vmm::decode(&bytes).map_err(ControlError::Codec)?;
+        let seq = request.seq;
+        let stop = request.command == Command::Stop;
+        let ends_on_failure =
+            matches!(request.command, Command::Build(_) | Command::Boot(_) | Command::Restore(_));
+        let result = self.carry_out(request.command, fds);
+        let failed = result.is_err();
+        let result = result.map_err(|error| Chain(&error).to_string());
+        self.send(&Message::Reply { seq, result })?;
+        // A machine half made is of no use to anybody.
+        let half_made = failed && ends_on_failure && matches!(self.held, Held::Gone);
+        Ok(if stop || half_made { Next::End } else { Next::Continue })
+    }
+
+    fn carry_out(&mut self, command: Command, fds: Vec<OwnedFd>) -> Result<Answer, RequestError> {
+        let after = self.phase.after(&command)?;
+        let answer = match command {
+            Command::Build(spec) => self.build(spec)?,
+            Command::Boot(spec) => {
+                let files = self.boot_files(spec.disk.files, fds)?;
+                let machine = Machine::boot(self.take_shell(), &spec, files, &self.around)?;
+                self.install(machine)?;
+                self.seal();
+                self.machine(Machine::release);
+                Answer::Done
+            }
+            Command::Restore(spec) => self.restore(&spec, fds)?,
+            Command::Pause => {
+                self.machine(Machine::hold);
+                Answer::Done
+            }
+            Command::Resume => {
+                self.machine(Machine::release);
+                Answer::Done
+            }
+            Command::Snapshot(spec) => {
+                let wanted = if spec.push_overlay { 3 } else { 2 };
+                let mut files = take_files("snapshot", wanted, fds)?.into_iter();
+                let started = Instant::now();
+                let (Some(state), Some(memory)) = (files.next(), files.next()) else {
+                    return Err(RequestError::TooMany);
+                };
+                let overlay = files.next();
+                let Held::Machine(machine) = &self.held else { return Ok(Answer::Done) };
+                let pages =
+                    machine.snapshot(state, memory, overlay, spec.only_dirty, &self.around)?;
+                Answer::Snapshotted { pages, took_us: micros(started) }
+            }
+            Command::Connect { port } => {
+                let stream = take_files("connect", 1, fds)?.pop();
+                if let (Held::Machine(machine), Some(stream)) = (&self.held, stream) {
+                    machine
+                        .devices()
+                        .connect(port, OwnedFd::from(stream))
+                        .map_err(RequestError::Connect)?;
+                }
+                Answer::Done
+            }
+            Command::TakeWorkingSet => {
+                let to = take_files("working set", 1, fds)?.pop();
+                if let (Held::Machine(machine), Some(to)) = (&self.held, to) {
+                    machine.take_working_set(to, &self.around)?;
+                }
+                Answer::Done
+            }
+            Command::Stats => Answer::Stats(match &self.held {
+                Held::Machine(machine) => machine.stats(&self.around)?,
+                Held::Nothing(_) | Held::Shell(_) | Held::Gone => MachineStats::default(),
+            }),
+            Command::Stop => Answer::Done,
+        };
+        self.phase = after;
+        Ok(answer)
+    }
+
+    fn build(&mut self, spec: ShellSpec) -> Result<Answer, RequestError> {
+        if let Held::Nothing(kvm) = std::mem::replace(&mut self.held, Held::Gone) {
+            let shell = Shell::build(kvm, spec, &Devices::QUEUES, self.confine)?;
+            self.held = Held::Shell(Box::new(shell));
+        }
+        Ok(Answer::Done)
+    }
+
+    fn restore(&mut self, spec: &RestoreSpec, fds: Vec<OwnedFd>) -> Result<Answer, RequestError> {
+        let files = Self::restore_files(spec, fds)?;
+        let (machine, mut times) =
+            Machine::restore(self.take_shell(), spec, files, &mut self.around)?;
+        let started = Instant::now();
+        self.install(machine)?;
+        self.seal();
+        if spec.resume {
+            self.machine(Machine::release);
+        }
+        times.resume_us = u32::try_from(micros(started)).unwrap_or(u32::MAX);
+        Ok(Answer::Restored(times))
+    }
+
+    /// The shell, which the phase has just said is there.
+    fn take_shell(&mut self) -> Shell {
+        match std::mem::replace(&mut self.held, Held::Gone) {
+            Held::Shell(shell) => *shell,
+            Held::Nothing(_) | Held::Machine(_) | Held::Gone => {
+                unreachable!("phase and what is held change together")
+            }
+        }
+    }
+
+    fn install(&mut self, machine: Machine) -> Result<(), RequestError> {
+        self.watch_end(&machine).map_err(RequestError::Watch)?;
+        self.held = Held::Machine(Box::new(machine));
+        Ok(())
+    }
+
+    fn watch_end(&self, machine: &Machine) -> std::io::Result<()> {
+        use std::os::fd::AsRawFd;
+        let event = EpollEvent::new(EventSet::IN, EXITED_TOKEN);
+        self.epoll.ctl(ControlOperation::Add, machine.exited().as_raw_fd(), event)
+    }
+
+    /// Gives up what only building needs, before the guest's first instruction. A process that
+    /// cannot be sealed must not run a guest.
+    fn seal(&mut self) {
+        if self.confine && !self.sealed {
+            if let Err(error) = vmm_jail::install(Thread::Sealed) {
+                eprintln!("seal the process: {}", Chain(&error));
+                std::process::abort();
+            }
+            self.sealed = true;
+        }
+    }
+
+    fn machine(&self, act: impl FnOnce(&Machine)) {
+        if let Held::Machine(machine) = &self.held {
+            act(machine);
+        }
+    }
+
+    fn boot_files(&self, disk: u8, fds: Vec<OwnedFd>) -> Result<BootFiles, RequestError> {
+        let disk = usize::from(disk);
+        if disk == 0 || disk > DISK_FILES_MAX {
+            return Err(RequestError::TooMany);
+        }
+        let mut files = take_files("boot", disk + 3, fds)?.into_iter();
+        let mut next = || files.next().ok_or(RequestError::TooMany);
+        let (kernel, initrd) = (next()?, next()?);
+        let disk = (0..disk).map(|_| next()).collect::<Result<_, _>>()?;
+        Ok(BootFiles { kernel, initrd, disk, console: next()? })
+    }
+
+    fn restore_files(spec: &RestoreSpec, fds: Vec<OwnedFd>) -> Result<RestoreFiles, RequestError> {
+        let disk = usize::from(spec.disk.files);
+        let layers = usize::from(spec.layers);
+        if disk == 0 || disk > DISK_FILES_MAX || layers > MEMORY_LAYERS_MAX {
+            return Err(RequestError::TooMany);
+        }
+        let wanted = 3 + layers + usize::from(spec.working_set) + disk;
+        let mut files = take_files("restore", wanted, fds)?.into_iter();
+        let mut next = || files.next().ok_or(RequestError::TooMany);
+        let (state, template) = (next()?, next()?);
+        let layers = (0..layers).map(|_| next()).collect::<Result<_, _>>()?;
+        let working_set = if spec.working_set { Some(next()?) } else { None };
+        let disk = (0..disk).map(|_| next()).collect::<Result<_, _>>()?;
+        Ok(RestoreFiles { state, template, layers, working_set, disk, console: next()? })
+    }
+
+    fn on_guest_end(&mut self) -> Result<Next, RunError> {
+        let Held::Machine(machine) = &self.held else { return Ok(Next::Continue) };
+        let reason = match machine.ended() {
+            Some(VcpuEnd::GuestShutdown) => StopReason::GuestShutdown,
+            Some(VcpuEnd::KvmFailure(why)) => StopReason::KvmFailure(why),
+            // Parked by us, not ended.
+            None => return Ok(Next::Continue),
+        };
+        self.phase = Phase::Stopped;
+        // The log's last line may be the panic: it is written before the node hears.
+        machine.flush_console();
+        self.send(&Message::Stopped(reason))?;
+        Ok(Next::End)
+    }
+
+    fn on_device(&self, token: u64, events: vmm_virtio::Events) -> Result<Next, RunError> {
+        let Held::Machine(machine) = &self.held else { return Ok(Next::Continue) };
+        let (device, sub_token) = split_token(token);
+        for (device, reason) in machine.devices().event(device, sub_token, events) {
+            self.send(&Message::DeviceBroken { device, reason })?;
+        }
+        Ok(Next::Continue)
+    }
+
+    fn send(&self, message: &Message) -> Result<(), RunError> {
+        deliver(self.socket.as_fd(), message).map_err(RunError::Control)
+    }
+}
+
+fn take_files(
+    asked: &'static str,
+    wanted: usize,
+    fds: Vec<OwnedFd>,
+) -> Result<Vec<File>, RequestError> {
+    if fds.len() != wanted {
+        return Err(RequestError::Descriptors { asked, wanted, found: fds.len() });
+    }
+    Ok(fds.into_iter().map(File::from).collect())
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
