@@ -76,6 +76,7 @@ fn requests_have_the_numbers_kernel_headers_give_them() {
         ("UFFDIO_REGISTER", 0xc020_aa00),
         ("UFFDIO_COPY", 0xc028_aa03),
         ("UFFDIO_WAKE", 0x8010_aa02),
+        ("KVM_PRE_FAULT_MEMORY", 0xc040_aed5),
         ("PAGEMAP_SCAN", 0xc060_6610),
     ] {
         let ioctl = IOCTLS.iter().find(|ioctl| ioctl.name == name).unwrap();
