@@ -70,7 +70,7 @@ pub fn inspect(file: File) -> Result<Summary, OpenError> {
             extents: set.extents().len() as u64,
         });
     }
-    let layer = Layer::parse(file)?;
+    let layer = Layer::parse(file, None)?;
     let zero = layer.extents().filter(|extent| extent.content == Page::Zero);
     Ok(Summary::Layer {
         kind: layer.kind(),

@@ -131,19 +131,11 @@ impl Chunk {
 impl Layer {
     /// Reads and verifies header and index of `file`, which must be for a memory of `total_pages`.
     pub fn open(file: File, total_pages: u64) -> Result<Self, OpenError> {
-        let layer = Self::parse(file)?;
-        if layer.total_pages != total_pages {
-            return Err(OpenError::WrongMemorySize {
-                file: KIND,
-                found: layer.total_pages,
-                expected: total_pages,
-            });
-        }
-        Ok(layer)
+        Self::parse(file, Some(total_pages))
     }
 
-    /// [`Self::open`] for a memory of any size.
-    pub(crate) fn parse(file: File) -> Result<Self, OpenError> {
+    /// [`Self::open`], for a memory of any size with `None`.
+    pub(crate) fn parse(file: File, total_pages: Option<u64>) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Io { file: KIND, source };
         let actual = file.metadata().map_err(failed)?.len();
         let mut bytes = [0; HEADER_BYTES];
@@ -151,6 +143,11 @@ impl Layer {
         let head = &mut bytes[..actual.min(HEADER_BYTES as u64) as usize];
         file.read_exact_at(head, 0).map_err(failed)?;
         let header = Header::decode(head)?;
+        // Before the index is read: the memory's size bounds it.
+        if let Some(expected) = total_pages.filter(|&expected| expected != header.total_pages) {
+            let found = header.total_pages;
+            return Err(OpenError::WrongMemorySize { file: KIND, found, expected });
+        }
         check_length(KIND, header.file_bytes(), actual)?;
         let len = usize::try_from(header.index_bytes())
             .map_err(|_| malformed("its index does not fit in memory"))?;
