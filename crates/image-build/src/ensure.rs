@@ -1,0 +1,182 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use base_types::TemplateName;
+use serde::{Deserialize, Serialize};
+
+use crate::cache::{self, Key, Keys};
+use crate::error::{BuildError, OnFile as _};
+use crate::initrd;
+use crate::kernel::{self, Unpacked};
+use crate::progress::{Outcome, Progress};
+use crate::template;
+
+/// What goes into the images beside Debian packages.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    /// The guest's PID 1, `sandflare-agent`.
+    pub agent: PathBuf,
+    /// For the portable host; `None` where KVM is native and none is needed.
+    pub portable: Option<PortableInputs>,
+    /// Which templates' root images to make.
+    pub templates: Vec<TemplateName>,
+}
+
+/// The programs of the portable host.
+#[derive(Clone, Debug)]
+pub struct PortableInputs {
+    /// Its PID 1, `sandflare-portable-init`.
+    pub init: PathBuf,
+    /// The node daemon.
+    pub sandflared: PathBuf,
+    /// The microVM monitor.
+    pub vmm: PathBuf,
+    /// More programs, as (name in `/bin`, file): a shell for developers, for one.
+    pub extra: Vec<(String, PathBuf)>,
+}
+
+/// `kernel/manifest.json`: what the kernel is and how its files must hash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelManifest {
+    /// The kernel's release, as `uname -r` shows it.
+    pub release: String,
+    /// The version of the Debian package it came from.
+    pub package_version: String,
+    /// BLAKE3 of `kernel/vmlinux`, lowercase hex.
+    pub vmlinux_blake3: String,
+    /// BLAKE3 of `kernel/initrd`, lowercase hex.
+    pub initrd_blake3: String,
+}
+
+/// Makes everything in `images` that is missing or made from other inputs:
+///
+/// ```text
+/// kernel/vmlinux  kernel/initrd  kernel/manifest.json
+/// portable/initrd
+/// templates/<name>/root.ext4  templates/<name>/manifest.json
+/// .cache/            downloads and content keys; nothing reads it but this crate
+/// ```
+///
+/// Every file is replaced whole, so whoever reads beside a build sees the old or the new one. Packages are taken
+/// from the archive once; to get newer ones, remove `.cache`.
+///
+/// # Errors
+/// See [`BuildError`]; what was there before stays usable, and the next call goes on where this one stopped.
+pub fn ensure(images: &Path, inputs: &Inputs, progress: &dyn Progress) -> Result<(), BuildError> {
+    let cache = images.join(".cache");
+    for directory in
+        [&cache, &images.join("kernel"), &images.join("portable"), &images.join("templates")]
+    {
+        fs::create_dir_all(directory).on("create", directory)?;
+    }
+    let keys = Keys::in_directory(cache.join("keys"));
+    let unpacked = kernel::ensure(&cache, &keys, progress)?;
+    guest_kernel(images, &cache, &keys, &unpacked, inputs, progress)?;
+    if let Some(portable) = &inputs.portable {
+        portable_initrd(images, &cache, &keys, &unpacked, portable, progress)?;
+    }
+    for name in &inputs.templates {
+        template::ensure(&images.join("templates"), &cache, &keys, name, progress)?;
+    }
+    Ok(())
+}
+
+fn guest_kernel(
+    images: &Path,
+    cache: &Path,
+    keys: &Keys,
+    unpacked: &Unpacked,
+    inputs: &Inputs,
+    progress: &dyn Progress,
+) -> Result<(), BuildError> {
+    let step = "guest initrd";
+    progress.begin(step);
+    let into = images.join("kernel");
+    let (vmlinux, initrd, manifest) =
+        (into.join("vmlinux"), into.join("initrd"), into.join("manifest.json"));
+    let mut key = Key::of("guest-initrd");
+    key.add("kernel", &unpacked.vmlinux_blake3);
+    add_binary(&mut key, "guest agent", &inputs.agent)?;
+    let key = key.finish();
+    if keys.holds("guest-initrd", &key, &[&vmlinux, &initrd, &manifest]) {
+        progress.end(step, Outcome::Reused);
+        return Ok(());
+    }
+    keys.forget("guest-initrd")?;
+    replace_with_copy(&cache.join("vmlinux"), &vmlinux)?;
+    let fresh = into.join(".initrd");
+    initrd::write(
+        &fresh,
+        &[("init", &inputs.agent)],
+        &cache.join("modules"),
+        &unpacked.guest_modules,
+    )?;
+    let description = KernelManifest {
+        release: unpacked.release.clone(),
+        package_version: unpacked.package_version.clone(),
+        vmlinux_blake3: unpacked.vmlinux_blake3.clone(),
+        initrd_blake3: cache::hash_file(&fresh).on("read", &fresh)?,
+    };
+    fs::rename(&fresh, &initrd).on("write", &initrd)?;
+    let text = serde_json::to_vec_pretty(&description)
+        .map_err(|source| BuildError::Manifest { path: manifest.clone(), source })?;
+    cache::replace(&manifest, &text)?;
+    keys.record("guest-initrd", &key)?;
+    progress.end(step, Outcome::Built);
+    Ok(())
+}
+
+fn portable_initrd(
+    images: &Path,
+    cache: &Path,
+    keys: &Keys,
+    unpacked: &Unpacked,
+    inputs: &PortableInputs,
+    progress: &dyn Progress,
+) -> Result<(), BuildError> {
+    let step = "portable host initrd";
+    progress.begin(step);
+    let initrd = images.join("portable/initrd");
+    let mut key = Key::of("portable-initrd");
+    key.add("kernel", &unpacked.vmlinux_blake3);
+    add_binary(&mut key, "portable host's init", &inputs.init)?;
+    add_binary(&mut key, "node daemon", &inputs.sandflared)?;
+    add_binary(&mut key, "microVM monitor", &inputs.vmm)?;
+    for (name, path) in &inputs.extra {
+        key.add("name", name);
+        add_binary(&mut key, "extra program", path)?;
+    }
+    let key = key.finish();
+    if keys.holds("portable-initrd", &key, &[&initrd]) {
+        progress.end(step, Outcome::Reused);
+        return Ok(());
+    }
+    keys.forget("portable-initrd")?;
+    let extra: Vec<(String, &Path)> =
+        inputs.extra.iter().map(|(name, path)| (format!("bin/{name}"), path.as_path())).collect();
+    let mut programs: Vec<(&str, &Path)> = vec![
+        ("init", &inputs.init),
+        ("bin/sandflared", &inputs.sandflared),
+        ("bin/sandflare-vmm", &inputs.vmm),
+    ];
+    programs.extend(extra.iter().map(|(inside, outside)| (inside.as_str(), *outside)));
+    let fresh = images.join("portable/.initrd");
+    initrd::write(&fresh, &programs, &cache.join("modules"), &unpacked.portable_modules)?;
+    fs::rename(&fresh, &initrd).on("write", &initrd)?;
+    keys.record("portable-initrd", &key)?;
+    progress.end(step, Outcome::Built);
+    Ok(())
+}
+
+fn add_binary(key: &mut Key, what: &'static str, path: &Path) -> Result<(), BuildError> {
+    if !path.is_file() {
+        return Err(BuildError::MissingBinary { what, path: path.to_owned() });
+    }
+    key.add(what, &cache::hash_file(path).on("read", path)?);
+    Ok(())
+}
+
+fn replace_with_copy(from: &Path, to: &Path) -> Result<(), BuildError> {
+    let content = fs::read(from).on("read", from)?;
+    cache::replace(to, &content)
+}
