@@ -2,7 +2,8 @@
 //!
 //! The agent listens on vsock port [`AGENT_PORT`]. **One connection is one request**: the host sends
 //! one [`Request`], then the [`Input`] frames that request takes, and reads [`Answer`] frames until
-//! the last one of that request. Then both sides close. Closing early withdraws the request: a
+//! the last one of that request. Then both sides close. The host keeps its side open, for writing too,
+//! until then: closing early, or shutting down the sending half, withdraws the request: a
 //! running command is killed with its process group, a half-written file vanishes.
 //!
 //! | request | host sends then | guest answers |
@@ -20,7 +21,8 @@
 //! In place of any answer may come [`Answer::Failed`]; it is always the last.
 //!
 //! A command that is not there exits with code [`EXIT_NOT_FOUND`], one that may not be run with
-//! [`EXIT_NOT_EXECUTABLE`], each after one line on its standard error, like a shell's. `Failed` is
+//! [`EXIT_NOT_EXECUTABLE`], each after one line on its standard error, like a shell's, and without a
+//! `Started`. What a command leaves in the background lives on after its `Exited`. `Failed` is
 //! the answer to an `Exec` only when the request itself is wrong: no such user, no such directory.
 //!
 //! **Order after a restore.** A guest cannot know that it was restored. The node must send

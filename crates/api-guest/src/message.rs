@@ -9,7 +9,7 @@ structs! {
     /// wall clock (never the monotonic one), and renews host name, `/etc/machine-id` and
     /// `/proc/sys/kernel/random/boot_id`, all before it answers.
     pub struct Identify {
-        /// Id of the sandbox, for logs inside the guest.
+        /// Id of the sandbox, found inside the guest in `/run/sandflare/sandbox-id`.
         pub sandbox_id: String,
         /// New host name, 1 to 64 bytes of `a-zA-Z0-9.-`.
         pub hostname: String,

@@ -64,7 +64,10 @@ fn up_and_serve() -> anyhow::Result<std::convert::Infallible> {
         fs::read_to_string("/proc/cmdline").context("cannot read the kernel command line")?;
     let parameter = |name: &str| {
         let prefix = format!("{name}=");
-        command_line.split_ascii_whitespace().filter_map(|word| word.strip_prefix(&*prefix)).last()
+        command_line
+            .split_ascii_whitespace()
+            .filter_map(|word| word.strip_prefix(&*prefix))
+            .next_back()
     };
     modules::load_all(Path::new("/modules"))?;
     let disk = Path::new(parameter("root").unwrap_or("/dev/vda"));

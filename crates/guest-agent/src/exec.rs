@@ -38,7 +38,7 @@ pub(crate) fn exec(agent: &Agent, connection: &mut Connection, exec: &Exec) -> R
         let (read, write) = pipe().map_err(no_pipe)?;
         (read, Some(write))
     } else {
-        (rustix::io::dup(&agent.nothing).map_err(no_pipe)?, None)
+        (rustix::io::fcntl_dupfd_cloexec(&agent.nothing, 3).map_err(no_pipe)?, None)
     };
     // Only the agent's ends do not wait; the command gets ordinary ones.
     for end in [Some(&stdout), Some(&stderr), stdin.as_ref()].into_iter().flatten() {

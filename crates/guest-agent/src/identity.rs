@@ -96,6 +96,8 @@ impl Identity {
         let hostname = &request.hostname;
         replace(&etc.join("hostname"), format!("{hostname}\n").as_bytes())?;
         replace(&etc.join("machine-id"), format!("{}\n", hex(&request.machine_id)).as_bytes())?;
+        let id: String = request.sandbox_id.chars().filter(|c| !c.is_control()).take(64).collect();
+        replace(&root.join(RUN).join("sandbox-id"), format!("{id}\n").as_bytes())?;
         if let Some(file) = &self.boot_id_file {
             file.write_all_at(format!("{}\n", uuid(&request.boot_id)).as_bytes(), 0)?;
         }

@@ -118,14 +118,17 @@ pub(crate) fn launch(
     if cloned < 0 {
         return Err(LaunchError::Clone(Errno::from_io_error(&clone_error).unwrap_or(Errno::AGAIN)));
     }
-    let error = Errno::from_raw_os_error(shared.error.load(Ordering::Relaxed));
-    match shared.failed_step.load(Ordering::Relaxed) {
-        0 => Ok(()),
-        STEP_SESSION => Err(LaunchError::Clone(error)),
-        STEP_USER => Err(LaunchError::User(error)),
-        STEP_DIRECTORY => Err(LaunchError::Directory(error)),
-        _ => Err(LaunchError::Program(error)),
+    let step = shared.failed_step.load(Ordering::Relaxed);
+    if step == 0 {
+        return Ok(());
     }
+    let error = Errno::from_raw_os_error(shared.error.load(Ordering::Relaxed));
+    Err(match step {
+        STEP_SESSION => LaunchError::Clone(error),
+        STEP_USER => LaunchError::User(error),
+        STEP_DIRECTORY => LaunchError::Directory(error),
+        _ => LaunchError::Program(error),
+    })
 }
 
 fn null_terminated(texts: &[CString]) -> Vec<*const c_char> {

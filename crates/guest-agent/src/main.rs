@@ -78,6 +78,7 @@ fn serve_unix() -> anyhow::Result<()> {
         }
     }
     let path = listen.context(USAGE)?;
+    kernel::keep_descriptors_private().context("cannot keep descriptors from commands")?;
     // Orphans of commands come here, as they do to PID 1.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .context("cannot become the parent of orphans")?;

@@ -209,6 +209,11 @@ pub(crate) fn shell(script: &str) -> Exec {
     exec(&["sh", "-c", script])
 }
 
+/// For what dash cannot do without a terminal.
+pub(crate) fn bash(script: &str) -> Exec {
+    exec(&["bash", "-c", script])
+}
+
 /// Waits for a level, not for a time.
 pub(crate) fn reaches(what: &str, mut level: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;

@@ -41,6 +41,7 @@ fn every_identity_replaces_the_one_before() {
         assert_eq!(identified.generation, GENERATION);
         assert_eq!(read("etc/hostname"), format!("sandbox-{number}\n"));
         assert_eq!(read("etc/machine-id"), format!("{}\n", format!("{number:02x}").repeat(16)));
+        assert_eq!(read("run/sandflare/sandbox-id"), format!("sbx_{number:016x}\n"));
         let b = format!("{:02x}", number + 1);
         let uuid = [4, 2, 2, 2, 6].map(|count| b.repeat(count)).join("-");
         assert_eq!(read("run/sandflare/boot-id"), format!("{uuid}\n"));
