@@ -1,4 +1,4 @@
-//! The subcommands `probe` and `floor` of `sandflare-vmm`.
+//! The subcommands `probe`, `floor` and `hold` of `sandflare-vmm`.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -6,10 +6,13 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::floor::{FloorReport, PhaseSpread, Spread, floor};
+use crate::hold::{hold, wait_for_end_of_input};
 use crate::probe::{Verdict, probe};
 
 const PROBE_USAGE: &str = "sandflare-vmm probe [--json]";
 const FLOOR_USAGE: &str = "sandflare-vmm floor [--runs N] [--memory MIB] [--json]";
+
+const HOLD_USAGE: &str = "sandflare-vmm hold, which ends with its standard input";
 
 /// Enough for a median; a 99th percentile wants more.
 const RUNS_DEFAULT: u32 = 20;
@@ -54,6 +57,25 @@ pub fn floor_command(arguments: impl IntoIterator<Item = String>) -> ExitCode {
             print(text, true)
         }
         Err(error) => complain(&with_sources(&error), FAILED),
+    }
+}
+
+/// `sandflare-vmm hold`, with the arguments after that: holds a VM, prints `holding`, and lets go
+/// when its standard input ends, which is when whoever started it does.
+pub fn hold_command(arguments: impl IntoIterator<Item = String>) -> ExitCode {
+    if let Err(reason) = parse(arguments, &[]) {
+        return misused(&reason, HOLD_USAGE);
+    }
+    let held = match hold() {
+        Ok(held) => held,
+        Err(error) => return complain(&with_sources(&error), FAILED),
+    };
+    let printed = print(Ok("holding\n".to_owned()), true);
+    let waited = wait_for_end_of_input();
+    drop(held);
+    match waited {
+        Ok(()) => printed,
+        Err(error) => complain(&format!("cannot read standard input: {error}"), FAILED),
     }
 }
 

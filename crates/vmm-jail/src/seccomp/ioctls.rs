@@ -69,6 +69,20 @@ const MEMORY: Threads = T::CONTROL.and(T::FAULT);
 
 #[rustfmt::skip] // A table reads by column.
 pub(super) const IOCTLS: &[Ioctl] = &[
+    // First what happens most often, as a filter looks from top to bottom.
+    ioctl(T::VCPU, io(0x80), "KVM_RUN", "the guest"),
+
+    // Memory.
+    ioctl(MEMORY, request(READ | WRITE, UFFD, 0x03, UFFDIO_COPY_BYTES), "UFFDIO_COPY", "a page comes from a layer; prefetch"),
+    ioctl(MEMORY, request(READ | WRITE, UFFD, 0x04, UFFDIO_RANGE_MODE_RESULT_BYTES), "UFFDIO_ZEROPAGE", "a page of zeros; prefetch"),
+    ioctl(MEMORY, request(READ | WRITE, UFFD, 0x07, UFFDIO_RANGE_MODE_RESULT_BYTES), "UFFDIO_CONTINUE", "a page of the template is mapped; prefetch"),
+    ioctl(SETUP, request(READ | WRITE, UFFD, 0x3f, UFFDIO_API_BYTES), "UFFDIO_API", "restore with a fault handler"),
+    ioctl(SETUP, request(READ | WRITE, UFFD, 0x00, UFFDIO_RANGE_MODE_RESULT_BYTES), "UFFDIO_REGISTER", "restore with a fault handler"),
+    ioctl(MAIN, request(READ, UFFD, 0x01, UFFDIO_RANGE_BYTES), "UFFDIO_UNREGISTER", "all memory is there"),
+    ioctl(MAIN.and(T::FAULT), request(READ, UFFD, 0x02, UFFDIO_RANGE_BYTES), "UFFDIO_WAKE", "a fault is over"),
+    ioctl(SETUP, request(READ | WRITE, KVM, 0xd5, KVM_PRE_FAULT_MEMORY_BYTES), "KVM_PRE_FAULT_MEMORY", "the working set is prefetched"),
+    ioctl(MAIN, request(READ | WRITE, b'f', 0x10, PM_SCAN_ARG_BYTES), "PAGEMAP_SCAN", "which pages the guest changed"),
+
     // Building a machine: what may no longer happen once a guest runs.
     ioctl(SETUP, io(0x01), "KVM_CREATE_VM", "a shell is built"),
     ioctl(SETUP, io(0x03), "KVM_CHECK_EXTENSION", "what this host can do"),
@@ -99,8 +113,7 @@ pub(super) const IOCTLS: &[Ioctl] = &[
     ioctl(SETUP, iow::<kvm::kvm_pit_state2>(0xa0), "KVM_SET_PIT2", "restore"),
     ioctl(SETUP, ior::<kvm::kvm_irqchip>(0x63), "KVM_SET_IRQCHIP", "restore"),
 
-    // Running.
-    ioctl(T::VCPU, io(0x80), "KVM_RUN", "the guest"),
+    // Pausing and resuming.
     ioctl(MAIN, io(0xad), "KVM_KVMCLOCK_CTRL", "a guest that was paused is told so"),
     ioctl(MAIN, iow::<kvm::kvm_clock_data>(0x7b), "KVM_SET_CLOCK", "restore, and resume after a pause"),
 
@@ -121,17 +134,6 @@ pub(super) const IOCTLS: &[Ioctl] = &[
     ioctl(MAIN, ior::<kvm::kvm_pit_state2>(0x9f), "KVM_GET_PIT2", "snapshot"),
     ioctl(MAIN, iowr::<kvm::kvm_irqchip>(0x62), "KVM_GET_IRQCHIP", "snapshot"),
     ioctl(MAIN, ior::<kvm::kvm_clock_data>(0x7c), "KVM_GET_CLOCK", "snapshot and pause"),
-
-    // Memory.
-    ioctl(SETUP, request(READ | WRITE, UFFD, 0x3f, UFFDIO_API_BYTES), "UFFDIO_API", "restore with a fault handler"),
-    ioctl(SETUP, request(READ | WRITE, UFFD, 0x00, UFFDIO_RANGE_MODE_RESULT_BYTES), "UFFDIO_REGISTER", "restore with a fault handler"),
-    ioctl(MAIN, request(READ, UFFD, 0x01, UFFDIO_RANGE_BYTES), "UFFDIO_UNREGISTER", "all memory is there"),
-    ioctl(MAIN.and(T::FAULT), request(READ, UFFD, 0x02, UFFDIO_RANGE_BYTES), "UFFDIO_WAKE", "a fault is over"),
-    ioctl(MEMORY, request(READ | WRITE, UFFD, 0x03, UFFDIO_COPY_BYTES), "UFFDIO_COPY", "a page comes from a layer; prefetch"),
-    ioctl(MEMORY, request(READ | WRITE, UFFD, 0x04, UFFDIO_RANGE_MODE_RESULT_BYTES), "UFFDIO_ZEROPAGE", "a page of zeros; prefetch"),
-    ioctl(MEMORY, request(READ | WRITE, UFFD, 0x07, UFFDIO_RANGE_MODE_RESULT_BYTES), "UFFDIO_CONTINUE", "a page of the template is mapped; prefetch"),
-    ioctl(SETUP, request(READ | WRITE, KVM, 0xd5, KVM_PRE_FAULT_MEMORY_BYTES), "KVM_PRE_FAULT_MEMORY", "the working set is prefetched"),
-    ioctl(MAIN, request(READ | WRITE, b'f', 0x10, PM_SCAN_ARG_BYTES), "PAGEMAP_SCAN", "which pages the guest changed"),
 
     // Streams.
     ioctl(MAIN, 0x5421, "FIONBIO", "streams passed in become non-blocking"),

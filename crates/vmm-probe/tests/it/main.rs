@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use vmm_probe::{Kind, floor, probe};
+use vmm_probe::{Kind, floor, hold, probe};
 
 /// Whether the processor itself can run guests.
 fn has_hardware_virtualization() -> bool {
@@ -17,8 +17,7 @@ fn has_hardware_virtualization() -> bool {
 #[test]
 fn kvm_is_good_where_the_processor_runs_guests_and_not_where_it_is_emulated() {
     let verdict = probe();
-    let expected =
-        if has_hardware_virtualization() { Kind::Good } else { Kind::CannotRunLinux };
+    let expected = if has_hardware_virtualization() { Kind::Good } else { Kind::CannotRunLinux };
     assert_eq!(verdict.kind, expected, "{verdict:?}");
     assert_eq!(verdict.usable, expected == Kind::Good);
     assert!(!verdict.reason.is_empty());
@@ -51,4 +50,12 @@ fn the_floor_is_the_sum_of_what_it_consists_of() {
 #[test]
 fn a_machine_with_memory_above_the_hole_below_4_gib_has_a_floor_too() {
     assert_eq!(floor(1, 6144).unwrap().memory_mib, 6144);
+}
+
+#[test]
+fn a_held_machine_is_in_nobodys_way() {
+    let held = hold().unwrap();
+    assert_eq!(floor(1, 64).unwrap().runs, 1);
+    drop(held);
+    assert_eq!(floor(1, 64).unwrap().runs, 1);
 }
