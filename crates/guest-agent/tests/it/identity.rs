@@ -1,4 +1,5 @@
 use std::fs;
+use std::io::Read;
 
 use api_guest::{Answer, FailCode, GENERATION, Healthy, Identify, Request, SetClock};
 
@@ -68,6 +69,17 @@ fn an_identity_without_fresh_randomness_is_none() {
     let message = guest.fails(&Request::Identify(identify(3)), FailCode::IdentityFailed);
     assert!(message.starts_with("cannot reseed the random generator: "), "{message}");
     assert_eq!(health(&guest).boot_id, [0; 16]);
+}
+
+#[test]
+fn the_kernel_takes_the_entropy() {
+    let guest = Guest::start_with(&["--random-device", "/dev/urandom"]);
+    let mut identify = identify(3);
+    // Real randomness: the kernel of the machine that runs this test believes in it.
+    let mut random = fs::File::open("/dev/urandom").unwrap();
+    random.read_exact(&mut identify.entropy).unwrap();
+    let answer = guest.one(&Request::Identify(identify));
+    assert!(matches!(answer, Answer::Identified(_)), "{answer:?}");
 }
 
 #[test]
