@@ -1,4 +1,5 @@
 //! The probe and the floor on the KVM of the machine at hand. Both need `/dev/kvm`.
+#![expect(clippy::unwrap_used, reason = "this is a test")]
 
 use std::fs;
 
