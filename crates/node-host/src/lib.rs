@@ -1,1 +1,47 @@
-//! (to be written)
+//! Everything the node does to the machine it runs on: VMM processes and their resource groups,
+//! the pool of shells, templates, and one owner task per sandbox.
+//!
+//! ```text
+//!   Host ──▶ owner task per sandbox ──▶ machine: restore or boot ──▶ VMM process
+//!     │                 │                                   ▲             │
+//!     │                 └──▶ Templates ── snapshot once ────┤             ▼
+//!     └──▶ Store        └──▶ Shells ─── process + VM ───────┘           guest
+//! ```
+//!
+//! Linux, root. No HTTP here, and no KVM: only `sandflare-vmm` touches that.
+
+mod cgroup;
+mod console;
+mod control;
+mod disk;
+mod guest;
+mod host;
+mod images;
+mod machine;
+mod measure;
+mod phase;
+mod sandbox;
+mod shells;
+mod spawn;
+mod template;
+mod uid;
+mod vmm;
+mod watched;
+
+pub use control::ControlError;
+pub use guest::{
+    ENTRIES_MAX, ExecEvent, ExecInput, ExecReader, FileReader, FileWriter, GuestConnection,
+    GuestError,
+};
+pub use host::{DiskUse, Host, HostSettings, StartError};
+pub use images::{ImageError, Images};
+pub use machine::MachineError;
+pub use measure::{FloorReport, KvmKind, MeasureError, Verdict, floor, probe};
+pub use phase::Phase;
+pub use sandbox::{
+    AskError, CreateError, CreateSpec, CreateTimes, SandboxFacts, SandboxHandle, SandboxView,
+};
+pub use shells::{PoolStats, ShellError};
+pub use spawn::SpawnError;
+pub use template::{DamageError, Manifest, Template, TemplateError, TemplateState, Templates};
+pub use vmm::VmmStartError;

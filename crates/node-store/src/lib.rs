@@ -1,1 +1,172 @@
-//! (to be written)
+//! What must survive the daemon, in SQLite. The only crate with SQL in it.
+//!
+//! One thread owns the connection; everybody else holds a [`Store`], which asks it. Requests are
+//! carried out in the order they were made, each in a transaction of its own. The journal is a
+//! write-ahead log that is not flushed on every commit: after a power cut the last moments may be
+//! missing, but never half of a change.
+
+mod schema;
+mod thread;
+
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::mpsc;
+
+use base_types::{SandboxId, Size, TemplateName};
+use tokio::sync::oneshot;
+
+/// Why the store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenStoreError {
+    /// The file is no database, damaged, or may not be written.
+    #[error("open the node's database `{}`; if it is damaged, stop the node and delete it: running sandboxes are lost, templates are not", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// A newer node wrote it.
+    #[error("the node's database `{}` has version {found}, this node knows up to {newest}; run a newer node", path.display())]
+    FromTheFuture {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The newest this build reads.
+        newest: u32,
+    },
+    /// The thread that owns the connection could not be started.
+    #[error("start the database thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Why a request to the store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk under the database is full.
+    #[error("the disk is full: the node's database cannot grow")]
+    DiskFull,
+    /// SQLite refused.
+    #[error("use the node's database")]
+    Sqlite(#[source] rusqlite::Error),
+    /// A row holds what this build cannot read.
+    #[error("the node's database holds {what} `{value}`, which this node cannot read")]
+    Unreadable {
+        /// Which column.
+        what: &'static str,
+        /// What is in it.
+        value: String,
+    },
+    /// The store is closed, which happens only when its thread died.
+    #[error("the node's database is closed")]
+    Closed,
+}
+
+/// Where a sandbox is in its life, as it is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoredState {
+    /// Being made; a daemon that finds this after a restart removes what there is.
+    Creating,
+    /// Serving.
+    Running,
+    /// Over by itself; kept for its reason.
+    Failed,
+}
+
+/// A sandbox, as it is remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SandboxRow {
+    /// Its id.
+    pub id: SandboxId,
+    /// Name its owner gave it.
+    pub name: Option<String>,
+    /// Template it is a clone of.
+    pub template: TemplateName,
+    /// Its size.
+    pub size: Size,
+    /// Where it is.
+    pub state: StoredState,
+    /// When it was asked for, milliseconds since 1970 UTC.
+    pub created_at_ms: u64,
+    /// Why it is over.
+    pub reason: Option<String>,
+}
+
+/// A way to ask the database thread. Cheap to clone; the database closes with the last clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    asks: mpsc::Sender<Ask>,
+}
+
+type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+#[derive(Debug)]
+enum Ask {
+    Insert(SandboxRow, Answer<()>),
+    SetState(SandboxId, StoredState, Option<String>, Answer<()>),
+    Delete(SandboxId, Answer<()>),
+    List(Answer<Vec<SandboxRow>>),
+}
+
+impl Store {
+    /// Opens the database at `path`, making or upgrading it.
+    pub fn open(path: &Path) -> Result<Self, OpenStoreError> {
+        let connection = schema::open(path)?;
+        let (asks, received) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || thread::run(connection, &received))
+            .map_err(OpenStoreError::Thread)?;
+        Ok(Self { asks })
+    }
+
+    /// Remembers a new sandbox. The request is made at once; only the answer is waited for.
+    pub fn sandbox_insert(
+        &self,
+        row: SandboxRow,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        self.ask(|answer| Ask::Insert(row, answer))
+    }
+
+    /// Remembers where a sandbox is now, and why. A sandbox that is not there is left so.
+    pub fn sandbox_set_state(
+        &self,
+        id: SandboxId,
+        state: StoredState,
+        reason: Option<String>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        self.ask(|answer| Ask::SetState(id, state, reason, answer))
+    }
+
+    /// Forgets a sandbox. One that is not there is no error.
+    pub fn sandbox_delete(
+        &self,
+        id: SandboxId,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        self.ask(|answer| Ask::Delete(id, answer))
+    }
+
+    /// All sandboxes, oldest first.
+    pub fn sandbox_list(
+        &self,
+    ) -> impl Future<Output = Result<Vec<SandboxRow>, StoreError>> + Send + use<> {
+        self.ask(Ask::List)
+    }
+
+    /// Makes the request at once and returns the wait for its answer.
+    fn ask<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(Answer<T>) -> Ask,
+    ) -> Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.asks.send(ask(answer)).map_err(|_| StoreError::Closed);
+        Box::pin(async move {
+            sent?;
+            answered.await.map_err(|_| StoreError::Closed)?
+        })
+    }
+}
+
+#[cfg(test)]
+mod test;

@@ -1,0 +1,62 @@
+//! What a guest's console says about its end.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use crate::control::shown;
+
+/// LIMIT: the end of a kernel panic, with its backtrace, fits.
+const TAIL_BYTES: u64 = 32 * 1024;
+
+/// Texts by which Linux says why it ended, most telling first.
+const TELLING: [&str; 3] = ["Kernel panic", "Out of memory", "oom-kill"];
+
+/// One line that tells most about the end of the guest that wrote `console`; the last one when
+/// none is telling, and nothing when the console is empty or cannot be read.
+pub(crate) fn last_words(console: &File) -> Option<String> {
+    let tail = read_tail(console).ok()?;
+    let text = String::from_utf8_lossy(&tail);
+    let find = |pattern: &&str| text.lines().rev().find(|line| line.contains(*pattern));
+    let line = TELLING.iter().find_map(find);
+    let line = line.or_else(|| text.lines().rev().find(|line| !line.trim().is_empty()))?;
+    Some(shown(line)).filter(|line| !line.is_empty())
+}
+
+fn read_tail(console: &File) -> io::Result<Vec<u8>> {
+    let length = console.metadata()?.len();
+    let start = length.saturating_sub(TAIL_BYTES);
+    let mut tail = vec![0; usize::try_from(length - start).unwrap_or_default()];
+    console.read_exact_at(&mut tail, start)?;
+    Ok(tail)
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn said(text: &[u8]) -> Option<String> {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(text, 0).unwrap();
+        last_words(&file)
+    }
+
+    #[test]
+    fn a_panic_outranks_what_was_printed_after_it() {
+        let text = b"boot\n[ 1.0] Kernel panic - not syncing: VFS\r\n[ 1.1] Rebooting\n";
+        assert_eq!(said(text).unwrap(), "[ 1.0] Kernel panic - not syncing: VFS");
+    }
+
+    #[test]
+    fn without_a_reason_the_last_line_stands() {
+        assert_eq!(said(b"a\nlast \x1b[0mline\n\n").unwrap(), "last  [0mline");
+        assert_eq!(said(b""), None);
+    }
+
+    #[test]
+    fn only_the_end_of_a_flood_is_read() {
+        let mut flood = b"Kernel panic long ago\n".to_vec();
+        flood.extend(std::iter::repeat_n(b'x', 100_000));
+        assert!(said(&flood).unwrap().starts_with("xxx"));
+    }
+}

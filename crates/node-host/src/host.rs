@@ -1,0 +1,270 @@
+//! The node's side of the machine it runs on, as one thing: start it, ask it, close it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use api_vmm::MemoryPath;
+use base_types::{SandboxId, Size};
+use node_store::{OpenStoreError, Store, StoreError};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cgroup::CgroupTree;
+use crate::disk;
+use crate::images::Images;
+use crate::machine::{random, wall_clock_ns};
+use crate::sandbox::{CreateError, CreateSpec, SandboxFacts, SandboxHandle, Surroundings, own};
+use crate::shells::{PoolStats, Shells};
+use crate::template::{TemplateSettings, Templates, bytes_in};
+use crate::vmm::VmmLauncher;
+
+/// LIMIT: what is left after a stop is killed processes and files; a disk under emulation may take
+/// some seconds for those of many sandboxes.
+const CLOSE_WITHIN: Duration = Duration::from_secs(30);
+
+/// Everything about a node that can be chosen. Resolved before anything starts.
+#[derive(Clone, Debug)]
+pub struct HostSettings {
+    /// Directory of everything the node writes.
+    pub data_dir: PathBuf,
+    /// Directory of the images it is given.
+    pub images_dir: PathBuf,
+    /// The `sandflare-vmm` executable.
+    pub vmm: PathBuf,
+    /// How many shells of each size are kept ready.
+    pub pool: BTreeMap<Size, usize>,
+    /// How many sandboxes may be alive at once.
+    pub sandboxes_max: usize,
+    /// How clean memory reaches a clone, unless a create says otherwise.
+    pub memory: MemoryPath,
+    /// Whether a recorded working set is brought in first, unless a create says otherwise.
+    pub prefetch: bool,
+    /// How long the agent of a restored guest may take to answer.
+    pub ready_within: Duration,
+    /// How long a kernel may take from its start until its agent answers.
+    pub boot_within: Duration,
+}
+
+/// Why the host side did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A directory of the node's data cannot be used.
+    #[error("use `{}`", path.display())]
+    Dir {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The database cannot be used.
+    #[error(transparent)]
+    Store(#[from] OpenStoreError),
+    /// The database cannot be brought up to date.
+    #[error("forget sandboxes of an earlier run")]
+    Forget(#[source] StoreError),
+    /// The thread that starts processes did not start.
+    #[error("start the spawner thread")]
+    Spawner(#[source] io::Error),
+}
+
+/// Disk the node uses, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUse {
+    /// By snapshots of templates.
+    pub templates_bytes: u64,
+    /// By sandboxes.
+    pub sandboxes_bytes: u64,
+    /// Left on the file system.
+    pub free_bytes: u64,
+}
+
+/// The host side of a node.
+#[derive(Debug)]
+pub struct Host {
+    around: Arc<Surroundings>,
+    sandboxes: Registry,
+    sandboxes_max: usize,
+    data_dir: PathBuf,
+}
+
+/// Every sandbox there is, by id.
+#[derive(Clone, Debug, Default)]
+struct Registry(Arc<Mutex<BTreeMap<SandboxId, SandboxHandle>>>);
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SandboxId, SandboxHandle>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place in the registry, left when dropped.
+struct Registration {
+    registry: Registry,
+    id: SandboxId,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.registry.lock().remove(&self.id);
+    }
+}
+
+impl Host {
+    /// Removes what an earlier run left behind, and starts filling the pool. Must be called in a
+    /// runtime.
+    pub async fn start(settings: HostSettings) -> Result<Self, StartError> {
+        let dir = |path: PathBuf| move |source| StartError::Dir { path, source };
+        let data_dir = settings.data_dir;
+        let sandboxes_dir = data_dir.join("sandboxes");
+        fs::create_dir_all(&sandboxes_dir).map_err(dir(sandboxes_dir.clone()))?;
+
+        // A VMM ends when its node does, so what is left is dying or already dead: sandboxes end
+        // with the daemon. Processes first, so that nothing writes to files being removed.
+        let cgroups = CgroupTree::open();
+        cgroups.clear();
+        clear_dir(&sandboxes_dir).map_err(dir(sandboxes_dir.clone()))?;
+        let store = Store::open(&data_dir.join("node.db"))?;
+        for row in store.sandbox_list().await.map_err(StartError::Forget)? {
+            tracing::info!(sandbox = %row.id, "a sandbox of an earlier run is gone");
+            store.sandbox_delete(row.id).await.map_err(StartError::Forget)?;
+        }
+
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let launcher =
+            VmmLauncher::new(settings.vmm, cgroups, tasks.clone()).map_err(StartError::Spawner)?;
+        let shells = Shells::start(&launcher, settings.pool, &tasks, stop.clone());
+        let templates_dir = data_dir.join("templates");
+        let templates = Templates::open(
+            Images::new(settings.images_dir),
+            TemplateSettings { dir: templates_dir.clone(), boot_within: settings.boot_within },
+            shells.clone(),
+            tasks.clone(),
+            stop.clone(),
+        )
+        .map_err(dir(templates_dir))?;
+        let around = Surroundings {
+            shells,
+            templates,
+            store,
+            dir: sandboxes_dir,
+            memory: settings.memory,
+            prefetch: settings.prefetch,
+            ready_within: settings.ready_within,
+            boot_within: settings.boot_within,
+            tasks,
+            stop,
+        };
+        Ok(Self {
+            around: Arc::new(around),
+            sandboxes: Registry::default(),
+            sandboxes_max: settings.sandboxes_max,
+            data_dir,
+        })
+    }
+
+    /// Makes a sandbox; returns when its agent answers. Dropping the future undoes it.
+    pub async fn create(&self, spec: CreateSpec) -> Result<SandboxHandle, CreateError> {
+        let facts = SandboxFacts {
+            id: SandboxId::from_bits(u64::from_le_bytes(random()?)),
+            name: spec.name.clone(),
+            template: spec.template.clone(),
+            size: spec.size,
+            env: spec.env.clone(),
+            created_at_ms: u64::try_from(wall_clock_ns() / 1_000_000).unwrap_or_default(),
+        };
+        let (ready, wait) = oneshot::channel();
+        let handle = {
+            let mut sandboxes = self.sandboxes.lock();
+            if self.around.stop.is_cancelled() {
+                return Err(CreateError::Stopping);
+            }
+            if sandboxes.len() >= self.sandboxes_max {
+                return Err(CreateError::Full(self.sandboxes_max));
+            }
+            let id = facts.id;
+            let registration = Registration { registry: self.sandboxes.clone(), id };
+            let (handle, task) = own(self.around.clone(), facts, spec, ready, registration);
+            sandboxes.insert(id, handle.clone());
+            self.around.tasks.spawn(task);
+            handle
+        };
+        wait.await.map_err(|_| CreateError::Stopping)??;
+        Ok(handle)
+    }
+
+    /// The sandbox with this id.
+    pub fn sandbox(&self, id: SandboxId) -> Option<SandboxHandle> {
+        self.sandboxes.lock().get(&id).cloned()
+    }
+
+    /// Every sandbox there is, oldest first.
+    pub fn sandboxes(&self) -> Vec<SandboxHandle> {
+        let mut all: Vec<_> = self.sandboxes.lock().values().cloned().collect();
+        all.sort_by_key(|handle| (handle.facts().created_at_ms, handle.facts().id));
+        all
+    }
+
+    /// The templates.
+    pub fn templates(&self) -> &Templates {
+        &self.around.templates
+    }
+
+    /// What the pool holds now.
+    pub fn pool(&self) -> PoolStats {
+        self.around.shells.stats()
+    }
+
+    /// Disk the node uses. Looks at every file: blocks.
+    pub fn disk_use(&self) -> DiskUse {
+        let sandboxes = fs::read_dir(&self.around.dir).into_iter().flatten().flatten();
+        DiskUse {
+            templates_bytes: self.around.templates.bytes(),
+            sandboxes_bytes: sandboxes.map(|entry| bytes_in(&entry.path())).sum(),
+            free_bytes: disk::free_bytes(&self.data_dir).unwrap_or_default(),
+        }
+    }
+
+    /// Cancelled when the node begins to stop.
+    pub fn stopping(&self) -> CancellationToken {
+        self.around.stop.clone()
+    }
+
+    /// Ends every sandbox and every shell. Returns when nothing is left, or says what is.
+    pub async fn close(&self) {
+        self.around.stop.cancel();
+        self.around.tasks.close();
+        let shells = self.around.shells.drain();
+        let ending = async {
+            for process in &shells {
+                process.kill();
+            }
+            for process in &shells {
+                process.gone().await;
+            }
+            self.around.tasks.wait().await;
+        };
+        if timeout(CLOSE_WITHIN, ending).await.is_err() {
+            let left = self.sandboxes.lock().len();
+            tracing::error!("{left} sandboxes are not gone; the next start removes what is left");
+        }
+    }
+}
+
+fn clear_dir(dir: &std::path::Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        tracing::info!("removing {} of an earlier run", path.display());
+        if path.is_dir() {
+            fs::remove_dir_all(&path)?;
+        } else {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}

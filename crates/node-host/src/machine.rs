@@ -1,0 +1,324 @@
+//! Bringing a guest into a shell: by booting its kernel, or by restoring a template's snapshot.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use api_guest::{AGENT_PORT, Identify};
+use api_vmm::{Answer, BootSpec, Command, DiskSpec, MemoryPath, RestoreSpec, RestoreTimes};
+use base_types::SandboxId;
+use tokio::net::UnixStream;
+use tokio::time::sleep;
+
+use crate::console;
+use crate::control::{Control, ControlError};
+use crate::guest::{GuestConnection, GuestError};
+use crate::images::Kernel;
+use crate::template::Template;
+use crate::vmm::{MachineOver, VmmProcess};
+
+/// Kernel command line of every guest.
+const CMDLINE: &str = "console=ttyS0 quiet panic=-1 reboot=t root=/dev/vda rw";
+/// LIMIT: connecting and simple commands are answered from memory; this is for a machine with
+/// twenty creates at once.
+const ORDER_WITHIN: Duration = Duration::from_secs(20);
+/// LIMIT: a boot command loads a kernel of some 60 MB into memory before it answers.
+const BOOT_WITHIN: Duration = Duration::from_secs(60);
+/// Between two attempts to reach the agent of a booting guest.
+const KNOCK_PAUSE: Duration = Duration::from_millis(100);
+/// LIMIT: how long one attempt may hang while the guest's vsock driver is not there yet.
+const KNOCK_WITHIN: Duration = Duration::from_secs(2);
+/// Bytes of host randomness each clone gets; twice what its kernel's generator holds.
+const ENTROPY_BYTES: usize = 64;
+
+/// Why no guest runs.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// A command to the VMM failed.
+    #[error("{doing}")]
+    Vmm {
+        /// What was being done.
+        doing: &'static str,
+        /// What the VMM said.
+        source: ControlError,
+    },
+    /// The guest ended before its agent answered.
+    #[error("the guest ended before its agent answered{}", told(.console))]
+    GuestOver {
+        /// The console's most telling line.
+        console: Option<String>,
+    },
+    /// The VMM ended before the agent answered.
+    #[error("the machine failed before its agent answered: {0}")]
+    VmmOver(String),
+    /// The agent did not answer in time.
+    #[error("the guest's agent did not answer within {} ms{}", .limit.as_millis(), told(.console))]
+    Silent {
+        /// How long was waited.
+        limit: Duration,
+        /// The console's most telling line.
+        console: Option<String>,
+    },
+    /// The agent answered with something else.
+    #[error("the guest's agent did not take its new identity")]
+    Agent(#[source] GuestError),
+    /// A socket pair or randomness could not be had.
+    #[error("prepare a connection to the guest")]
+    Prepare(#[source] io::Error),
+}
+
+fn told(console: &Option<String>) -> String {
+    console.as_ref().map_or_else(String::new, |line| format!("; its console's last word: {line}"))
+}
+
+/// Where a machine's disk and console go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MachineFiles<'a> {
+    /// The raw base image, for reading.
+    pub(crate) root: &'a File,
+    /// Overlays that are frozen, lowest first, for reading.
+    pub(crate) frozen: &'a [&'a File],
+    /// The overlay this machine writes to.
+    pub(crate) overlay: &'a File,
+    /// Console log.
+    pub(crate) console: &'a File,
+}
+
+impl<'a> MachineFiles<'a> {
+    fn disk(&self) -> DiskSpec {
+        DiskSpec { files: u8::try_from(self.frozen.len() + 2).unwrap_or(u8::MAX) }
+    }
+
+    fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'a>> {
+        let frozen = self.frozen.iter().map(|file| file.as_fd());
+        std::iter::once(self.root.as_fd())
+            .chain(frozen)
+            .chain([self.overlay.as_fd(), self.console.as_fd()])
+    }
+}
+
+/// How a snapshot is restored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RestoreOptions {
+    pub(crate) memory: MemoryPath,
+    /// Bring in the working set before the guest runs, where there is one.
+    pub(crate) prefetch: bool,
+    /// Record what the guest touches.
+    pub(crate) record: bool,
+}
+
+/// How long a restore took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Restored {
+    pub(crate) times: RestoreTimes,
+    /// From the resumed guest to its new identity, in microseconds.
+    pub(crate) reseed_us: u64,
+}
+
+/// Opens a connection to the agent. The request may be sent before the guest runs.
+pub(crate) async fn connect(control: &Control) -> Result<GuestConnection, MachineError> {
+    let (ours, theirs) = StdUnixStream::pair().map_err(MachineError::Prepare)?;
+    let command = Command::Connect { port: AGENT_PORT };
+    control
+        .order(command, &[theirs.as_fd()], ORDER_WITHIN)
+        .await
+        .map_err(|source| MachineError::Vmm { doing: "open a connection to the guest", source })?;
+    connection(ours)
+}
+
+fn connection(ours: StdUnixStream) -> Result<GuestConnection, MachineError> {
+    ours.set_nonblocking(true).map_err(MachineError::Prepare)?;
+    Ok(GuestConnection::over(UnixStream::from_std(ours).map_err(MachineError::Prepare)?))
+}
+
+/// Restores `template` in `process`, runs it, and makes it a machine of its own. Returns once its
+/// agent said so, at most `limit` after it ran.
+pub(crate) async fn restore(
+    process: &VmmProcess,
+    template: &Template,
+    files: MachineFiles<'_>,
+    options: RestoreOptions,
+    identity: &Identity,
+    limit: Duration,
+) -> Result<Restored, MachineError> {
+    let control = process.control();
+    let working_set = template.working_set.as_ref().filter(|_| options.prefetch);
+    let spec = RestoreSpec {
+        memory: options.memory,
+        layers: 0,
+        working_set: working_set.is_some(),
+        record: options.record,
+        disk: files.disk(),
+        resume: true,
+        generation_id: identity.generation_id,
+    };
+    let mut descriptors = vec![template.state.as_fd(), template.memory.as_fd()];
+    descriptors.extend(working_set.map(AsFd::as_fd));
+    descriptors.extend(files.descriptors());
+
+    // The guest finds the connection waiting when it wakes.
+    let (ours, theirs) = StdUnixStream::pair().map_err(MachineError::Prepare)?;
+    let mut agent = connection(ours)?;
+    let failed = |doing| move |source| MachineError::Vmm { doing, source };
+    let restoring = control
+        .send(Command::Restore(spec), &descriptors)
+        .await
+        .map_err(failed("restore the snapshot"))?;
+    let connecting = control
+        .send(Command::Connect { port: AGENT_PORT }, &[theirs.as_fd()])
+        .await
+        .map_err(failed("open a connection to the guest"))?;
+    drop(theirs);
+
+    let answer = restoring.within(ORDER_WITHIN).await.map_err(failed("restore the snapshot"))?;
+    let resumed = Instant::now();
+    let Answer::Restored(times) = answer else {
+        return Err(failed("restore the snapshot")(ControlError::Protocol));
+    };
+    // Only now, because it carries the time of day. The guest is still taking the connection.
+    let sent = agent.identify(identity.request()).await;
+    let answered = async {
+        sent.map_err(MachineError::Agent)?;
+        connecting.within(ORDER_WITHIN).await.map_err(failed("open a connection to the guest"))?;
+        match agent.identified(limit).await {
+            Ok(_) => Ok(()),
+            Err(GuestError::Silent(limit)) => {
+                Err(MachineError::Silent { limit, console: console::last_words(files.console) })
+            }
+            Err(error) => Err(MachineError::Agent(error)),
+        }
+    };
+    unless_over(process, files.console, answered).await?;
+    Ok(Restored { times, reseed_us: micros(resumed) })
+}
+
+/// Boots `kernel` in `process` and waits until the agent answers, at most `limit`.
+pub(crate) async fn boot(
+    process: &VmmProcess,
+    kernel: &Kernel,
+    files: MachineFiles<'_>,
+    limit: Duration,
+) -> Result<(), MachineError> {
+    let open = |path| File::open(path).map_err(MachineError::Prepare);
+    let (vmlinux, initrd) = (open(&kernel.vmlinux)?, open(&kernel.initrd)?);
+    let spec = BootSpec { cmdline: CMDLINE.to_owned(), disk: files.disk() };
+    let mut descriptors = vec![vmlinux.as_fd(), initrd.as_fd()];
+    descriptors.extend(files.descriptors());
+    process
+        .control()
+        .order(Command::Boot(spec), &descriptors, BOOT_WITHIN)
+        .await
+        .map_err(|source| MachineError::Vmm { doing: "boot the kernel", source })?;
+    let knocking = async {
+        let begun = Instant::now();
+        loop {
+            let agent = connect(process.control()).await?;
+            // A guest that is still booting resets the connection, or does not answer it.
+            if agent.health(KNOCK_WITHIN).await.is_ok() {
+                return Ok(());
+            }
+            if begun.elapsed() > limit {
+                let console = console::last_words(files.console);
+                return Err(MachineError::Silent { limit, console });
+            }
+            sleep(KNOCK_PAUSE).await;
+        }
+    };
+    unless_over(process, files.console, knocking).await
+}
+
+/// Gives a booted guest its identity.
+pub(crate) async fn identify(
+    process: &VmmProcess,
+    identity: &Identity,
+    limit: Duration,
+) -> Result<(), MachineError> {
+    let mut agent = connect(process.control()).await?;
+    agent.identify(identity.request()).await.map_err(MachineError::Agent)?;
+    agent.identified(limit).await.map_err(MachineError::Agent)?;
+    Ok(())
+}
+
+/// What `work` comes to, unless the machine ends first: then why it did.
+pub(crate) async fn unless_over<T>(
+    process: &VmmProcess,
+    console: &File,
+    work: impl Future<Output = Result<T, MachineError>>,
+) -> Result<T, MachineError> {
+    let error = tokio::select! {
+        over = process.over() => return Err(ended(over, console)),
+        worked = work => match worked {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        },
+    };
+    // A machine that dies closes its connections first; its death is the better reason.
+    if !process.is_alive() {
+        return Err(ended(process.over().await, console));
+    }
+    Err(error)
+}
+
+fn ended(over: MachineOver, console: &File) -> MachineError {
+    match over {
+        MachineOver::Guest => MachineError::GuestOver { console: console::last_words(console) },
+        MachineOver::Vmm(reason) => MachineError::VmmOver(reason),
+    }
+}
+
+/// What makes a clone a machine of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    sandbox: SandboxId,
+    hostname: String,
+    generation_id: [u8; 16],
+    machine_id: [u8; 16],
+    boot_id: [u8; 16],
+    entropy: [u8; ENTROPY_BYTES],
+}
+
+impl Identity {
+    /// A new one, all random but for the names.
+    pub(crate) fn random(sandbox: SandboxId, hostname: String) -> Result<Self, MachineError> {
+        Ok(Self {
+            sandbox,
+            hostname,
+            generation_id: random()?,
+            machine_id: random()?,
+            boot_id: random()?,
+            entropy: random()?,
+        })
+    }
+
+    fn request(&self) -> Identify {
+        Identify {
+            sandbox_id: self.sandbox.to_string(),
+            hostname: self.hostname.clone(),
+            machine_id: self.machine_id,
+            boot_id: self.boot_id,
+            entropy: self.entropy.to_vec(),
+            wall_clock_ns: wall_clock_ns(),
+        }
+    }
+}
+
+/// Random bytes from the kernel.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], MachineError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)
+        .map_err(|e| MachineError::Prepare(io::Error::other(e.to_string())))?;
+    Ok(bytes)
+}
+
+/// Nanoseconds since 1970 UTC.
+pub(crate) fn wall_clock_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Microseconds since `begun`.
+pub(crate) fn micros(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX)
+}

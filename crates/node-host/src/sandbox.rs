@@ -1,0 +1,249 @@
+//! Sandboxes: one task owns each, from the request for it to the last trace of it.
+//!
+//! The task is told what happens ([`crate::phase::Event`]), asks the phase machine what to do, and
+//! does it. Others hold a [`SandboxHandle`], which looks and asks. Whatever goes wrong while a
+//! sandbox is made, the same way out is taken as for a kill, so nothing half made stays.
+
+mod files;
+mod owner;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_vmm::{Answer, Command, MachineStats, MemoryPath};
+use base_types::{SandboxId, Size, TemplateName};
+use node_store::StoreError;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::control::{Control, ControlError};
+use crate::guest::GuestConnection;
+use crate::machine::{self, MachineError};
+use crate::phase::Phase;
+use crate::shells::ShellError;
+use crate::template::TemplateError;
+
+pub(crate) use owner::{Surroundings, own};
+
+/// LIMIT: counters are read from memory and one scan of page tables.
+const STATS_WITHIN: Duration = Duration::from_secs(20);
+/// LIMIT: asks that wait for an owner; a caller past this waits too.
+const ASKS_PENDING_MAX: usize = 32;
+
+/// What sandbox is wanted.
+#[derive(Clone, Debug)]
+pub struct CreateSpec {
+    /// Template it is a clone of.
+    pub template: TemplateName,
+    /// Its size.
+    pub size: Size,
+    /// Name for people, safe as a host name.
+    pub name: Option<String>,
+    /// Environment of every command in it.
+    pub env: BTreeMap<String, String>,
+    /// How clean memory reaches it; the node's setting when `None`.
+    pub memory: Option<MemoryPath>,
+    /// Whether the working set is brought in first; the node's setting when `None`.
+    pub prefetch: Option<bool>,
+    /// Boot the kernel instead of restoring the snapshot.
+    pub cold: bool,
+    /// How long its agent may take to answer; the node's setting when `None`.
+    pub ready_within: Option<Duration>,
+}
+
+/// Why there is no sandbox.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// As many are alive as the node allows.
+    #[error(
+        "this node already has {0} sandboxes, as many as it allows; kill one, or raise the limit"
+    )]
+    Full(usize),
+    /// Its template cannot be used.
+    #[error(transparent)]
+    Template(#[from] Arc<TemplateError>),
+    /// There is no machine for it.
+    #[error("get a machine for the sandbox")]
+    Shell(#[from] ShellError),
+    /// Its guest did not come up.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The disk is full.
+    #[error("the disk is full: `{}` has {free_mib} MiB left; free some space", path.display())]
+    DiskFull {
+        /// A directory of that file system.
+        path: PathBuf,
+        /// What is left.
+        free_mib: u64,
+    },
+    /// Its files could not be made.
+    #[error("make `{}`", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It could not be written down.
+    #[error("remember the sandbox")]
+    Store(#[source] StoreError),
+    /// Somebody killed it before it was there.
+    #[error("the sandbox was killed while it was being made")]
+    Killed,
+    /// The node is stopping.
+    #[error("the node is shutting down")]
+    Stopping,
+}
+
+/// Why a sandbox did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// It is not serving: its machine is over, for this reason, or it is being made or destroyed.
+    #[error("the sandbox is over: {0}")]
+    Over(String),
+    /// It is still being made.
+    #[error("the sandbox is not ready yet")]
+    NotReady,
+    /// Its VMM failed.
+    #[error("ask the machine")]
+    Control(#[from] ControlError),
+    /// No connection to its agent.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+}
+
+/// How long each step of making a sandbox took, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CreateTimes {
+    /// Until a shell was had.
+    pub claim_us: u64,
+    /// Parsing and checking the state file.
+    pub parse_us: u64,
+    /// Mapping memory, bringing in the working set.
+    pub map_us: u64,
+    /// Setting vCPU, interrupt and clock state.
+    pub state_us: u64,
+    /// Opening the disk and waking devices.
+    pub devices_us: u64,
+    /// Releasing the vCPUs.
+    pub resume_us: u64,
+    /// Until the agent said that it has a new identity; of a cold boot, all of the boot.
+    pub reseed_us: u64,
+    /// All of it, from the moment its template was ready.
+    pub total_us: u64,
+    /// Whether the pool had no shell.
+    pub pool_empty: bool,
+}
+
+/// What never changes about a sandbox.
+#[derive(Clone, Debug)]
+pub struct SandboxFacts {
+    /// Its id.
+    pub id: SandboxId,
+    /// Name its owner gave it.
+    pub name: Option<String>,
+    /// Template it is a clone of.
+    pub template: TemplateName,
+    /// Its size.
+    pub size: Size,
+    /// Environment of every command in it.
+    pub env: BTreeMap<String, String>,
+    /// When it was asked for, milliseconds since 1970 UTC.
+    pub created_at_ms: u64,
+}
+
+/// What is to be seen of a sandbox now.
+#[derive(Clone, Debug)]
+pub struct SandboxView {
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// How long its making took; zero until it is made.
+    pub times: CreateTimes,
+    /// Why it failed.
+    pub reason: Option<String>,
+    control: Option<Control>,
+}
+
+/// A way to look at a sandbox and to ask it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct SandboxHandle {
+    facts: Arc<SandboxFacts>,
+    view: watch::Receiver<SandboxView>,
+    kills: mpsc::Sender<oneshot::Sender<()>>,
+}
+
+impl SandboxHandle {
+    /// What never changes about it.
+    pub fn facts(&self) -> &SandboxFacts {
+        &self.facts
+    }
+
+    /// What is to be seen of it now.
+    pub fn view(&self) -> SandboxView {
+        self.view.borrow().clone()
+    }
+
+    /// Destroys it; returns when nothing of it is left. May be repeated.
+    pub async fn kill(&self) {
+        let (done, wait) = oneshot::channel();
+        // An owner that is gone has left nothing behind.
+        if self.kills.send(done).await.is_ok() {
+            let _ = wait.await;
+        }
+    }
+
+    /// Opens a connection to its agent.
+    pub async fn connect(&self) -> Result<GuestConnection, AskError> {
+        let control = self.control()?;
+        match machine::connect(&control).await {
+            Ok(connection) => Ok(connection),
+            // When the machine is over, that is the reason.
+            Err(error) => Err(self.over().unwrap_or(AskError::Machine(error))),
+        }
+    }
+
+    /// Counters of its machine.
+    pub async fn stats(&self) -> Result<MachineStats, AskError> {
+        let answer = self.control()?.request(Command::Stats, &[], STATS_WITHIN).await;
+        match answer {
+            Ok(Answer::Stats(stats)) => Ok(stats),
+            Ok(_) => Err(ControlError::Protocol.into()),
+            Err(error) => Err(self.over().unwrap_or(AskError::Control(error))),
+        }
+    }
+
+    /// Why it does not serve any more, if so.
+    pub fn over(&self) -> Option<AskError> {
+        let view = self.view.borrow();
+        match view.phase {
+            Phase::Creating => Some(AskError::NotReady),
+            Phase::Running => None,
+            Phase::Failed | Phase::Stopping | Phase::Stopped => {
+                let reason = view.reason.clone();
+                Some(AskError::Over(reason.unwrap_or_else(|| "it was killed".to_owned())))
+            }
+        }
+    }
+
+    /// Returns when it does not serve any more, and says why.
+    pub async fn until_over(&self) -> AskError {
+        let mut view = self.view.clone();
+        let live = |view: &SandboxView| matches!(view.phase, Phase::Creating | Phase::Running);
+        // An owner that is gone has said its last word before.
+        let _ = view.wait_for(|view| !live(view)).await;
+        self.over().unwrap_or_else(|| AskError::Over("it was killed".to_owned()))
+    }
+
+    fn control(&self) -> Result<Control, AskError> {
+        let view = self.view.borrow();
+        match (&view.control, view.phase) {
+            (Some(control), Phase::Running) => Ok(control.clone()),
+            _ => {
+                drop(view);
+                Err(self.over().unwrap_or(AskError::NotReady))
+            }
+        }
+    }
+}

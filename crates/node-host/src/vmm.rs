@@ -1,0 +1,335 @@
+//! One `sandflare-vmm machine` process, from its start to the last trace of it.
+//!
+//! Whatever the process is doing, `SIGKILL` ends it, and the watcher task that was started with it
+//! reaps it, removes its cgroup and gives its user id back. So nobody has to wait for the end of a
+//! machine, and nothing is forgotten when somebody does not.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base_types::Size;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::pipe::PipeFlags;
+use rustix::process::{Signal, WaitId, WaitIdOptions};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use crate::cgroup::{Cgroup, CgroupTree};
+use crate::control::{Control, ControlError, MachineEnd, shown};
+use crate::spawn::{Program, SpawnError, Spawned, Spawner};
+use crate::uid::{UidLease, Uids};
+use crate::watched::watched;
+
+/// LIMIT: start, jail and hello take about 100 ms on the slowest machine this is tested on; twenty
+/// at once on two cores take a second or two.
+const HELLO_WITHIN: Duration = Duration::from_secs(20);
+/// LIMIT: what one VMM may write to the node's log; a hijacked one must not fill the disk.
+const STDERR_BYTES_MAX: usize = 16 * 1024;
+
+/// Why a VMM process could not be brought to its hello.
+#[derive(Debug, thiserror::Error)]
+pub enum VmmStartError {
+    /// The process could not be started.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// `/dev/kvm` cannot be opened.
+    #[error("open /dev/kvm; run `sandflare doctor` to learn what is missing")]
+    Kvm(#[source] io::Error),
+    /// The resource group of the sandbox could not be made.
+    #[error("make the cgroup of the sandbox")]
+    Cgroup(#[source] io::Error),
+    /// Sockets and pipes to the process could not be made.
+    #[error("make the control socket of a VMM process")]
+    Socket(#[source] io::Error),
+    /// Every user id for VMM processes is in use.
+    #[error("no user id is left for another VMM process")]
+    Uids,
+    /// The process did not say hello.
+    #[error("the VMM process did not become ready{}", if .stderr.is_empty() { String::new() } else { format!(" (it said: {})", .stderr) })]
+    Hello {
+        /// Last line it wrote to its standard error, if any.
+        stderr: String,
+        /// What its control socket said.
+        source: ControlError,
+    },
+}
+
+/// Everything needed to start VMM processes.
+#[derive(Clone, Debug)]
+pub(crate) struct VmmLauncher {
+    program: PathBuf,
+    spawner: Spawner,
+    cgroups: CgroupTree,
+    uids: Uids,
+    tasks: TaskTracker,
+}
+
+impl VmmLauncher {
+    pub(crate) fn new(
+        program: PathBuf,
+        cgroups: CgroupTree,
+        tasks: TaskTracker,
+    ) -> io::Result<Self> {
+        Ok(Self { program, spawner: Spawner::start()?, cgroups, uids: Uids::default(), tasks })
+    }
+
+    /// Starts a jailed process for a machine of `size`, and returns when it is ready for its first
+    /// command.
+    pub(crate) async fn start(&self, size: Size) -> Result<VmmProcess, VmmStartError> {
+        let uid = self.uids.lease().ok_or(VmmStartError::Uids)?;
+        let cgroup = self.cgroups.create(uid.id(), size).map_err(VmmStartError::Cgroup)?;
+        let started = self.spawn(&uid, cgroup.as_ref()).await;
+        let (spawned, control_socket, stderr) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                if let Some(cgroup) = cgroup {
+                    self.tasks.spawn_blocking(|| cgroup.remove());
+                }
+                return Err(error);
+            }
+        };
+        let process = self.watch(spawned, cgroup, uid, control_socket, stderr);
+        let process = process.map_err(VmmStartError::Socket)?;
+        match process.control.hello(HELLO_WITHIN).await {
+            Ok(()) => Ok(process),
+            Err(source) => {
+                process.kill();
+                process.gone().await;
+                Err(VmmStartError::Hello { stderr: process.last_words(), source })
+            }
+        }
+    }
+
+    async fn spawn(
+        &self,
+        uid: &UidLease,
+        cgroup: Option<&Cgroup>,
+    ) -> Result<(Spawned, OwnedFd, OwnedFd), VmmStartError> {
+        let kvm = open_rw(Path::new("/dev/kvm")).map_err(VmmStartError::Kvm)?;
+        let null = || open_rw(Path::new("/dev/null")).map_err(VmmStartError::Socket);
+        let procs = match cgroup {
+            Some(cgroup) => cgroup.procs().map_err(VmmStartError::Cgroup)?,
+            None => null()?,
+        };
+        let socket = |errno: rustix::io::Errno| VmmStartError::Socket(errno.into());
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(socket)?;
+        let (stderr, stderr_writer) =
+            rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(socket)?;
+        // Their end blocks as any other program's.
+        rustix::io::ioctl_fionbio(&stderr_writer, false).map_err(socket)?;
+        let id = uid.id().to_string();
+        let arguments = ["machine", "--uid", &id, "--gid", &id].map(str::to_owned);
+        let files = vec![
+            (null()?, 0),
+            (null()?, 1),
+            (stderr_writer, 2),
+            (theirs, api_vmm::CONTROL_FD),
+            (kvm, api_vmm::KVM_FD),
+            (procs, api_vmm::CGROUP_FD),
+        ];
+        let program = Program::new(&self.program, &arguments, files)?;
+        Ok((self.spawner.spawn(program).await?, ours, stderr))
+    }
+
+    fn watch(
+        &self,
+        spawned: Spawned,
+        cgroup: Option<Cgroup>,
+        uid: UidLease,
+        control_socket: OwnedFd,
+        stderr: OwnedFd,
+    ) -> io::Result<VmmProcess> {
+        let Spawned { pid, pidfd } = spawned;
+        let pidfd = Arc::new(pidfd);
+        let (exit_sender, exit) = watch::channel(None);
+        let (words_sender, words) = watch::channel(String::new());
+        let watched = watched(pidfd.clone(), Interest::READABLE);
+        let guard = KillOnDrop(pidfd);
+        let control = Control::start(control_socket)?;
+        let stderr = pipe::Receiver::from_owned_fd(stderr)?;
+        let watched = watched?;
+        self.tasks.spawn(relay_stderr(stderr, pid, words_sender));
+        let tasks = self.tasks.clone();
+        self.tasks.spawn(async move {
+            let status = reap(&watched).await;
+            tracing::debug!(pid, status, "VMM process ended");
+            if let Some(cgroup) = cgroup {
+                cgroup.kill();
+                let removed = tasks.spawn_blocking(|| cgroup.remove()).await;
+                if removed.is_err() {
+                    tracing::error!("removing a cgroup panicked");
+                }
+            }
+            drop(uid);
+            exit_sender.send_replace(Some(status));
+        });
+        Ok(VmmProcess { pid, control, exit, words, guard })
+    }
+}
+
+/// A VMM process. Dropping it kills the machine.
+#[derive(Debug)]
+pub struct VmmProcess {
+    pid: i32,
+    control: Control,
+    exit: watch::Receiver<Option<String>>,
+    words: watch::Receiver<String>,
+    guard: KillOnDrop,
+}
+
+impl VmmProcess {
+    /// Number of the process, for people.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// A way to ask the VMM.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Whether the machine may still answer.
+    pub fn is_alive(&self) -> bool {
+        self.exit.borrow().is_none() && self.control.state().borrow().end.is_none()
+    }
+
+    /// Ends the process at once, whatever it is doing. Returns before it is over.
+    pub fn kill(&self) {
+        self.guard.kill();
+    }
+
+    /// Returns when the process is reaped and its cgroup removed.
+    pub async fn gone(&self) {
+        let mut exit = self.exit.clone();
+        // An error means that the watcher is gone, which it is only after the process.
+        let _ = exit.wait_for(Option::is_some).await;
+    }
+
+    /// Waits until the machine is over, and says why in one sentence.
+    pub async fn over(&self) -> MachineOver {
+        let mut state = self.control.state();
+        let end = match state.wait_for(|state| state.end.is_some()).await {
+            Ok(state) => state.end.clone().unwrap_or(MachineEnd::Silent),
+            Err(_) => MachineEnd::Silent,
+        };
+        match end {
+            MachineEnd::Guest => MachineOver::Guest,
+            MachineEnd::Failed(reason) => MachineOver::Vmm(reason),
+            MachineEnd::Silent => {
+                // The socket closes as the process dies; it is not coming back.
+                self.kill();
+                self.gone().await;
+                let status = self.exit.borrow().clone().unwrap_or_default();
+                let words = self.last_words();
+                let said = if words.is_empty() { words } else { format!("; it said: {words}") };
+                MachineOver::Vmm(format!("the VMM process ended ({status}){said}"))
+            }
+        }
+    }
+
+    /// The last line the process wrote to its standard error; empty when it wrote none.
+    pub fn last_words(&self) -> String {
+        self.words.borrow().clone()
+    }
+}
+
+/// How a machine ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MachineOver {
+    /// The guest shut down, reset or panicked; its console knows more.
+    Guest,
+    /// KVM or the VMM process failed, for this reason.
+    Vmm(String),
+}
+
+#[derive(Debug)]
+struct KillOnDrop(Arc<OwnedFd>);
+
+impl KillOnDrop {
+    fn kill(&self) {
+        match rustix::process::pidfd_send_signal(&*self.0, Signal::KILL) {
+            // Gone already.
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(errno) => tracing::error!("cannot kill a VMM process: {errno}"),
+        }
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn open_rw(path: &Path) -> io::Result<OwnedFd> {
+    Ok(File::options().read(true).write(true).open(path)?.into())
+}
+
+/// Waits for the end of the process and says how it ended.
+async fn reap(pidfd: &AsyncFd<Arc<OwnedFd>>) -> String {
+    loop {
+        let readable = pidfd.readable().await;
+        let id = WaitId::PidFd(pidfd.get_ref().as_fd());
+        match rustix::process::waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            Ok(Some(status)) => {
+                return match (status.exit_status(), status.terminating_signal()) {
+                    (Some(code), _) => format!("exit code {code}"),
+                    (None, Some(signal)) => format!("signal {signal}"),
+                    (None, None) => "unknown status".to_owned(),
+                };
+            }
+            Ok(None) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => match readable {
+                Ok(mut guard) => guard.clear_ready(),
+                Err(_) => return "the node is shutting down".to_owned(),
+            },
+            Err(errno) => return format!("not waited for: {errno}"),
+        }
+    }
+}
+
+/// Logs what the process writes to its standard error, and remembers the last line.
+async fn relay_stderr(mut stderr: pipe::Receiver, pid: i32, words: watch::Sender<String>) {
+    let mut buffer = [0; 4096];
+    let mut line = Vec::new();
+    let mut total = 0;
+    while let Ok(length @ 1..) = stderr.read(&mut buffer).await {
+        if total >= STDERR_BYTES_MAX {
+            // Read on, so that the process is not stopped by a full pipe.
+            continue;
+        }
+        total += length;
+        for &byte in buffer.get(..length).unwrap_or_default() {
+            if byte == b'\n' {
+                report(&mut line, pid, &words);
+            } else {
+                line.push(byte);
+            }
+        }
+    }
+    report(&mut line, pid, &words);
+}
+
+fn report(line: &mut Vec<u8>, pid: i32, words: &watch::Sender<String>) {
+    let text = shown(&String::from_utf8_lossy(line));
+    line.clear();
+    if !text.is_empty() {
+        tracing::warn!(pid, "VMM: {text}");
+        words.send_replace(text);
+    }
+}
+
+#[cfg(test)]
+mod test;

@@ -1,0 +1,50 @@
+//! The tables, and the way from every earlier version of them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::OpenStoreError;
+
+/// One step per version, never changed once it was released. The database's `user_version` says
+/// how many were taken.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE sandboxes (
+        id            TEXT PRIMARY KEY,
+        name          TEXT,
+        template      TEXT NOT NULL,
+        size          TEXT NOT NULL,
+        state         TEXT NOT NULL,
+        created_at_ms INTEGER NOT NULL,
+        reason        TEXT
+    ) STRICT;
+"];
+
+/// LIMIT: only a person with a SQLite shell competes for the lock.
+const BUSY_WITHIN: Duration = Duration::from_secs(5);
+
+/// Opens `path` and brings it to the newest version.
+pub(crate) fn open(path: &Path) -> Result<Connection, OpenStoreError> {
+    let failed = |source| OpenStoreError::Open { path: path.into(), source };
+    let mut connection = Connection::open(path).map_err(failed)?;
+    connection.busy_timeout(BUSY_WITHIN).map_err(failed)?;
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+    connection.pragma_update(None, "synchronous", "NORMAL").map_err(failed)?;
+    connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
+
+    let transaction =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    let found: u32 =
+        transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+    let newest = MIGRATIONS.len() as u32;
+    if found > newest {
+        return Err(OpenStoreError::FromTheFuture { path: path.into(), found, newest });
+    }
+    for step in MIGRATIONS.iter().skip(found as usize) {
+        transaction.execute_batch(step).map_err(failed)?;
+    }
+    transaction.pragma_update(None, "user_version", newest).map_err(failed)?;
+    transaction.commit().map_err(failed)?;
+    Ok(connection)
+}

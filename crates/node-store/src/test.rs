@@ -1,0 +1,92 @@
+use rusqlite::Connection;
+
+use super::*;
+
+fn row(bits: u64) -> SandboxRow {
+    SandboxRow {
+        id: SandboxId::from_bits(bits),
+        name: (bits % 2 == 0).then(|| format!("name of {bits}")),
+        template: "agent".parse().unwrap(),
+        size: Size::Nano,
+        state: StoredState::Creating,
+        created_at_ms: 1000 - bits,
+        reason: None,
+    }
+}
+
+#[tokio::test]
+async fn what_was_stored_survives_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.db");
+    let store = Store::open(&path).unwrap();
+    for bits in 1..=3 {
+        store.sandbox_insert(row(bits)).await.unwrap();
+    }
+    let (one, two) = (SandboxId::from_bits(1), SandboxId::from_bits(2));
+    store.sandbox_set_state(two, StoredState::Failed, Some("panic".into())).await.unwrap();
+    store.sandbox_delete(one).await.unwrap();
+    // Repeats are free.
+    store.sandbox_delete(one).await.unwrap();
+    store.sandbox_set_state(one, StoredState::Running, None).await.unwrap();
+    drop(store);
+
+    let rows = Store::open(&path).unwrap().sandbox_list().await.unwrap();
+    let failed = SandboxRow { state: StoredState::Failed, reason: Some("panic".into()), ..row(2) };
+    assert_eq!(rows, [row(3), failed]);
+}
+
+#[tokio::test]
+async fn requests_are_carried_out_in_the_order_they_were_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("node.db")).unwrap();
+    let inserted = store.sandbox_insert(row(1));
+    let deleted = store.sandbox_delete(SandboxId::from_bits(1));
+    // Waited for the wrong way round.
+    deleted.await.unwrap();
+    inserted.await.unwrap();
+    assert_eq!(store.sandbox_list().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn an_id_is_stored_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("node.db")).unwrap();
+    store.sandbox_insert(row(1)).await.unwrap();
+    assert!(matches!(store.sandbox_insert(row(1)).await, Err(StoreError::Sqlite(_))));
+}
+
+#[test]
+fn a_database_of_a_newer_node_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.db");
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 7).unwrap();
+    let error = Store::open(&path).unwrap_err();
+    assert!(matches!(error, OpenStoreError::FromTheFuture { found: 7, .. }), "{error}");
+    let version: u32 = Connection::open(&path)
+        .unwrap()
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .unwrap();
+    assert_eq!(version, 7);
+}
+
+#[test]
+fn a_file_that_is_no_database_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.db");
+    std::fs::write(&path, vec![b'x'; 8192]).unwrap();
+    let error = Store::open(&path).unwrap_err();
+    assert!(error.to_string().contains("node.db"), "{error}");
+    let missing = Store::open(&dir.path().join("no/such/node.db")).unwrap_err();
+    assert!(matches!(missing, OpenStoreError::Open { .. }), "{missing}");
+}
+
+#[tokio::test]
+async fn a_row_this_build_cannot_read_is_an_error_with_its_value() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.db");
+    let store = Store::open(&path).unwrap();
+    store.sandbox_insert(row(1)).await.unwrap();
+    Connection::open(&path).unwrap().execute("UPDATE sandboxes SET size = 'vast'", []).unwrap();
+    let error = store.sandbox_list().await.unwrap_err();
+    assert!(error.to_string().contains("size `vast`"), "{error}");
+}
