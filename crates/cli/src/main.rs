@@ -1,2 +1,94 @@
-//! (to be written)
-fn main() {}
+//! `sandflare`: the command line. It asks a node over HTTP; only `up` and `doctor` do things on this
+//! machine, and neither touches KVM itself.
+//!
+//! Standard output carries data and nothing else; everything said to a person goes to standard
+//! error. How it ends is in [`complaint`].
+
+mod args;
+mod bench;
+mod complaint;
+mod cp;
+mod doctor;
+mod duration;
+mod exec;
+mod launch;
+mod listing;
+mod node;
+mod place;
+mod programs;
+mod signals;
+mod snapshot;
+mod steps;
+mod table;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use clap::error::ErrorKind;
+use client::Client;
+
+use crate::args::{Args, Command, TemplateCommand};
+use crate::complaint::{End, REFUSED, RUN_FAILED};
+use crate::place::Place;
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    // What `run` and `exec` exit with is the command's; ours needs a code of its own there.
+    let is_run = arguments.get(1).is_some_and(|word| word == "run" || word == "exec");
+    let args = match Args::try_parse_from(&arguments) {
+        Ok(args) => args,
+        Err(error) => {
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            // Nobody is left to tell when this fails.
+            let _ = error.print();
+            let code = if is_run { RUN_FAILED } else { REFUSED };
+            return if asked { ExitCode::SUCCESS } else { ExitCode::from(code) };
+        }
+    };
+    let end = start(args);
+    let code = match end {
+        Ok(end) => end.code(),
+        Err(error) => {
+            complaint::print(&error);
+            if is_run { RUN_FAILED } else { complaint::exit_code(&error) }
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn start(args: Args) -> Result<End> {
+    let place = Place::resolve(args.url)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let end = runtime.block_on(command(args.command, place));
+    // A thread blocked in reading or writing a terminal must not hold up the exit.
+    runtime.shutdown_background();
+    end
+}
+
+async fn command(command: Command, place: Place) -> Result<End> {
+    let client = || Client::new(&place.url);
+    match command {
+        Command::Run(run) => exec::run(&client()?, run).await,
+        Command::Exec(exec) => exec::exec(&client()?, exec).await,
+        Command::Up(up) => launch::up(&place, &up).await,
+        Command::Down => launch::down(&place).await,
+        Command::Status(format) => node::status(&client()?, format).await,
+        Command::Logs(logs) => launch::logs(&place, &logs).await,
+        Command::Ps(format) => listing::sandboxes(&client()?, format).await,
+        Command::Kill(kill) => listing::kill(&client()?, &kill).await,
+        Command::Cp(copy) => cp::cp(&client()?, &copy).await,
+        Command::Template(TemplateCommand::Ls(format)) => {
+            listing::templates(&client()?, format).await
+        }
+        Command::Template(TemplateCommand::Build(build)) => {
+            snapshot::build(&client()?, &build).await
+        }
+        Command::Doctor(format) => doctor::doctor(&place, format).await,
+        Command::Bench(bench) => bench::bench(&client()?, &bench).await,
+    }
+}

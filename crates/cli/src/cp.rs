@@ -1,0 +1,145 @@
+//! One file, into or out of a sandbox.
+
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+use api_node::{FileReadQuery, FileWriteQuery};
+use base_types::{ParseIdError, SandboxId};
+use client::Client;
+use futures_util::StreamExt;
+use tokio::fs::File;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio_util::io::ReaderStream;
+
+use crate::args::Cp;
+use crate::complaint::{End, advise};
+
+/// One end of a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In a sandbox.
+    Sandbox(SandboxId, String),
+    /// A file or directory of this machine.
+    Here(PathBuf),
+    /// A standard stream.
+    Standard,
+}
+
+impl FromStr for Place {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        match text.split_once(':') {
+            Some((id, path)) if id.starts_with("sbx_") => {
+                Ok(Self::Sandbox(id.parse()?, path.to_owned()))
+            }
+            _ if text == "-" => Ok(Self::Standard),
+            _ => Ok(Self::Here(text.into())),
+        }
+    }
+}
+
+/// `sandflare cp`
+pub(crate) async fn cp(client: &Client, args: &Cp) -> Result<End> {
+    match (&args.from, &args.to) {
+        (Place::Sandbox(id, path), Place::Here(to)) => {
+            download(client, *id, path, to).await?;
+        }
+        (Place::Sandbox(id, path), Place::Standard) => {
+            copy_out(client, *id, path, tokio::io::stdout()).await?;
+        }
+        (Place::Here(from), Place::Sandbox(id, path)) => {
+            let file = File::open(from).await;
+            let file = file.with_context(|| format!("open {}", from.display()))?;
+            if file.metadata().await.is_ok_and(|metadata| metadata.is_dir()) {
+                return Err(advise(
+                    format!("{} is a directory", from.display()),
+                    format!(
+                        "copy it as an archive: tar c {0} | sandflare cp - {id}:{path}.tar",
+                        from.display()
+                    ),
+                ));
+            }
+            let path = match (path.strip_suffix('/'), from.file_name()) {
+                (Some(above), Some(name)) => format!("{above}/{}", name.to_string_lossy()),
+                _ => path.clone(),
+            };
+            upload(client, *id, path, args, file).await?;
+        }
+        (Place::Standard, Place::Sandbox(id, path)) => {
+            upload(client, *id, path.clone(), args, tokio::io::stdin()).await?;
+        }
+        _ => {
+            return Err(advise(
+                "exactly one side of a copy must be in a sandbox",
+                "write that side as ID:PATH, such as sbx_0123456789abcdef:/home/agent/data.csv",
+            ));
+        }
+    }
+    Ok(End::Done)
+}
+
+async fn upload(
+    client: &Client,
+    id: SandboxId,
+    path: String,
+    args: &Cp,
+    from: impl AsyncRead + Send + 'static,
+) -> Result<()> {
+    let query = FileWriteQuery { path, mode: args.mode, user: args.user.clone() };
+    client.file_write(id, &query, ReaderStream::new(from)).await?;
+    Ok(())
+}
+
+/// Under a temporary name beside its place, so that what has the name is always whole.
+async fn download(client: &Client, id: SandboxId, path: &str, to: &Path) -> Result<()> {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let to = if to.is_dir() { to.join(name) } else { to.to_owned() };
+    let mut partial = to.clone().into_os_string();
+    partial.push(format!(".part-{}", std::process::id()));
+    let partial = PathBuf::from(partial);
+    let copied = async {
+        let file = File::create(&partial).await;
+        let file = file.with_context(|| format!("create {}", partial.display()))?;
+        copy_out(client, id, path, file).await?;
+        let renamed = tokio::fs::rename(&partial, &to).await;
+        renamed.with_context(|| format!("write {}", to.display()))
+    };
+    let copied = copied.await;
+    if copied.is_err() {
+        // What the copy said matters more than whether there was anything to remove.
+        let _ = tokio::fs::remove_file(&partial).await;
+    }
+    copied
+}
+
+async fn copy_out(
+    client: &Client,
+    id: SandboxId,
+    path: &str,
+    mut to: impl AsyncWrite + Unpin,
+) -> Result<()> {
+    let query = FileReadQuery { path: path.to_owned(), user: None };
+    let (_, bytes) = client.file_read(id, &query).await?;
+    let mut bytes = pin!(bytes);
+    while let Some(piece) = bytes.next().await {
+        to.write_all(&piece?).await.context("write the copy")?;
+    }
+    to.flush().await.context("write the copy")
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn an_end_of_a_copy_is_here_or_in_a_sandbox() {
+        let id = SandboxId::from_bits(1);
+        assert_eq!(format!("{id}:/x:y").parse(), Ok(Place::Sandbox(id, "/x:y".into())));
+        assert_eq!("a:b".parse(), Ok(Place::Here("a:b".into())));
+        assert_eq!("-".parse(), Ok(Place::Standard));
+        assert!("sbx_7:/x".parse::<Place>().is_err());
+    }
+}

@@ -1,0 +1,50 @@
+//! The report for people.
+
+use std::fmt::Write;
+
+use crate::doctor::judge::{Report, Status, Way};
+
+pub(crate) fn text(report: &Report) -> String {
+    let mut text = String::new();
+    for check in &report.checks {
+        let status = match check.status {
+            Status::Ok => "ok",
+            Status::Warn => "warn",
+            Status::Missing => "missing",
+            Status::Broken => "broken",
+        };
+        let _ = writeln!(text, "{status:<8} {:<12} {}", check.id, check.found);
+        if let Some(advice) = &check.advice {
+            let _ = writeln!(text, "{:<21} -> {advice}", "");
+        }
+    }
+    let last = match (report.ready, report.way) {
+        (true, Way::Native) => "sandflare up will run the node natively, on this machine's KVM",
+        (true, _) => "sandflare up will run the node in the portable host (QEMU)",
+        (false, _) => "sandflare up will not work before what is missing or broken is mended",
+    };
+    let _ = writeln!(text, "\n{last}");
+    text
+}
+
+#[cfg(test)]
+mod test {
+    use api_node::KvmKind;
+    use expect_test::expect;
+
+    use super::*;
+    use crate::doctor::judge::judge;
+    use crate::doctor::judge::test::{good, verdict};
+    use crate::doctor::look::{Found, Port};
+
+    #[test]
+    fn a_machine_without_kvm_reads_so() {
+        let found = Found {
+            kvm: verdict(KvmKind::CannotRunLinux, "this KVM does not run cmpxchg16b in ring 0"),
+            packages_missing: vec!["mmdebstrap"],
+            port: Port::Node { version: "0.1.0".into() },
+            ..good()
+        };
+        expect![[""]].assert_eq(&text(&judge(&found)));
+    }
+}

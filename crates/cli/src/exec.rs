@@ -1,0 +1,212 @@
+//! Running a command: its streams are ours, its exit code is ours.
+
+use std::io::{IsTerminal, Read};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use api_node::{CreateSandbox, ExecBody, ExecEvent, ExecRequest, ProcessId};
+use base_types::SandboxId;
+use bytes::Bytes;
+use client::{Client, ClientError, Events};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+
+use crate::args::{Exec, Process, Run};
+use crate::complaint::{End, SIGNAL_BASE, TIMED_OUT, advise};
+use crate::duration::shown;
+use crate::signals::Signals;
+use crate::snapshot;
+use crate::steps::Steps;
+
+/// LIMIT: one piece of standard input; the node takes 1 MiB at most, and small pieces keep typing
+/// and pipes lively.
+const STDIN_PIECE_BYTES: usize = 64 * 1024;
+/// LIMIT: pieces of standard input read ahead of the node.
+const STDIN_PIECES_MAX: usize = 4;
+/// LIMIT: how long the end waits for a sandbox to be gone. Killing takes milliseconds on an idle
+/// node; after this the node does it alone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(30);
+/// SIGPIPE, which this program gets as a failing write.
+const SIGPIPE: u8 = 13;
+
+/// `sandflare run`
+pub(crate) async fn run(client: &Client, args: Run) -> Result<End> {
+    let mut signals = Signals::take()?;
+    let request = request(&args.process)?;
+    let create =
+        CreateSandbox { template: args.template, size: args.size, ..CreateSandbox::default() };
+    let prepared = async {
+        snapshot::ensure(client, &Steps::new(), &create.template, create.size).await?;
+        anyhow::Ok(client.sandbox_create(&create).await?)
+    };
+    let sandbox = tokio::select! {
+        // Dropping the request is what tells the node to undo what it has begun.
+        signal = signals.next() => return Ok(End::Code(SIGNAL_BASE + signal)),
+        sandbox = prepared => sandbox?,
+    };
+    let end = watched(client, sandbox.id, &request, &mut signals).await;
+    tokio::select! {
+        // Asked twice: the caller does not want to wait. The node finishes without us.
+        signal = signals.next() => return Ok(End::Code(SIGNAL_BASE + signal)),
+        killed = tokio::time::timeout(KILL_TIMEOUT, client.sandbox_kill(sandbox.id)) => match killed {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                // The command's own end is worth more than this; but nobody may miss it.
+                eprintln!("warning: sandbox {} could not be killed: {error}", sandbox.id);
+            }
+            Err(_) => eprintln!("warning: sandbox {} is still being killed", sandbox.id),
+        },
+    }
+    end
+}
+
+/// `sandflare exec`
+pub(crate) async fn exec(client: &Client, args: Exec) -> Result<End> {
+    let mut signals = Signals::take()?;
+    let request = request(&args.process)?;
+    watched(client, args.id, &request, &mut signals).await
+}
+
+fn request(process: &Process) -> Result<ExecRequest> {
+    let env = process.env.iter().map(|text| match text.split_once('=') {
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => match std::env::var(text) {
+            Ok(value) => Ok((text.clone(), value)),
+            Err(_) => Err(advise(
+                format!("`-e {text}` names a variable that is not set here"),
+                format!("set it, or give its value: -e {text}=VALUE"),
+            )),
+        },
+    });
+    Ok(ExecRequest {
+        argv: process.argv.clone(),
+        env: env.collect::<Result<_>>()?,
+        cwd: process.workdir.clone(),
+        user: process.user.clone(),
+        time_limit_ms: process.timeout.map(|timeout| {
+            u64::try_from(timeout.as_millis()).expect("the parser allows at most a day")
+        }),
+        stdin: process.stdin || !std::io::stdin().is_terminal(),
+    })
+}
+
+/// Runs the command until it ends or a signal comes. Going away early closes the connection, by
+/// which the node knows to kill the command.
+async fn watched(
+    client: &Client,
+    id: SandboxId,
+    request: &ExecRequest,
+    signals: &mut Signals,
+) -> Result<End> {
+    tokio::select! {
+        signal = signals.next() => Ok(End::Code(SIGNAL_BASE + signal)),
+        end = stream(client, id, request) => end,
+    }
+}
+
+async fn stream(client: &Client, id: SandboxId, request: &ExecRequest) -> Result<End> {
+    let mut events = client.process_exec(id, request).await?;
+    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
+    let mut feeding = Feeding::default();
+    while let Some(ExecEvent { body, .. }) = next(&mut events).await? {
+        let written = match body {
+            ExecBody::Started { process_id, .. } => {
+                if request.stdin {
+                    feeding.begin(client.clone(), id, process_id)?;
+                }
+                Ok(())
+            }
+            ExecBody::Stdout { data } => write(&mut stdout, &data).await,
+            ExecBody::Stderr { data } => write(&mut stderr, &data).await,
+            ExecBody::Exit { timed_out: true, .. } => {
+                let limit = Duration::from_millis(request.time_limit_ms.unwrap_or_default());
+                eprintln!(
+                    "sandflare: the command was killed because its time limit of {} was up",
+                    shown(limit),
+                );
+                return Ok(End::Code(TIMED_OUT));
+            }
+            ExecBody::Exit { exit_code, .. } => return Ok(End::Code(exit_code)),
+            ExecBody::Error { failure, exit_code } => {
+                crate::complaint::print(&ClientError::Refused(Box::new(failure)).into());
+                return Ok(End::Code(exit_code));
+            }
+            ExecBody::Heartbeat | ExecBody::Unknown => Ok(()),
+        };
+        match written {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                return Ok(End::Code(SIGNAL_BASE + SIGPIPE));
+            }
+            Err(error) => return Err(error).context("pass the command's output on"),
+        }
+    }
+    Err(events.cut_short().into())
+}
+
+async fn next(events: &mut Events<ExecEvent>) -> Result<Option<ExecEvent>> {
+    events.next().await.context("follow the command")
+}
+
+async fn write(to: &mut (impl AsyncWrite + Unpin), data: &[u8]) -> std::io::Result<()> {
+    to.write_all(data).await?;
+    to.flush().await
+}
+
+/// Passing standard input on, which ends with this.
+#[derive(Default)]
+struct Feeding(Option<tokio::task::JoinHandle<()>>);
+
+impl Feeding {
+    fn begin(&mut self, client: Client, id: SandboxId, process: ProcessId) -> Result<()> {
+        let (pieces, mut input) = mpsc::channel::<Bytes>(STDIN_PIECES_MAX);
+        // A thread of its own: a read from a terminal cannot be given up, and must not keep the
+        // program from ending.
+        std::thread::Builder::new()
+            .name("stdin".to_owned())
+            .spawn(move || read_stdin(&pieces))
+            .context("start the thread that reads standard input")?;
+        let feeding = tokio::spawn(async move {
+            loop {
+                let piece = input.recv().await;
+                let close = piece.is_none();
+                let data = piece.unwrap_or_default();
+                // The command may have ended or closed its input; its events tell the rest.
+                if client.process_stdin(id, process, data, close).await.is_err() || close {
+                    return;
+                }
+            }
+        });
+        self.0 = Some(feeding);
+        Ok(())
+    }
+}
+
+impl Drop for Feeding {
+    fn drop(&mut self) {
+        if let Some(feeding) = self.0.take() {
+            feeding.abort();
+        }
+    }
+}
+
+fn read_stdin(pieces: &mpsc::Sender<Bytes>) {
+    let mut stdin = std::io::stdin().lock();
+    let mut piece = vec![0; STDIN_PIECE_BYTES];
+    loop {
+        match stdin.read(&mut piece) {
+            Ok(0) => return,
+            Ok(count) => {
+                let read = piece.get(..count).unwrap_or_default();
+                if pieces.blocking_send(Bytes::copy_from_slice(read)).is_err() {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                eprintln!("warning: standard input cannot be read: {error}");
+                return;
+            }
+        }
+    }
+}

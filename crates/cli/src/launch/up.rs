@@ -1,0 +1,315 @@
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use api_node::KvmKind;
+use client::{Client, ClientError};
+use image_build::{Inputs, PortableInputs};
+use portable_host::{Config, PortableHost, Start, Status};
+use rustix::fs::FlockOperation;
+use tokio::time::{Instant, sleep};
+
+use crate::args::Up;
+use crate::complaint::{End, SIGNAL_BASE, advise};
+use crate::doctor::{KvmVerdict, probe_kvm};
+use crate::launch::down::stop;
+use crate::launch::native::Process;
+use crate::launch::record::{Record, Way, portable_state};
+use crate::place::{PORT_DEFAULT, Place};
+use crate::programs::{self, AGENT, PORTABLE_INIT, SANDFLARED, VMM};
+use crate::signals::Signals;
+use crate::steps::Steps;
+
+/// LIMIT: a native node serves within a second; a machine under load may take some.
+const NATIVE_READY: Duration = Duration::from_secs(60);
+/// LIMIT: the portable host boots in some seconds on a quiet machine, in tens on a busy one.
+const PORTABLE_READY: Duration = Duration::from_secs(300);
+/// How often a node that starts is asked whether it serves.
+const ASK: Duration = Duration::from_millis(200);
+/// LIMIT: how much of a log is shown when the node does not come up.
+const LAST_WORDS_BYTES: u64 = 2000;
+/// Template whose root image `up` makes.
+const TEMPLATE: &str = "agent";
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Host {
+    Native,
+    Portable,
+}
+
+/// `sandflare up`
+pub(crate) async fn up(place: &Place, args: &Up) -> Result<End> {
+    let port = match args.port {
+        Some(port) => port,
+        None => port_of(&place.url)?,
+    };
+    let url = format!("http://127.0.0.1:{port}");
+    let client = Client::new(&url)?;
+    fs::create_dir_all(&place.home).with_context(|| format!("create {}", place.home.display()))?;
+    let _lock = lock(&place.home)?;
+    match client.health().await {
+        Ok(health) => {
+            eprintln!("a node (version {}) is already running at {url}", health.version);
+            return Ok(End::Done);
+        }
+        Err(ClientError::NoNode { .. }) => {}
+        Err(_) => {
+            return Err(advise(
+                format!("port {port} is taken by a program that is not a sandflare node"),
+                "choose another with --port, or stop that program",
+            ));
+        }
+    }
+    already_elsewhere(place)?;
+
+    let mut signals = Signals::take()?;
+    let steps = Steps::new();
+    let started = tokio::select! {
+        signal = signals.next() => Err(signal),
+        started = start(place, args, port, &client, &steps) => Ok(started),
+    };
+    match started {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            stop(place, &client).await?;
+            return Err(error);
+        }
+        Err(signal) => {
+            stop(place, &client).await?;
+            return Ok(End::Code(SIGNAL_BASE + signal));
+        }
+    }
+    eprintln!("the node serves at {url}; try: sandflare run -- uname -a");
+    if port != PORT_DEFAULT {
+        eprintln!("for the other commands: export SANDFLARE_API_URL={url}");
+    }
+    if args.foreground {
+        foreground(place, &client, &mut signals).await?;
+    }
+    Ok(End::Done)
+}
+
+async fn start(place: &Place, args: &Up, port: u16, client: &Client, steps: &Steps) -> Result<()> {
+    let verdict = if args.portable { None } else { Some(probe_kvm().await?) };
+    let host = choose(args, verdict.as_ref())?;
+    build_images(place, host, steps).await?;
+    match host {
+        Host::Native => start_native(place, port)?,
+        Host::Portable => start_portable(place, args.memory, port, steps).await?,
+    }
+    wait_until_it_serves(place, host, client, steps).await
+}
+
+fn choose(args: &Up, verdict: Option<&KvmVerdict>) -> Result<Host> {
+    match verdict {
+        None => Ok(Host::Portable),
+        Some(verdict) if verdict.usable => {
+            eprintln!("KVM runs Linux here: the node runs natively");
+            Ok(Host::Native)
+        }
+        Some(verdict) if args.native => {
+            let hint = match verdict.kind {
+                KvmKind::NoPermission => "run the same command with sudo",
+                _ => "leave --native out to run the node in the portable host",
+            };
+            Err(advise(format!("KVM cannot be used: {}", verdict.reason), hint))
+        }
+        Some(verdict) => {
+            eprintln!("KVM cannot be used ({}): the node runs in QEMU", verdict.reason);
+            Ok(Host::Portable)
+        }
+    }
+}
+
+async fn build_images(place: &Place, host: Host, steps: &Steps) -> Result<()> {
+    let portable = match host {
+        Host::Native => None,
+        Host::Portable => Some(PortableInputs {
+            init: programs::beside(PORTABLE_INIT)?,
+            sandflared: programs::beside(SANDFLARED)?,
+            vmm: programs::beside(VMM)?,
+            extra: Vec::new(),
+        }),
+    };
+    let templates = vec![TEMPLATE.parse().expect("the name is legal")];
+    let inputs = Inputs { agent: programs::beside(AGENT)?, portable, templates };
+    let images = place.images();
+    // Building uses the machine's own tools and threads; it is no work for this runtime. The steps
+    // outlive the borrow because the scope ends before this returns.
+    tokio::task::block_in_place(|| image_build::ensure(&images, &inputs, steps))
+        .context("build the images")
+}
+
+fn node_args(listen: &str, images: &Path, data: &Path) -> Vec<String> {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    ["--listen", listen, "--images", &text(images), "--data", &text(data)]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+fn start_native(place: &Place, port: u16) -> Result<()> {
+    let program = programs::beside(SANDFLARED)?;
+    let data = place.data();
+    fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
+    let log = place.log();
+    let aside = place.home.join("node.log.1");
+    if log.exists() {
+        fs::rename(&log, aside).context("put the old log aside")?;
+    }
+    let args = node_args(&format!("127.0.0.1:{port}"), &place.images(), &data);
+    let process = Process::start(&program, &args, &log)?;
+    Record { port, way: Way::Native { process } }.write(place)
+}
+
+async fn start_portable(place: &Place, memory_mib: u32, port: u16, steps: &Steps) -> Result<()> {
+    let inside = format!("{}:7878", portable_host::ADDRESS);
+    let args =
+        node_args(&inside, portable_host::IMAGES_DIR.as_ref(), portable_host::DATA_DIR.as_ref());
+    let mut config = Config::new(portable_state(place), place.images(), port, args);
+    config.memory_mib = memory_mib;
+    Record { port, way: Way::Portable }.write(place)?;
+    let step = steps.begin("portable host");
+    let started = tokio::task::block_in_place(|| {
+        PortableHost::start(&config, &|part| step.note(&part.to_string()))
+    });
+    match started.context("start the portable host")? {
+        Start::Started(_) => step.done("started"),
+        Start::AlreadyRunning(running) => {
+            step.quietly();
+            Record { port: running.port, way: Way::Portable }.write(place)?;
+            if running.port != port {
+                return Err(advise(
+                    format!("the portable host is already running, on port {}", running.port),
+                    "stop it with `sandflare down` first",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn wait_until_it_serves(
+    place: &Place,
+    host: Host,
+    client: &Client,
+    steps: &Steps,
+) -> Result<()> {
+    let limit = if host == Host::Native { NATIVE_READY } else { PORTABLE_READY };
+    let mut step = steps.begin("waiting for the node");
+    step.announce();
+    let end = Instant::now() + limit;
+    loop {
+        match client.health().await {
+            Ok(health) if health.ready => {
+                step.done(&format!("version {}", health.version));
+                return Ok(());
+            }
+            Ok(_) | Err(_) if !is_running(place)? => {
+                return Err(did_not_start("the node ended before it served", place, host));
+            }
+            Ok(_) | Err(_) if Instant::now() >= end => {
+                let seconds = limit.as_secs();
+                let message = format!("the node did not serve within {seconds} s");
+                return Err(did_not_start(&message, place, host));
+            }
+            Ok(_) | Err(_) => sleep(ASK).await,
+        }
+    }
+}
+
+fn is_running(place: &Place) -> Result<bool> {
+    Ok(match Record::read(place)?.map(|record| record.way) {
+        Some(Way::Native { process }) => process.is_alive(),
+        Some(Way::Portable) => {
+            let status = PortableHost::at(&portable_state(place)).status();
+            matches!(status, Status::Running(_))
+        }
+        None => false,
+    })
+}
+
+fn did_not_start(message: &str, place: &Place, host: Host) -> anyhow::Error {
+    let last = match host {
+        Host::Native => crate::launch::logs::tail(&place.log(), LAST_WORDS_BYTES),
+        Host::Portable => PortableHost::at(&portable_state(place)).last_words(LAST_WORDS_BYTES),
+    };
+    let last = last.trim();
+    let last = if last.is_empty() { "nothing" } else { last };
+    advise(
+        format!("{message}; it last wrote:\n{last}"),
+        "see `sandflare logs` for all of it, and `sandflare doctor` for this machine",
+    )
+}
+
+async fn foreground(place: &Place, client: &Client, signals: &mut Signals) -> Result<()> {
+    eprintln!("Ctrl-C stops it");
+    loop {
+        tokio::select! {
+            _ = signals.next() => {
+                eprintln!("stopping the node ...");
+                return stop(place, client).await.map(|_| ());
+            }
+            () = sleep(Duration::from_secs(1)) => {
+                if !is_running(place)? {
+                    Record::remove(place)?;
+                    return Err(advise("the node ended by itself", "see `sandflare logs`"));
+                }
+            }
+        }
+    }
+}
+
+/// Refuses to start a second node over the data of one that runs on another port.
+fn already_elsewhere(place: &Place) -> Result<()> {
+    match Record::read(place)? {
+        Some(record) if is_running(place)? => Err(advise(
+            format!("this machine's node is already running, on port {}", record.port),
+            "use that one (SANDFLARE_API_URL), or stop it with `sandflare down` first",
+        )),
+        Some(_) => Record::remove(place),
+        None => Ok(()),
+    }
+}
+
+fn port_of(url: &str) -> Result<u16> {
+    let rest = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    match rest.rsplit_once(':') {
+        Some((_, port)) => port
+            .parse()
+            .map_err(|_| advise(format!("`{url}` has no port number"), "give one with --port")),
+        None => Ok(PORT_DEFAULT),
+    }
+}
+
+/// One `up` at a time; the lock goes with the process.
+fn lock(home: &Path) -> Result<File> {
+    let path = home.join("up.lock");
+    let file = File::options().create(true).append(true).open(&path);
+    let file = file.with_context(|| format!("open {}", path.display()))?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        advise("another `sandflare up` is at work", "wait for it, or stop it with Ctrl-C")
+    })?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn the_port_is_that_of_the_address() {
+        assert_eq!(port_of("http://127.0.0.1:9000/").unwrap(), 9000);
+        assert_eq!(port_of("http://127.0.0.1").unwrap(), PORT_DEFAULT);
+        assert!(port_of("http://127.0.0.1:x").is_err());
+    }
+
+    #[test]
+    fn a_second_up_is_refused_while_one_is_at_work() {
+        let home = tempfile::tempdir().unwrap();
+        let held = lock(home.path()).unwrap();
+        assert!(lock(home.path()).is_err());
+        drop(held);
+        lock(home.path()).unwrap();
+    }
+}

@@ -1,0 +1,151 @@
+//! What is there: sandboxes and templates.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use api_node::{Sandbox, SandboxState, Template, TemplateState};
+use client::Client;
+
+use crate::args::{Format, Kill};
+use crate::complaint::End;
+use crate::duration::shown;
+use crate::table::{bytes, columns, print, print_json};
+
+/// `sandflare ps`
+pub(crate) async fn sandboxes(client: &Client, format: Format) -> Result<End> {
+    let list = client.sandbox_list().await?;
+    if format.json {
+        print_json(&list)?;
+    } else {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        print(&sandbox_table(&list.sandboxes, now))?;
+    }
+    Ok(End::Done)
+}
+
+/// `now` is the time since the Unix epoch.
+fn sandbox_table(sandboxes: &[Sandbox], now: Duration) -> String {
+    let rows: Vec<_> = sandboxes
+        .iter()
+        .map(|sandbox| {
+            [
+                sandbox.id.to_string(),
+                sandbox.name.clone().unwrap_or_else(|| "-".to_owned()),
+                sandbox.template.to_string(),
+                sandbox.size.to_string(),
+                match sandbox.state {
+                    SandboxState::Creating => "creating",
+                    SandboxState::Running => "running",
+                    SandboxState::Stopping => "stopping",
+                    SandboxState::Failed => "failed",
+                    SandboxState::Unknown => "unknown",
+                }
+                .to_owned(),
+                shown(now.saturating_sub(Duration::from_millis(sandbox.created_at_ms))),
+            ]
+        })
+        .collect();
+    columns(["ID", "NAME", "TEMPLATE", "SIZE", "STATE", "AGE"], &rows)
+}
+
+/// `sandflare template ls`
+pub(crate) async fn templates(client: &Client, format: Format) -> Result<End> {
+    let list = client.template_list().await?;
+    if format.json {
+        print_json(&list)?;
+    } else {
+        print(&template_table(&list.templates))?;
+    }
+    Ok(End::Done)
+}
+
+fn template_table(templates: &[Template]) -> String {
+    let rows: Vec<_> = templates
+        .iter()
+        .map(|template| {
+            [
+                template.name.to_string(),
+                template.size.to_string(),
+                format!("{} vCPU", template.size.vcpus()),
+                bytes(u64::from(template.size.memory_mib()) << 20),
+                match template.state {
+                    TemplateState::Missing => "made at the first create".to_owned(),
+                    TemplateState::Building => "being made".to_owned(),
+                    TemplateState::Ready => format!("ready, {}", bytes(template.snapshot_bytes)),
+                    TemplateState::Failed => {
+                        let why = template.message.as_deref().unwrap_or("no reason given");
+                        format!("failed: {why}")
+                    }
+                    TemplateState::Unknown => "unknown".to_owned(),
+                },
+            ]
+        })
+        .collect();
+    columns(["TEMPLATE", "SIZE", "CPU", "MEMORY", "SNAPSHOT"], &rows)
+}
+
+/// `sandflare kill`
+pub(crate) async fn kill(client: &Client, args: &Kill) -> Result<End> {
+    let mut first_failure = None;
+    for id in &args.ids {
+        match client.sandbox_kill(*id).await {
+            Ok(()) => print(&format!("{id}\n"))?,
+            // The rest is still to be killed.
+            Err(error) if first_failure.is_none() => first_failure = Some(error),
+            Err(error) => crate::complaint::print(&error.into()),
+        }
+    }
+    first_failure.map_or(Ok(End::Done), |error| Err(error.into()))
+}
+
+#[cfg(test)]
+mod test {
+    use base_types::{SandboxId, Size};
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn sandboxes_are_listed_with_their_age() {
+        let sandbox = Sandbox {
+            id: SandboxId::from_bits(7),
+            name: None,
+            template: "agent".parse().unwrap(),
+            size: Size::Nano,
+            state: SandboxState::Running,
+            created_at_ms: 1_000,
+            phases: api_node::PhaseTimes::default(),
+        };
+        let named = Sandbox { name: Some("charts".into()), ..sandbox.clone() };
+        expect![[r"
+            ID                    NAME    TEMPLATE  SIZE  STATE    AGE
+            sbx_0000000000000007  -       agent     nano  running  1 min 4 s
+            sbx_0000000000000007  charts  agent     nano  running  1 min 4 s
+        "]]
+        .assert_eq(&sandbox_table(&[sandbox, named], Duration::from_secs(65)));
+    }
+
+    #[test]
+    fn templates_are_listed_with_their_snapshot() {
+        let template = |size, state, message: Option<&str>| Template {
+            name: "agent".parse().unwrap(),
+            size,
+            state,
+            snapshot_bytes: 150 << 20,
+            built_at_ms: None,
+            message: message.map(str::to_owned),
+        };
+        let list = [
+            template(Size::Nano, TemplateState::Ready, None),
+            template(Size::Small, TemplateState::Missing, None),
+            template(Size::Large, TemplateState::Failed, Some("the disk is full")),
+        ];
+        expect![[r"
+            TEMPLATE  SIZE   CPU     MEMORY   SNAPSHOT
+            agent     nano   1 vCPU  512 MiB  ready, 150 MiB
+            agent     small  2 vCPU  2.0 GiB  made at the first create
+            agent     large  4 vCPU  8.0 GiB  failed: the disk is full
+        "]]
+        .assert_eq(&template_table(&list));
+    }
+}

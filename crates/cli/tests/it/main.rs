@@ -1,0 +1,8 @@
+//! The whole program as its user meets it: what it prints where, and what it exits with. The node it
+//! talks to has no machines.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod bench;
+mod node;
+mod run;
+mod sandflare;

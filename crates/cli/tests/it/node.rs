@@ -1,0 +1,117 @@
+use expect_test::expect;
+
+use crate::sandflare::Sandflare;
+
+#[tokio::test]
+async fn status_and_lists_are_for_people_and_for_programs() {
+    let sandflare = Sandflare::new().await;
+    expect![[""]].assert_eq(&sandflare.shown(&["status"]).await);
+    expect![[""]].assert_eq(&sandflare.shown(&["template", "ls"]).await);
+    expect![[""]].assert_eq(&sandflare.shown(&["ps"]).await);
+    for args in [["status", "--json"], ["ps", "--json"]] {
+        let output = sandflare.output(&args).await;
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap();
+        assert!(output.stderr.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn without_a_node_every_command_says_how_to_start_one() {
+    let sandflare = Sandflare::new().await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", free.local_addr().unwrap());
+    drop(free);
+    for (args, code) in [
+        (&["ps"][..], 1),
+        (&["status"], 1),
+        (&["template", "ls"], 1),
+        (&["bench"], 1),
+        (&["run", "true"], 125),
+    ] {
+        let args: Vec<_> = ["--url", &url].into_iter().chain(args.iter().copied()).collect();
+        let output = sandflare.output(&args).await;
+        assert_eq!(
+            String::from_utf8_lossy(&output.stderr),
+            format!("error: no node is running at {url}\nhint: start one with `sandflare up`\n"),
+        );
+        assert_eq!(output.status.code(), Some(code), "{args:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_goes_in_and_comes_out_equal() {
+    let sandflare = Sandflare::new().await;
+    let content: Vec<u8> = (0..=u8::MAX).cycle().take(200_003).collect();
+    let (here, back) = (sandflare.home.path().join("in"), sandflare.home.path().join("out"));
+    std::fs::write(&here, &content).unwrap();
+    let made = client::Client::new(&sandflare.served.url).unwrap();
+    let id = made.sandbox_create(&api_node::CreateSandbox::default()).await.unwrap().id;
+    let inside = format!("{id}:/home/agent/");
+    let named = format!("{id}:/home/agent/in");
+    let output = sandflare.output(&["cp", here.to_str().unwrap(), &inside]).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = sandflare.output(&["cp", &named, back.to_str().unwrap()]).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(std::fs::read(&back).unwrap() == content);
+    assert!(sandflare.output(&["cp", &named, "-"]).await.stdout == content);
+
+    let nothing = format!("{id}:/nothing");
+    let output = sandflare.output(&["cp", &nothing, back.to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(std::fs::read(&back).unwrap() == content);
+    assert_eq!(std::fs::read_dir(sandflare.home.path()).unwrap().count(), 2);
+    expect![[""]].assert_eq(&sandflare.shown(&["cp", "a", "b"]).await);
+}
+
+#[tokio::test]
+async fn kill_kills_what_is_there_and_tells_the_rest() {
+    let sandflare = Sandflare::new().await;
+    let client = client::Client::new(&sandflare.served.url).unwrap();
+    let id = client.sandbox_create(&api_node::CreateSandbox::default()).await.unwrap().id;
+    let args = ["kill", "sbx_00000000000000aa", &id.to_string()];
+    expect![[""]].assert_eq(&sandflare.shown(&args).await);
+    assert_eq!(sandflare.node.sandbox_count(), 0);
+}
+
+#[tokio::test]
+async fn up_knows_a_node_and_a_stranger_at_its_port() {
+    let sandflare = Sandflare::new().await;
+    expect![[""]].assert_eq(&sandflare.shown(&["up"]).await);
+    let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = stranger.local_addr().unwrap().port().to_string();
+    let answering = std::thread::Builder::new()
+        .name("stranger".into())
+        .spawn(move || {
+            use std::io::Write;
+            let (mut peer, _) = stranger.accept().unwrap();
+            peer.write_all(b"220 mail.example ESMTP\r\n").unwrap();
+        })
+        .unwrap();
+    let shown = sandflare.shown(&["up", "--port", &port]).await.replace(&port, "PORT");
+    answering.join().unwrap();
+    expect![[""]].assert_eq(&shown);
+}
+
+#[tokio::test]
+async fn down_without_a_node_is_fine() {
+    let sandflare = Sandflare::new().await;
+    expect![[""]].assert_eq(&sandflare.shown(&["down"]).await);
+    expect![[""]].assert_eq(
+        &sandflare.shown(&["logs"]).await.replace(sandflare.home.path().to_str().unwrap(), "HOME"),
+    );
+}
+
+#[tokio::test]
+async fn doctor_answers_in_a_stable_form() {
+    let sandflare = Sandflare::new().await;
+    let output = sandflare.output(&["doctor", "--json"]).await;
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let ids: Vec<_> =
+        report["checks"].as_array().unwrap().iter().map(|c| c["id"].as_str().unwrap()).collect();
+    assert_eq!(
+        ids.join(" "),
+        "programs kvm qemu memory disk packages root cgroup userfaultfd port",
+    );
+    let ready = report["ready"].as_bool().unwrap();
+    assert_eq!(output.status.code(), Some(i32::from(!ready)));
+}
