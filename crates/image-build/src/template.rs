@@ -1,11 +1,19 @@
-use std::path::Path;
+//! Root images of templates: a small Debian from signed packages, as one ext4 file that comes out the same every
+//! time the same packages go in.
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use base_types::TemplateName;
 use serde::{Deserialize, Serialize};
 
-use crate::cache::Keys;
-use crate::error::BuildError;
-use crate::progress::Progress;
+use crate::cache::{self, Key, Keys};
+use crate::command;
+use crate::debian::{Mirror, SUITE};
+use crate::error::{BuildError, OnFile as _};
+use crate::progress::{Outcome, Progress};
 
 /// `templates/<name>/manifest.json`: what a root image is and what is in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,12 +41,325 @@ pub struct Package {
     pub version: String,
 }
 
+/// What a template is made from.
+struct Recipe {
+    name: &'static str,
+    packages: &'static str,
+    root_bytes: u64,
+    warm: &'static [&'static [&'static str]],
+}
+
+const RECIPES: [Recipe; 2] = [
+    Recipe {
+        name: "agent",
+        packages: include_str!("../templates/agent.list"),
+        root_bytes: 4 << 30,
+        warm: &[
+            &["python3", "-c", "import numpy, pandas, matplotlib.pyplot"],
+            &["sh", "-c", "git --version && curl --version"],
+        ],
+    },
+    Recipe {
+        name: "base",
+        packages: include_str!("../templates/base.list"),
+        root_bytes: 1 << 30,
+        warm: &[],
+    },
+];
+
+/// Runs in every root image before it is packed.
+const FINISH: &str = include_str!("../templates/finish.sh");
+
+/// Times in an image: the day trixie was released. Later files count as being from then.
+const SOURCE_DATE_EPOCH: &str = "1754697600";
+
+/// Fixed, so that the same files give the same bytes. Only ever one of each disk is in a machine.
+const FILE_SYSTEM_ID: &str = "7c1f0a5e-6f5d-4b7e-9d0c-2a3b5e8f1d01";
+const HASH_SEED: &str = "7c1f0a5e-6f5d-4b7e-9d0c-2a3b5e8f1d02";
+
+const TOOLS_STEP: &str = "file system tools";
+
+/// Makes sure the root image and manifest of template `name` are there and up to date.
 pub(crate) fn ensure(
-    _templates: &Path,
-    _cache: &Path,
-    _keys: &Keys,
+    templates: &Path,
+    cache: &Path,
+    keys: &Keys,
     name: &TemplateName,
-    _progress: &dyn Progress,
+    progress: &dyn Progress,
 ) -> Result<(), BuildError> {
-    Err(BuildError::UnknownTemplate { template: name.to_string(), known: String::new() })
+    let Some(recipe) = RECIPES.iter().find(|recipe| recipe.name == name.as_str()) else {
+        let known: Vec<&str> = RECIPES.iter().map(|recipe| recipe.name).collect();
+        return Err(BuildError::UnknownTemplate {
+            template: name.to_string(),
+            known: known.join(", "),
+        });
+    };
+    let step = format!("template {name}");
+    let directory = templates.join(recipe.name);
+    let key = key(recipe);
+    let key_name = format!("template-{name}");
+    progress.begin(&step);
+    let outputs = [directory.join("root.ext4"), directory.join("manifest.json")];
+    if keys.holds(&key_name, &key, &[&outputs[0], &outputs[1]]) {
+        progress.end(&step, Outcome::Reused);
+        return Ok(());
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Err(BuildError::NotRoot { template: name.to_string() });
+    }
+    keys.forget(&key_name)?;
+    let advance = |fraction: f64| progress.advance(&step, fraction);
+    let tools = Tools::ensure(cache, keys)?;
+    advance(0.05);
+    let work =
+        tempfile::Builder::new().prefix("template-").tempdir_in(cache).on("write in", cache)?;
+    let (tar, packages) = root_archive(recipe, work.path(), &advance)?;
+    advance(0.85);
+    let root = work.path().join("root.ext4");
+    tools.make_ext4(&root, recipe.root_bytes, &tar)?;
+    advance(0.95);
+    let manifest = TemplateManifest {
+        name: name.clone(),
+        suite: SUITE.to_owned(),
+        root_bytes: recipe.root_bytes,
+        root_blake3: cache::hash_file(&root).on("read", &root)?,
+        warm: recipe
+            .warm
+            .iter()
+            .map(|command| command.iter().map(|&word| word.to_owned()).collect())
+            .collect(),
+        packages,
+    };
+    let text = serde_json::to_vec_pretty(&manifest)
+        .map_err(|source| BuildError::Manifest { path: outputs[1].clone(), source })?;
+    // The manifest goes first and comes last: an image without one is not a template.
+    fs::create_dir_all(&directory).on("create", &directory)?;
+    match fs::remove_file(&outputs[1]) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).on("remove", &outputs[1])?;
+        }
+        _ => {}
+    }
+    fs::rename(&root, &outputs[0]).on("write", &outputs[0])?;
+    cache::replace(&outputs[1], &text)?;
+    keys.record(&key_name, &key)?;
+    progress.end(&step, Outcome::Built);
+    Ok(())
+}
+
+fn key(recipe: &Recipe) -> String {
+    let mut key = Key::of("template");
+    key.add("suite", SUITE);
+    key.add("epoch", SOURCE_DATE_EPOCH);
+    key.add("name", recipe.name);
+    key.add("bytes", &recipe.root_bytes.to_string());
+    key.add("finish", FINISH);
+    for package in package_names(recipe.packages) {
+        key.add("package", package);
+    }
+    for word in recipe.warm.iter().flat_map(|command| command.iter().chain([&"\n"])) {
+        key.add("warm", word);
+    }
+    key.finish()
+}
+
+/// The names in a list: one per line, `#` begins a comment.
+fn package_names(list: &str) -> impl Iterator<Item = &str> {
+    list.lines()
+        .map(|line| line.split('#').next().unwrap_or_default().trim())
+        .filter(|name| !name.is_empty())
+}
+
+/// Installs the recipe's packages into an empty root and packs it; gives the archive and what is in it.
+fn root_archive(
+    recipe: &Recipe,
+    work: &Path,
+    advance: &dyn Fn(f64),
+) -> Result<(PathBuf, Vec<Package>), BuildError> {
+    let finish = work.join("finish.sh");
+    fs::write(&finish, FINISH).on("write", &finish)?;
+    fs::set_permissions(&finish, fs::Permissions::from_mode(0o755)).on("write", &finish)?;
+    let (tar, list) = (work.join("root.tar"), work.join("packages"));
+    let names: Vec<&str> = package_names(recipe.packages).collect();
+    let temporary = work.join("tmp");
+    fs::create_dir(&temporary).on("create", &temporary)?;
+    // Packages are unpacked as other users too.
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755)).on("write", &temporary)?;
+    // In namespaces of its own: whatever it mounts and starts ends with it, even if it is killed.
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "mmdebstrap"])
+        .args(["--mode=root", "--variant=minbase", "--format=tar", "--components=main"])
+        .arg("--aptopt=Apt::Install-Recommends \"false\"")
+        // Documentation goes, licences stay.
+        .args(
+            ["man", "info", "locale", "doc"]
+                .map(|kind| format!("--dpkgopt=path-exclude=/usr/share/{kind}/*")),
+        )
+        .arg("--dpkgopt=path-include=/usr/share/doc/*/copyright")
+        .arg("--dpkgopt=path-include=/usr/share/locale/locale.alias")
+        .arg(format!("--include={}", names.join(",")))
+        .arg("--customize-hook=\"$SANDFLARE_FINISH\" \"$1\"")
+        .arg(SUITE)
+        .arg(&tar)
+        .args(Mirror::of_this_machine().sources().lines())
+        .env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH)
+        .env("SANDFLARE_FINISH", &finish)
+        .env("SANDFLARE_SUITE", SUITE)
+        .env("SANDFLARE_PACKAGES", &list)
+        .env("TMPDIR", &temporary);
+    let doing = format!("installing the packages of template {}", recipe.name);
+    run_mmdebstrap(&mut command, &doing, &mut |line| {
+        if let Some(fraction) = fraction_at(line) {
+            advance(fraction);
+        }
+    })?;
+    let text = fs::read_to_string(&list).on("read", &list)?;
+    Ok((tar, parse_packages(&text)))
+}
+
+/// mmdebstrap is started through another program, so its absence must be found out beforehand.
+fn run_mmdebstrap(
+    command: &mut Command,
+    doing: &str,
+    each_line: &mut dyn FnMut(&str),
+) -> Result<(), BuildError> {
+    command::run(
+        Command::new("mmdebstrap").arg("--version"),
+        "mmdebstrap",
+        "asking mmdebstrap",
+        |_| {},
+    )?;
+    command::run(command, "util-linux", doing, each_line).map(drop)
+}
+
+/// How far mmdebstrap is when it says `line`; shares of the time seen on two cores.
+fn fraction_at(line: &str) -> Option<f64> {
+    let milestones = [
+        ("I: running apt-get update", 0.06),
+        ("I: downloading packages", 0.1),
+        ("I: extracting archives", 0.15),
+        ("I: installing essential", 0.2),
+        ("I: installing remaining", 0.25),
+        ("I: running --customize-hook", 0.55),
+        ("I: cleaning package lists", 0.78),
+        ("I: creating tarball", 0.8),
+    ];
+    milestones.iter().find(|(start, _)| line.starts_with(start)).map(|&(_, fraction)| fraction)
+}
+
+fn parse_packages(text: &str) -> Vec<Package> {
+    let mut packages: Vec<Package> = text
+        .lines()
+        .filter_map(|line| line.split_once('\t'))
+        .map(|(name, version)| Package { name: name.to_owned(), version: version.to_owned() })
+        .collect();
+    packages.sort_by(|left, right| left.name.cmp(&right.name));
+    packages
+}
+
+/// The e2fsprogs of [`SUITE`]. The machine's own may be older than the release that made `mke2fs -d` reproducible
+/// and taught it to read archives; these run from the cache with the libraries they were built for.
+struct Tools {
+    root: PathBuf,
+}
+
+impl Tools {
+    fn ensure(cache: &Path, keys: &Keys) -> Result<Self, BuildError> {
+        let root = cache.join("tools");
+        let mut key = Key::of(TOOLS_STEP);
+        key.add("suite", SUITE);
+        let key = key.finish();
+        let tools = Self { root };
+        if keys.holds("tools", &key, &[&tools.root.join("usr/sbin/mke2fs")]) {
+            return Ok(tools);
+        }
+        keys.forget("tools")?;
+        if tools.root.exists() {
+            fs::remove_dir_all(&tools.root).on("remove", &tools.root)?;
+        }
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "mmdebstrap"])
+            .args(["--mode=root", "--variant=extract", "--format=directory"])
+            .args(["--include=e2fsprogs,libarchive13t64", SUITE])
+            .arg(&tools.root)
+            .args(Mirror::of_this_machine().sources().lines());
+        run_mmdebstrap(&mut command, "downloading the file system tools", &mut |_| {})?;
+        keys.record("tools", &key)?;
+        Ok(tools)
+    }
+
+    /// Makes `file` an ext4 of `bytes` with the content of the archive `tar`.
+    fn make_ext4(&self, file: &Path, bytes: u64, tar: &Path) -> Result<(), BuildError> {
+        let sparse = File::create(file).on("write", file)?;
+        sparse.set_len(bytes).on("write", file)?;
+        drop(sparse);
+        let mut command = Command::new(self.root.join("usr/lib64/ld-linux-x86-64.so.2"));
+        command
+            .arg("--library-path")
+            .arg(self.root.join("usr/lib/x86_64-linux-gnu"))
+            .arg(self.root.join("usr/sbin/mke2fs"))
+            // No reserve for root: all room is the user's. A small journal: the disk is copy-on-write anyway.
+            .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-J", "size=16"])
+            .args(["-U", FILE_SYSTEM_ID, "-E"])
+            // The file is all holes: inode tables are zero already, for mke2fs and for the guest's kernel.
+            .arg(format!("hash_seed={HASH_SEED},lazy_itable_init=0,assume_storage_prezeroed=1"))
+            .arg("-d")
+            .args([tar, file])
+            .env("MKE2FS_CONFIG", self.root.join("etc/mke2fs.conf"))
+            .env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH);
+        command::run(&mut command, "e2fsprogs", "making the root file system", |_| {}).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_list_names_packages_once_and_nothing_else() {
+        for recipe in &RECIPES {
+            let names: Vec<&str> = package_names(recipe.packages).collect();
+            let mut unique = names.clone();
+            unique.sort_unstable();
+            unique.dedup();
+            assert_eq!(names.len(), unique.len(), "{}", recipe.name);
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
+            assert!(names.iter().all(|name| name.chars().all(plain)), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn the_key_of_a_template_follows_its_recipe() {
+        let [agent, base] = &RECIPES;
+        assert_eq!(key(agent), key(agent));
+        assert_ne!(key(agent), key(base));
+        let bigger = Recipe { root_bytes: base.root_bytes * 2, ..*base };
+        assert_ne!(key(base), key(&bigger));
+        let more = Recipe { packages: "passwd\nless\n", ..*base };
+        assert_ne!(key(base), key(&more));
+        let same = Recipe { packages: "passwd # a comment\n", ..*base };
+        assert_eq!(key(base), key(&same));
+    }
+
+    #[test]
+    fn packages_are_read_from_dpkgs_list() {
+        let packages = parse_packages("zlib\t1.3\napt\t3.0.3\nbroken\n");
+        let found: Vec<(&str, &str)> =
+            packages.iter().map(|p| (p.name.as_str(), p.version.as_str())).collect();
+        assert_eq!(found, [("apt", "3.0.3"), ("zlib", "1.3")]);
+    }
+
+    #[test]
+    fn an_unknown_template_lists_the_known_ones() {
+        let directory = tempfile::tempdir().unwrap();
+        let keys = Keys::in_directory(directory.path().join("keys"));
+        let name: TemplateName = "nonsense".parse().unwrap();
+        let error = ensure(directory.path(), directory.path(), &keys, &name, &crate::Silent);
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "there is no recipe for template `nonsense`; there are: agent, base"
+        );
+    }
 }

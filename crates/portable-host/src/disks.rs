@@ -16,6 +16,9 @@ pub const DATA_BYTES_DEFAULT: u64 = 32 << 30;
 /// Room beside the files themselves: metadata, and the roundings of a few dozen files.
 const IMAGES_SLACK_BYTES: u64 = 64 << 20;
 
+/// Smaller disks get the journal mke2fs finds right for them.
+const JOURNAL_FROM_BYTES: u64 = 4 << 30;
+
 const MKE2FS: &str = "mke2fs";
 
 /// Makes sure `state/images.ext4` holds what `images` holds, checking every image it copies.
@@ -85,7 +88,10 @@ pub(crate) fn data(file: &Path, bytes: u64) -> Result<bool, HostError> {
     let fresh = file.with_extension("new");
     remove_if_there(&fresh)?;
     // An inode per 64 KiB: sandboxes are few big files, and inode tables cost memory and time.
-    let made = mke2fs(&fresh, bytes, &["-i".as_ref(), "65536".as_ref()]);
+    // The journal is written at once; 64 MiB is plenty for metadata.
+    let options = ["-i", "65536", "-J", "size=64"].map(OsStr::new);
+    let made =
+        mke2fs(&fresh, bytes, if bytes < JOURNAL_FROM_BYTES { &options[..2] } else { &options });
     if made.is_err() {
         remove_if_there(&fresh)?;
     }

@@ -71,10 +71,10 @@ impl Machine {
         arguments.words(&["-cpu", "max,la57=off"]);
         arguments.words(&["-smp", &self.vcpus.to_string(), "-m", &self.memory_mib.to_string()]);
         arguments.words(&["-display", "none", "-no-reboot"]);
-        arguments.words(&[
-            "-sandbox",
-            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-        ]);
+        // Going to the background needs the very calls the strict filter denies: fork and setsid.
+        let strict = ",elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+        let more = if self.background.is_some() { "" } else { strict };
+        arguments.words(&["-sandbox", &format!("on,obsolete=deny{more}")]);
         arguments.option("-kernel", "", &self.kernel, "");
         arguments.option("-initrd", "", &self.initrd, "");
         arguments.words(&["-append", COMMAND_LINE]);
