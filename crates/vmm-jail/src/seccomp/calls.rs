@@ -150,7 +150,7 @@ pub(super) const CALLS: &[Call] = &[
     call(T::ALL, libc::SYS_ppoll, "ppoll", "waits for one descriptor"),
     call(MAIN, libc::SYS_readv, "readv", "vsock data into guest buffers"),
     call(MAIN, libc::SYS_writev, "writev", "vsock data out of guest buffers"),
-    call(MAIN, libc::SYS_fcntl, "fcntl", "open mode of a disk image, seals of a template's memory").when(DESCRIPTOR_FLAGS),
+    call(T::ALL, libc::SYS_fcntl, "fcntl", "open mode of a disk image, seals of a template's memory; debug builds look before they close").when(DESCRIPTOR_FLAGS),
     call(MAIN, libc::SYS_epoll_create1, "epoll_create1", "the event loop"),
     call(T::VCPU.and(MAIN), libc::SYS_epoll_ctl, "epoll_ctl", "vsock streams come and go; a guest's reset of the device ends them all"),
     call(MAIN, libc::SYS_epoll_wait, "epoll_wait", "the event loop"),

@@ -1,20 +1,20 @@
 //! The system calls each thread may make. Any other kills the process.
 //!
-//! What is allowed to whom, and why, is data: [`calls`] and [`ioctls`]. This module compiles it.
+//! What is allowed to whom, and why, is data: [`calls`] and [`ioctls`]. [`program`] makes a filter
+//! of it, and seccompiler installs it.
 
 mod calls;
 mod ioctls;
+mod program;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
-    SeccompFilter, SeccompRule, TargetArch, apply_filter, sock_filter,
-};
+use seccompiler::{BpfProgram, apply_filter};
 
 use calls::{CALLS, When};
-use ioctls::IOCTLS;
+use ioctls::{IOCTLS, Ioctl};
+use program::{Check, Fate, TooFar, assemble};
 
 /// The kinds of thread, by the filter they live under.
 ///
@@ -65,13 +65,13 @@ impl Threads {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FilterError {
-    /// The table does not make a filter.
-    #[error("the system call table of the {thread:?} thread does not compile")]
+    /// The table is too long for a filter.
+    #[error("the system call table of the {thread:?} thread does not fit a filter: {reason}")]
     Compile {
         /// Whose.
         thread: Thread,
-        /// What is wrong with it.
-        source: BackendError,
+        /// What does not fit.
+        reason: String,
     },
     /// The kernel refused it.
     #[error("the kernel refuses the system call filter of the {thread:?} thread")]
@@ -85,7 +85,8 @@ pub enum FilterError {
 
 /// Restricts the calling thread, and all it will create, to the calls of `thread`, for good.
 pub fn install(thread: Thread) -> Result<(), FilterError> {
-    let program = compile(thread).map_err(|source| FilterError::Compile { thread, source })?;
+    let program = compile(thread)
+        .map_err(|error| FilterError::Compile { thread, reason: error.to_string() })?;
     apply_filter(&program).map_err(|source| FilterError::Install { thread, source })
 }
 
@@ -102,75 +103,39 @@ pub fn describe(thread: Thread) -> String {
     text
 }
 
-fn compile(thread: Thread) -> Result<BpfProgram, BackendError> {
-    // A call with no rule in its list is allowed whatever its arguments.
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+fn compile(thread: Thread) -> Result<BpfProgram, TooFar> {
+    assemble(&fates(thread))
+}
+
+/// What becomes of each call of `thread`. Calls that are not in it kill.
+fn fates(thread: Thread) -> BTreeMap<u32, Fate> {
+    let mut fates = BTreeMap::new();
     for call in CALLS.iter().filter(|call| call.threads.contains(thread)) {
-        let alternatives = rules.entry(call.number).or_default();
-        match call.when {
-            When::Always => {}
-            When::Masked { argument, mask, value } => alternatives.push(rule(
-                argument,
-                SeccompCmpArgLen::Qword,
-                SeccompCmpOp::MaskedEq(mask),
-                value,
-            )?),
-            When::OneOf { argument, values } => {
-                for &(value, _) in values {
-                    let value = u64::from(value);
-                    let eq = SeccompCmpOp::Eq;
-                    alternatives.push(rule(argument, SeccompCmpArgLen::Dword, eq, value)?);
-                }
+        let fate = match call.when {
+            When::Always => Fate::Allow,
+            When::Masked { argument, mask, value } => {
+                Fate::Check(vec![Check::Masked { argument, mask, value }])
             }
-        }
+            When::OneOf { argument, values } => {
+                let check = |&(value, _): &(u32, &str)| Check::Low { argument, value };
+                Fate::Check(values.iter().map(check).collect())
+            }
+        };
+        fates.insert(number(call.number), fate);
     }
-    let requests = rules.entry(libc::SYS_ioctl).or_default();
-    for ioctl in IOCTLS.iter().filter(|ioctl| ioctl.threads.contains(thread)) {
-        // The kernel looks at the low half of the request only, and so must the filter.
-        let request = u64::from(ioctl.request);
-        requests.push(rule(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, request)?);
-    }
-
-    let filter = SeccompFilter::new(
-        rules,
-        SeccompAction::KillProcess,
-        SeccompAction::Allow,
-        TargetArch::x86_64,
-    )?;
-    let mut program = BpfProgram::from(NO_CLONE3);
-    program.append(&mut filter.try_into()?);
-    Ok(program)
+    // The kernel looks at the low half of the request only, and so must the filter.
+    let requests = IOCTLS.iter().filter(|ioctl| ioctl.threads.contains(thread));
+    let check = |ioctl: &Ioctl| Check::Low { argument: 1, value: ioctl.request };
+    fates.insert(number(libc::SYS_ioctl), Fate::Check(requests.map(check).collect()));
+    // It takes its flags in memory, where no filter can see them. glibc tries it first and then
+    // turns to `clone`, whose flags are an argument, when told the kernel is too old.
+    fates.insert(number(libc::SYS_clone3), Fate::Missing);
+    fates
 }
 
-fn rule(
-    argument: u8,
-    length: SeccompCmpArgLen,
-    operator: SeccompCmpOp,
-    value: u64,
-) -> Result<SeccompRule, BackendError> {
-    SeccompRule::new(vec![SeccompCondition::new(argument, length, operator, value)?])
+fn number(call: libc::c_long) -> u32 {
+    u32::try_from(call).expect("the numbers of x86-64 are small and not negative")
 }
-
-/// Put before every filter: `clone3` does not exist.
-///
-/// It takes its flags in memory, where no filter can see them. glibc tries it first and then turns
-/// to `clone`, whose flags are an argument, when told the kernel is too old.
-const NO_CLONE3: [sock_filter; 3] = {
-    const LOAD_WORD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
-    const JUMP_IF_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
-    const RETURN: u16 = 0x06; // BPF_RET | BPF_K
-    const CALL_NUMBER: u32 = 0; // offset in struct seccomp_data
-    [
-        sock_filter { code: LOAD_WORD, jt: 0, jf: 0, k: CALL_NUMBER },
-        sock_filter { code: JUMP_IF_EQUAL, jt: 0, jf: 1, k: libc::SYS_clone3 as u32 },
-        sock_filter {
-            code: RETURN,
-            jt: 0,
-            jf: 0,
-            k: libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
-        },
-    ]
-};
 
 #[cfg(test)]
 mod test;

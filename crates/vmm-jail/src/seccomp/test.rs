@@ -1,7 +1,12 @@
 use std::collections::BTreeSet;
 
+use proptest::prelude::*;
+use seccompiler::{
+    SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
+};
+
 use super::calls::Call;
-use super::ioctls::Ioctl;
 use super::*;
 
 #[test]
@@ -54,12 +59,173 @@ fn nothing_that_makes_or_opens_something_is_left_when_the_guest_runs() {
     }
 }
 
-#[test]
-fn every_thread_has_a_filter_the_kernel_can_take() {
-    for thread in Thread::ALL {
-        let program = compile(thread).unwrap();
-        assert!(program.len() < usize::from(u16::MAX), "{thread:?}: {}", program.len());
+const X86_64: u32 = 0xc000_003e;
+const I386: u32 = 0x4000_0003;
+const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
+const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+const MISSING: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+
+/// What `program` returns for a call, as the kernel runs it.
+fn run(program: &BpfProgram, architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
+    let (mut at, mut accumulator) = (0, 0_u32);
+    loop {
+        let instruction = &program[at];
+        let k = instruction.k;
+        let jump = |taken: bool| usize::from(if taken { instruction.jt } else { instruction.jf });
+        at += 1;
+        match instruction.code {
+            0x20 => {
+                accumulator = match k {
+                    0 => number,
+                    4 => architecture,
+                    _ => {
+                        let argument = arguments[(k as usize - 16) / 8];
+                        if k.is_multiple_of(8) { argument as u32 } else { (argument >> 32) as u32 }
+                    }
+                }
+            }
+            0x54 => accumulator &= k,
+            0x05 => at += k as usize,
+            0x15 => at += jump(accumulator == k),
+            0x25 => at += jump(accumulator > k),
+            0x35 => at += jump(accumulator >= k),
+            0x06 => return k,
+            code => panic!("unknown instruction {code:#x}"),
+        }
     }
+}
+
+/// The same rules, compiled by seccompiler. It has no way to say that a call is missing.
+fn oracle(thread: Thread) -> BpfProgram {
+    let rule = |argument, length, operator, value| {
+        let condition = SeccompCondition::new(argument, length, operator, value).unwrap();
+        SeccompRule::new(vec![condition]).unwrap()
+    };
+    let rules = fates(thread).into_iter().filter_map(|(number, fate)| {
+        let rules = match fate {
+            Fate::Allow => Vec::new(),
+            Fate::Missing => return None,
+            Fate::Check(checks) => checks
+                .into_iter()
+                .map(|check| match check {
+                    Check::Low { argument, value } => {
+                        rule(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value.into())
+                    }
+                    Check::Masked { argument, mask, value } => {
+                        let operator = SeccompCmpOp::MaskedEq(mask);
+                        rule(argument, SeccompCmpArgLen::Qword, operator, value)
+                    }
+                })
+                .collect(),
+        };
+        Some((i64::from(number), rules))
+    });
+    let (kill, allow) = (SeccompAction::KillProcess, SeccompAction::Allow);
+    SeccompFilter::new(rules.collect(), kill, allow, TargetArch::x86_64)
+        .unwrap()
+        .try_into()
+        .unwrap()
+}
+
+fn expected(oracle: &BpfProgram, number: u32, arguments: [u64; 6]) -> u32 {
+    if i64::from(number) == libc::SYS_clone3 {
+        MISSING
+    } else {
+        run(oracle, X86_64, number, arguments)
+    }
+}
+
+/// Values at which checks decide, and some they do not know.
+fn argument() -> impl Strategy<Value = u64> {
+    let known: Vec<u64> = Thread::ALL
+        .into_iter()
+        .flat_map(fates)
+        .filter_map(|(_, fate)| match fate {
+            Fate::Check(checks) => Some(checks),
+            Fate::Allow | Fate::Missing => None,
+        })
+        .flatten()
+        .map(|check| match check {
+            Check::Low { value, .. } => value.into(),
+            Check::Masked { value, .. } => value,
+        })
+        .collect();
+    let known = proptest::sample::select(known);
+    prop_oneof![
+        4 => known.clone(),
+        1 => (known, 0_u32..64).prop_map(|(value, bit)| value ^ (1 << bit)),
+        1 => any::<u64>(),
+        1 => Just(0),
+    ]
+}
+
+#[test]
+fn a_filter_says_what_seccompilers_says_about_every_call() {
+    for thread in Thread::ALL {
+        let (program, oracle) = (compile(thread).unwrap(), oracle(thread));
+        for number in (0..1024).chain([0x4000_0000, 0x4000_0001, u32::MAX]) {
+            for arguments in [[0; 6], [u64::MAX; 6]] {
+                let expected = expected(&oracle, number, arguments);
+                let found = run(&program, X86_64, number, arguments);
+                assert_eq!(found, expected, "{thread:?}: call {number}");
+                assert_eq!(run(&program, I386, number, arguments), KILL);
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_filter_says_what_seccompilers_says_about_arguments(
+        thread in proptest::sample::select(Thread::ALL.to_vec()),
+        index in any::<proptest::sample::Index>(),
+        arguments in proptest::array::uniform6(argument()),
+    ) {
+        let checked: Vec<u32> = fates(thread)
+            .into_iter()
+            .filter(|(_, fate)| matches!(fate, Fate::Check(_)))
+            .map(|(number, _)| number)
+            .collect();
+        let number = checked[index.index(checked.len())];
+        let expected = expected(&oracle(thread), number, arguments);
+        let found = run(&compile(thread).unwrap(), X86_64, number, arguments);
+        prop_assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn each_kind_of_fate_is_met_at_its_number() {
+    let fates = BTreeMap::from([
+        (0, Fate::Allow),
+        (2, Fate::Missing),
+        (3, Fate::Allow),
+        (4, Fate::Allow),
+        (7, Fate::Check(vec![Check::Low { argument: 1, value: 9 }])),
+    ]);
+    let program = assemble(&fates).unwrap();
+    let of = |number, second| run(&program, X86_64, number, [0, second, 0, 0, 0, 0]);
+    assert_eq!(
+        (0..10).map(|number| of(number, 9)).collect::<Vec<_>>(),
+        [ALLOW, KILL, MISSING, ALLOW, ALLOW, KILL, KILL, ALLOW, KILL, KILL]
+    );
+    assert_eq!(of(7, 8), KILL);
+    // The kernel ignores the upper half, too.
+    assert_eq!(of(7, 9 | 1 << 40), ALLOW);
+    assert_eq!(run(&assemble(&BTreeMap::new()).unwrap(), X86_64, 0, [0; 6]), KILL);
+}
+
+#[test]
+fn a_filter_is_short_because_the_kernel_runs_it_for_each_call_when_it_is_installed() {
+    for thread in Thread::ALL {
+        let length = compile(thread).unwrap().len();
+        assert!(length < 300, "{thread:?}: {length} instructions");
+    }
+}
+
+#[test]
+fn rules_that_do_not_fit_are_refused_not_cut() {
+    let far = (0..2000).step_by(2).map(|number| (number, Fate::Allow)).collect();
+    assert!(assemble(&far).is_err());
 }
 
 #[test]
