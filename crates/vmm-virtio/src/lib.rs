@@ -23,6 +23,8 @@ pub mod block;
 mod buffers;
 mod chain;
 mod device;
+#[cfg(test)]
+mod driver;
 mod lines;
 pub mod mmio;
 mod queues;

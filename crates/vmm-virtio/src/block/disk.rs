@@ -227,5 +227,9 @@ fn open_overlay(
         .write(writable)
         .open(DenyImplicitOpenGate::default())
         .map_err(|source| DiskError::Layer { layer, source })?;
+    if overlay.requires_external_data_file() {
+        let source = io::Error::new(io::ErrorKind::InvalidData, "its data is in another file");
+        return Err(DiskError::Layer { layer, source });
+    }
     Ok(Opened { top: Arc::new(FormatAccess::new(overlay)), top_file })
 }

@@ -13,6 +13,8 @@ mod device;
 mod disk;
 mod freeze;
 mod request;
+#[cfg(test)]
+mod test;
 
 pub use self::{
     device::{Block, BlockStats},

@@ -9,6 +9,8 @@
 
 mod freeze;
 mod registers;
+#[cfg(test)]
+mod test;
 
 use std::{
     io,

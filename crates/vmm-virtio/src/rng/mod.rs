@@ -3,5 +3,7 @@
 
 mod device;
 mod freeze;
+#[cfg(test)]
+mod test;
 
 pub use self::device::{REQUEST_BYTES_MAX, Rng, RngStats};

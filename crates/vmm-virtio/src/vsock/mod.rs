@@ -15,6 +15,8 @@ mod device;
 mod freeze;
 mod muxer;
 mod packet;
+#[cfg(test)]
+mod test;
 
 pub use self::{
     connection::BUFFER_BYTES,
