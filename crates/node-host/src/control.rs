@@ -52,7 +52,7 @@ pub enum ControlError {
 
 /// How a machine ended, as far as its socket told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MachineEnd {
+pub(crate) enum MachineEnd {
     /// The guest shut down, reset or panicked.
     Guest,
     /// KVM or the VMM failed; one sentence.
@@ -63,7 +63,7 @@ pub enum MachineEnd {
 
 /// What is known of the process by its socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SocketState {
+pub(crate) struct SocketState {
     /// The VMM is jailed and speaks our protocol.
     pub hello: bool,
     /// Set once, when the machine is over.
@@ -77,7 +77,7 @@ type Reply = Result<Answer, ControlError>;
 /// A way to ask one VMM. Cheap to clone. Keeping a clone keeps the socket open, and an open socket
 /// keeps the VMM alive.
 #[derive(Clone, Debug)]
-pub struct Control {
+pub(crate) struct Control {
     shared: Arc<Shared>,
 }
 
@@ -97,13 +97,13 @@ struct Pending {
 
 /// A request that is on its way.
 #[derive(Debug)]
-pub struct PendingReply {
+pub(crate) struct PendingReply {
     reply: oneshot::Receiver<Reply>,
 }
 
 impl PendingReply {
     /// Waits for the reply, at most `limit`.
-    pub async fn within(self, limit: Duration) -> Reply {
+    pub(crate) async fn within(self, limit: Duration) -> Reply {
         match timeout(limit, self.reply).await {
             Err(_) => Err(ControlError::Late(limit)),
             Ok(Err(_)) => Err(ControlError::Gone),
@@ -114,7 +114,7 @@ impl PendingReply {
 
 impl Control {
     /// Takes `socket` (a `SOCK_SEQPACKET` end) and starts reading. Must be called in a runtime.
-    pub fn start(socket: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn start(socket: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
         let (sender, state) = watch::channel(SocketState::default());
         let socket = watched(Arc::new(socket), Interest::READABLE | Interest::WRITABLE)?;
@@ -124,12 +124,12 @@ impl Control {
     }
 
     /// What is known; changes as the VMM reports.
-    pub fn state(&self) -> watch::Receiver<SocketState> {
+    pub(crate) fn state(&self) -> watch::Receiver<SocketState> {
         self.shared.state.clone()
     }
 
     /// Sends `command` with `files` and does not wait for the reply.
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         command: Command,
         files: &[BorrowedFd<'_>],
@@ -155,7 +155,7 @@ impl Control {
     }
 
     /// Sends `command` and waits for its reply, at most `limit`.
-    pub async fn request(
+    pub(crate) async fn request(
         &self,
         command: Command,
         files: &[BorrowedFd<'_>],
@@ -165,7 +165,7 @@ impl Control {
     }
 
     /// As [`Self::request`], for commands that only answer [`Answer::Done`].
-    pub async fn order(
+    pub(crate) async fn order(
         &self,
         command: Command,
         files: &[BorrowedFd<'_>],
@@ -180,7 +180,7 @@ impl Control {
     }
 
     /// Waits until the VMM has said hello, at most `limit`.
-    pub async fn hello(&self, limit: Duration) -> Result<(), ControlError> {
+    pub(crate) async fn hello(&self, limit: Duration) -> Result<(), ControlError> {
         let mut state = self.state();
         let known = timeout(limit, state.wait_for(|s| s.hello || s.end.is_some()))
             .await

@@ -36,7 +36,7 @@ pub use guest::{
 pub use host::{DiskUse, Host, HostSettings, StartError};
 pub use images::{ImageError, Images};
 pub use machine::MachineError;
-pub use measure::{FloorReport, KvmKind, MeasureError, Verdict, floor, probe};
+pub use measure::{FloorReport, KvmKind, MeasureError, PhaseSpread, Spread, Verdict, floor, probe};
 pub use phase::Phase;
 pub use sandbox::{
     AskError, CreateError, CreateSpec, CreateTimes, SandboxFacts, SandboxHandle, SandboxView,

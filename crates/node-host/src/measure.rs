@@ -48,8 +48,35 @@ pub enum KvmKind {
 /// The least this machine needs for a virtual machine that runs one instruction.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct FloorReport {
-    /// One figure per run, in microseconds, in the order they were taken.
-    pub samples_us: Vec<u64>,
+    /// How many times it was measured.
+    pub runs: u32,
+    /// Guest memory of each, in MiB.
+    pub memory_mib: u32,
+    /// From nothing to code that ran.
+    pub total: Spread,
+    /// What it consists of, in order.
+    pub phases: Vec<PhaseSpread>,
+}
+
+/// One part of the floor.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct PhaseSpread {
+    /// Its name.
+    pub phase: String,
+    /// Its times.
+    #[serde(flatten)]
+    pub spread: Spread,
+}
+
+/// A distribution, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Spread {
+    /// Fastest.
+    pub min_us: u64,
+    /// Median.
+    pub p50_us: u64,
+    /// 99th percentile.
+    pub p99_us: u64,
 }
 
 /// Why there is no finding.

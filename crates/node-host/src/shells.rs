@@ -60,7 +60,7 @@ pub enum ShellError {
 
 /// A machine without a guest.
 #[derive(Debug)]
-pub struct Shell {
+pub(crate) struct Shell {
     /// Its process.
     pub process: VmmProcess,
     /// Whether it had to be built for this claim.
@@ -82,7 +82,7 @@ pub struct PoolStats {
 
 /// The pool. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Shells {
+pub(crate) struct Shells {
     shared: Arc<Shared>,
 }
 
@@ -111,7 +111,7 @@ struct State {
 
 /// Held while a sandbox is being made: refilling waits.
 #[derive(Debug)]
-pub struct Busy {
+pub(crate) struct Busy {
     shared: Arc<Shared>,
 }
 
@@ -142,7 +142,7 @@ impl Shells {
     }
 
     /// A shell of `size`: from the pool, or as soon as one is built.
-    pub async fn claim(&self, size: Size) -> Result<Shell, ShellError> {
+    pub(crate) async fn claim(&self, size: Size) -> Result<Shell, ShellError> {
         let waiting = {
             let mut state = self.shared.lock();
             let ready = state.ready.entry(size).or_default();
@@ -170,13 +170,13 @@ impl Shells {
     }
 
     /// Keeps refilling away until the guard is dropped.
-    pub fn busy(&self) -> Busy {
+    pub(crate) fn busy(&self) -> Busy {
         self.shared.lock().busy += 1;
         Busy { shared: self.shared.clone() }
     }
 
     /// What the pool holds now.
-    pub fn stats(&self) -> PoolStats {
+    pub(crate) fn stats(&self) -> PoolStats {
         let state = self.shared.lock();
         PoolStats {
             ready: state.ready.values().map(VecDeque::len).sum(),

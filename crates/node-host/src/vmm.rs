@@ -19,6 +19,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::cgroup::{Cgroup, CgroupTree};
@@ -30,6 +31,8 @@ use crate::watched::watched;
 /// LIMIT: start, jail and hello take about 100 ms on the slowest machine this is tested on; twenty
 /// at once on two cores take a second or two.
 const HELLO_WITHIN: Duration = Duration::from_secs(20);
+/// LIMIT: reading at most a pipe's worth of text.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(5);
 /// LIMIT: what one VMM may write to the node's log; a hijacked one must not fill the disk.
 const STDERR_BYTES_MAX: usize = 16 * 1024;
 
@@ -161,10 +164,14 @@ impl VmmLauncher {
         let control = Control::start(control_socket)?;
         let stderr = pipe::Receiver::from_owned_fd(stderr)?;
         let watched = watched?;
-        self.tasks.spawn(relay_stderr(stderr, pid, words_sender));
+        let relay = self.tasks.spawn(relay_stderr(stderr, pid, words_sender));
         let tasks = self.tasks.clone();
         self.tasks.spawn(async move {
             let status = reap(&watched).await;
+            // All of the process's namespace died with it, so its standard error ends now.
+            if timeout(LAST_WORDS_WITHIN, relay).await.is_err() {
+                tracing::warn!(pid, "a dead VMM process's standard error is still open");
+            }
             tracing::debug!(pid, status, "VMM process ended");
             if let Some(cgroup) = cgroup {
                 cgroup.kill();
@@ -176,14 +183,13 @@ impl VmmLauncher {
             drop(uid);
             exit_sender.send_replace(Some(status));
         });
-        Ok(VmmProcess { pid, control, exit, words, guard })
+        Ok(VmmProcess { control, exit, words, guard })
     }
 }
 
 /// A VMM process. Dropping it kills the machine.
 #[derive(Debug)]
-pub struct VmmProcess {
-    pid: i32,
+pub(crate) struct VmmProcess {
     control: Control,
     exit: watch::Receiver<Option<String>>,
     words: watch::Receiver<String>,
@@ -191,35 +197,30 @@ pub struct VmmProcess {
 }
 
 impl VmmProcess {
-    /// Number of the process, for people.
-    pub fn pid(&self) -> i32 {
-        self.pid
-    }
-
     /// A way to ask the VMM.
-    pub fn control(&self) -> &Control {
+    pub(crate) fn control(&self) -> &Control {
         &self.control
     }
 
     /// Whether the machine may still answer.
-    pub fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         self.exit.borrow().is_none() && self.control.state().borrow().end.is_none()
     }
 
     /// Ends the process at once, whatever it is doing. Returns before it is over.
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.guard.kill();
     }
 
     /// Returns when the process is reaped and its cgroup removed.
-    pub async fn gone(&self) {
+    pub(crate) async fn gone(&self) {
         let mut exit = self.exit.clone();
         // An error means that the watcher is gone, which it is only after the process.
         let _ = exit.wait_for(Option::is_some).await;
     }
 
     /// Waits until the machine is over, and says why in one sentence.
-    pub async fn over(&self) -> MachineOver {
+    pub(crate) async fn over(&self) -> MachineOver {
         let mut state = self.control.state();
         let end = match state.wait_for(|state| state.end.is_some()).await {
             Ok(state) => state.end.clone().unwrap_or(MachineEnd::Silent),
@@ -241,14 +242,14 @@ impl VmmProcess {
     }
 
     /// The last line the process wrote to its standard error; empty when it wrote none.
-    pub fn last_words(&self) -> String {
+    pub(crate) fn last_words(&self) -> String {
         self.words.borrow().clone()
     }
 }
 
 /// How a machine ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MachineOver {
+pub(crate) enum MachineOver {
     /// The guest shut down, reset or panicked; its console knows more.
     Guest,
     /// KVM or the VMM process failed, for this reason.

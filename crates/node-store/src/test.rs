@@ -5,7 +5,7 @@ use super::*;
 fn row(bits: u64) -> SandboxRow {
     SandboxRow {
         id: SandboxId::from_bits(bits),
-        name: (bits % 2 == 0).then(|| format!("name of {bits}")),
+        name: bits.is_multiple_of(2).then(|| format!("name of {bits}")),
         template: "agent".parse().unwrap(),
         size: Size::Nano,
         state: StoredState::Creating,

@@ -1,2 +1,137 @@
-//! (to be written)
-fn main() {}
+//! `sandflared`: the node daemon. Settings, wiring and HTTP; what it does to the machine is in
+//! `node-host`.
+
+mod api;
+mod exec;
+mod failure;
+mod files;
+mod settings;
+mod system;
+
+use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Parser;
+use node_host::{Host, Verdict};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::api::Node;
+use crate::settings::{LogFormat, Options, Settings};
+
+/// LIMIT: after every sandbox is gone, answers that are still on their way get this long.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The log may be set to anything; the reason a daemon ends is always said.
+            let _ = writeln!(io::stderr(), "sandflared: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let settings = Options::parse().resolve()?;
+    start_log(&settings)?;
+    system::raise_open_files_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("node")
+        .build()
+        .context("start the async runtime")?;
+    let served = runtime.block_on(serve(settings));
+    // Blocking work that is left only removes files; the next start would do it again.
+    runtime.shutdown_timeout(ANSWERS_WITHIN);
+    served
+}
+
+fn start_log(settings: &Settings) -> Result<()> {
+    let filter = EnvFilter::try_new(&settings.log)
+        .with_context(|| format!("understand the log filter `{}`", settings.log))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let started = match settings.log_format {
+        LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+    started.map_err(|error| anyhow!("start the log: {error}"))
+}
+
+async fn serve(settings: Settings) -> Result<()> {
+    // Before anything is touched: another node may be using the same data.
+    let listener = listen(settings.listen).await?;
+    let address = listener.local_addr().context("ask for the address served")?;
+    let vmm = settings.host.vmm.clone();
+    let verdict = node_host::probe(&vmm).await.context("find out what KVM can do")?;
+    check(&verdict)?;
+    let host = Host::start(settings.host).await.context("start the node")?;
+    let host = Arc::new(host);
+    let stop = CancellationToken::new();
+    let signals = stop_on_signal(stop.clone())?;
+    let node = Node::new(host.clone(), vmm, verdict, stop.clone());
+    let router = api_node::router(Arc::new(node));
+
+    tracing::info!("ready: serving http://{address}");
+    let stopped = stop.clone();
+    let server = axum::serve(listener, router)
+        .with_graceful_shutdown(async move { stopped.cancelled().await });
+    let serving = tokio::spawn(server.into_future());
+    stop.cancelled().await;
+    tracing::info!("stopping");
+    // Commands end with their sandboxes, and with them the answers that are still streaming.
+    host.close().await;
+    match timeout(ANSWERS_WITHIN, serving).await {
+        Ok(served) => served.context("serve the API")?.context("serve the API")?,
+        Err(_) => tracing::info!("some answers were cut off"),
+    }
+    signals.abort();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Ok(listener) => {
+            if !address.ip().is_loopback() {
+                tracing::warn!("anyone who can reach {address} controls this node");
+            }
+            Ok(listener)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => bail!(
+            "{address} is in use by another program, perhaps another node; stop it, or choose \
+             another address with --listen"
+        ),
+        Err(error) => Err(error).with_context(|| format!("listen on {address}")),
+    }
+}
+
+fn check(verdict: &Verdict) -> Result<()> {
+    if verdict.usable {
+        return Ok(());
+    }
+    let hint = if verdict.hint.is_empty() { "" } else { "; " };
+    bail!("KVM on this machine cannot be used: {}{hint}{}", verdict.reason, verdict.hint)
+}
+
+/// Cancels `stop` on the signals that ask a daemon to end.
+fn stop_on_signal(stop: CancellationToken) -> Result<tokio::task::JoinHandle<()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("watch for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch for signals")?;
+    Ok(tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = stop.cancelled() => {}
+        }
+        stop.cancel();
+    }))
+}

@@ -100,10 +100,7 @@ struct Owner {
 
 impl Owner {
     async fn live(mut self, spec: CreateSpec, ready: Ready) {
-        let failure = match self.create(&spec, ready).await {
-            Ok(()) => None,
-            Err(failed) => Some(failed),
-        };
+        let failure = self.create(&spec, ready).await.err();
         if failure.is_some() {
             self.happened(Event::Kill).await;
         }

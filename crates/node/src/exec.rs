@@ -1,0 +1,220 @@
+//! Commands in sandboxes: their events on the way out, input and signals on the way in.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use api_guest::{Exec, Exited};
+use api_node::{ErrorCode, EventStream, ExecBody, ExecEvent, ExecRequest, Failure, ProcessId};
+use base_types::SandboxId;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use node_host::{ExecEvent as GuestEvent, ExecInput, ExecReader, GuestError, SandboxHandle};
+use tokio::time::timeout;
+
+use crate::failure;
+
+/// LIMIT: a machine that dies closes its connections a moment before its owner knows.
+const OVER_WITHIN: Duration = Duration::from_secs(2);
+/// Exit code of a command whose sandbox was lost.
+const EXIT_LOST: u8 = 125;
+
+type Input = Arc<tokio::sync::Mutex<ExecInput>>;
+
+/// The commands that run now.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Processes {
+    running: Arc<Mutex<HashMap<(SandboxId, ProcessId), Input>>>,
+    last: Arc<AtomicU32>,
+}
+
+/// A running command's place among the others, left when dropped.
+struct Place {
+    processes: Processes,
+    key: (SandboxId, ProcessId),
+    // Dropping the last holder of the input withdraws the command.
+    _input: Input,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.processes.lock().remove(&self.key);
+    }
+}
+
+impl Processes {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(SandboxId, ProcessId), Input>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, id: SandboxId, process: ProcessId) -> Result<Input, Failure> {
+        self.lock().get(&(id, process)).cloned().ok_or_else(|| {
+            let message = format!("no command {process} runs in {id}; it may have ended");
+            Failure::new(ErrorCode::NotFound, message)
+        })
+    }
+
+    /// Runs a command. Dropping the stream kills it.
+    pub(crate) async fn exec(
+        &self,
+        sandbox: SandboxHandle,
+        request: ExecRequest,
+    ) -> Result<EventStream<ExecEvent>, Failure> {
+        let id = sandbox.facts().id;
+        let mut env = sandbox.facts().env.clone();
+        env.extend(request.env);
+        let exec = Exec {
+            argv: request.argv,
+            env: env.into_iter().collect(),
+            cwd: request.cwd,
+            user: request.user,
+            time_limit_ms: request.time_limit_ms,
+            stdin: request.stdin,
+            pty: None,
+        };
+        let connection = sandbox.connect().await.map_err(|error| failure::of_ask(&error))?;
+        let sent = connection.exec(exec).await;
+        let (mut reader, input) = sent.map_err(|error| failure::of_guest(&error))?;
+        // A request the guest refuses is refused as a whole, not in the middle of a stream.
+        let first = match reader.next().await {
+            Ok(GuestEvent::Started(pid)) => pid,
+            Ok(_) => return Err(failure::of_guest(&GuestError::Unexpected)),
+            Err(error) => return Err(reason(&sandbox, error).await),
+        };
+        let process_id = ProcessId(self.last.fetch_add(1, Ordering::Relaxed) + 1);
+        let input = Arc::new(tokio::sync::Mutex::new(input));
+        self.lock().insert((id, process_id), input.clone());
+        let place = Place { processes: self.clone(), key: (id, process_id), _input: input };
+        let started = ExecBody::Started { process_id, pid: first };
+        let run = Run { sandbox, reader, place: Some(place), seq: 0, first: Some(started) };
+        Ok(stream::unfold(run, Run::next).boxed())
+    }
+
+    /// Gives a command standard input.
+    pub(crate) async fn stdin(
+        &self,
+        id: SandboxId,
+        process: ProcessId,
+        data: Bytes,
+        close: bool,
+    ) -> Result<(), Failure> {
+        let input = self.find(id, process)?;
+        let mut input = input.lock().await;
+        let sent = async {
+            if !data.is_empty() {
+                input.stdin(&data).await?;
+            }
+            if close { input.close_stdin().await } else { Ok(()) }
+        };
+        sent.await.map_err(|error| ended(process, &error))
+    }
+
+    /// Sends a signal to a command's process group.
+    pub(crate) async fn signal(
+        &self,
+        id: SandboxId,
+        process: ProcessId,
+        number: u8,
+    ) -> Result<(), Failure> {
+        let input = self.find(id, process)?;
+        let sent = input.lock().await.signal(number.into()).await;
+        sent.map_err(|error| ended(process, &error))
+    }
+}
+
+fn ended(process: ProcessId, error: &GuestError) -> Failure {
+    match error {
+        GuestError::Closed => {
+            Failure::new(ErrorCode::Conflict, format!("command {process} has ended"))
+        }
+        other => failure::of_guest(other),
+    }
+}
+
+/// Why a command's connection broke: when the sandbox is over, that is it.
+async fn reason(sandbox: &SandboxHandle, error: GuestError) -> Failure {
+    let lost = matches!(error, GuestError::Closed | GuestError::Io(_));
+    if lost && let Ok(over) = timeout(OVER_WITHIN, sandbox.until_over()).await {
+        return failure::of_ask(&over);
+    }
+    failure::of_guest(&error)
+}
+
+/// A command as a stream of events.
+struct Run {
+    sandbox: SandboxHandle,
+    reader: ExecReader,
+    /// `None` once the last event is out.
+    place: Option<Place>,
+    seq: u64,
+    first: Option<ExecBody>,
+}
+
+impl Run {
+    async fn next(mut self) -> Option<(ExecEvent, Self)> {
+        self.place.as_ref()?;
+        let body = match self.first.take() {
+            Some(started) => started,
+            None => match self.reader.next().await {
+                Ok(GuestEvent::Stdout(data)) => ExecBody::Stdout { data },
+                Ok(GuestEvent::Stderr(data)) => ExecBody::Stderr { data },
+                Ok(GuestEvent::Exited(exited)) => {
+                    self.place = None;
+                    exit(&exited)
+                }
+                Ok(GuestEvent::Started(_)) => self.lost(GuestError::Unexpected).await,
+                Err(error) => self.lost(error).await,
+            },
+        };
+        let event = ExecEvent { seq: self.seq, ts: now_us(), body };
+        self.seq += 1;
+        Some((event, self))
+    }
+
+    async fn lost(&mut self, error: GuestError) -> ExecBody {
+        self.place = None;
+        ExecBody::Error { failure: reason(&self.sandbox, error).await, exit_code: EXIT_LOST }
+    }
+}
+
+/// As a shell says it: 128 and the signal when one ended the command.
+fn exit(exited: &Exited) -> ExecBody {
+    let signal = exited.signal.and_then(|signal| u8::try_from(signal).ok());
+    let code = exited.code.and_then(|code| u8::try_from(code).ok());
+    let exit_code = code.unwrap_or_else(|| 128_u8.saturating_add(signal.unwrap_or_default()));
+    ExecBody::Exit { exit_code, signal, timed_out: exited.timed_out }
+}
+
+/// Microseconds since 1970 UTC.
+pub(crate) fn now_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn a_command_ends_as_in_a_shell() {
+        for (code, signal, expected) in [
+            (Some(0), None, 0),
+            (Some(255), None, 255),
+            (None, Some(9), 137),
+            (None, Some(15), 143),
+        ] {
+            let body = exit(&Exited { code, signal, timed_out: false });
+            let ExecBody::Exit { exit_code, .. } = body else { panic!("{body:?}") };
+            assert_eq!(exit_code, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_that_does_not_run_takes_neither_input_nor_signals() {
+        let (processes, id) = (Processes::default(), SandboxId::from_bits(1));
+        let stdin = processes.stdin(id, ProcessId(3), Bytes::new(), true).await.unwrap_err();
+        let signal = processes.signal(id, ProcessId(3), 15).await.unwrap_err();
+        assert_eq!((stdin.code, signal.code), (ErrorCode::NotFound, ErrorCode::NotFound));
+    }
+}

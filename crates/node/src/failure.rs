@@ -1,0 +1,136 @@
+//! Errors of the host side, as a caller of the API sees them.
+
+use std::error::Error;
+use std::io;
+
+use api_guest::FailCode;
+use api_node::{ErrorCode, Failure};
+use base_types::{Chain, SandboxId};
+use node_host::{
+    AskError, CreateError, GuestError, ImageError, MachineError, MeasureError, ShellError,
+    TemplateError, VmmStartError,
+};
+use node_store::StoreError;
+
+/// A failure whose whole chain of causes is for the caller: it speaks of things they can see.
+fn told(code: ErrorCode, error: &(dyn Error + 'static)) -> Failure {
+    Failure::new(code, Chain(error).to_string())
+}
+
+/// There is no sandbox with this id.
+pub(crate) fn no_sandbox(id: SandboxId) -> Failure {
+    Failure::new(ErrorCode::NotFound, format!("there is no sandbox {id}"))
+        .with_hint("`sandflare ls` shows those there are")
+}
+
+/// Why a sandbox could not be made.
+pub(crate) fn of_create(error: &CreateError) -> Failure {
+    match error {
+        CreateError::Full(_) => told(ErrorCode::NoCapacity, error),
+        CreateError::Template(template) => of_template(template),
+        CreateError::Shell(shell) => of_shell(shell),
+        CreateError::Machine(machine) => of_machine(machine),
+        CreateError::DiskFull { .. } => told(ErrorCode::DiskFull, error),
+        CreateError::File { .. } => {
+            Failure::because(ErrorCode::Internal, "the sandbox's files could not be made", error)
+        }
+        CreateError::Store(StoreError::DiskFull) => told(ErrorCode::DiskFull, error),
+        CreateError::Store(_) => {
+            Failure::because(ErrorCode::Internal, "the sandbox could not be remembered", error)
+        }
+        CreateError::Killed => told(ErrorCode::Conflict, error),
+        CreateError::Stopping => told(ErrorCode::Stopping, error),
+    }
+}
+
+/// Why a template cannot be used.
+pub(crate) fn of_template(error: &TemplateError) -> Failure {
+    let code = match error {
+        TemplateError::Image(ImageError::Unknown { .. }) => ErrorCode::TemplateUnknown,
+        TemplateError::Image(_) | TemplateError::Damaged { .. } => ErrorCode::ImageBroken,
+        TemplateError::DiskFull { .. } => ErrorCode::DiskFull,
+        TemplateError::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+            ErrorCode::DiskFull
+        }
+        TemplateError::File { .. } => ErrorCode::Internal,
+        TemplateError::Memory(_) => ErrorCode::NoCapacity,
+        TemplateError::Shell(shell) => return of_shell(shell),
+        TemplateError::Machine { source: MachineError::Silent { .. }, .. } => {
+            ErrorCode::AgentSilent
+        }
+        TemplateError::Machine { .. }
+        | TemplateError::Guest { .. }
+        | TemplateError::Warm { .. } => ErrorCode::GuestFailed,
+        TemplateError::Stopping => ErrorCode::Stopping,
+    };
+    told(code, error)
+}
+
+fn of_shell(error: &ShellError) -> Failure {
+    let code = match error {
+        ShellError::Start(VmmStartError::Kvm(_)) => ErrorCode::KvmUnusable,
+        ShellError::Start(VmmStartError::Uids) => ErrorCode::NoCapacity,
+        ShellError::Start(_) | ShellError::Build { .. } => ErrorCode::GuestFailed,
+        ShellError::Closed => ErrorCode::Stopping,
+    };
+    told(code, error)
+}
+
+fn of_machine(error: &MachineError) -> Failure {
+    let code = match error {
+        MachineError::Silent { .. } => ErrorCode::AgentSilent,
+        MachineError::Prepare(_) => ErrorCode::NoCapacity,
+        MachineError::Vmm { .. }
+        | MachineError::GuestOver { .. }
+        | MachineError::VmmOver(_)
+        | MachineError::Agent(_) => ErrorCode::GuestFailed,
+    };
+    told(code, error)
+}
+
+/// Why a sandbox could not be asked.
+pub(crate) fn of_ask(error: &AskError) -> Failure {
+    match error {
+        AskError::Over(_) => told(ErrorCode::SandboxOver, error),
+        AskError::NotReady => told(ErrorCode::Conflict, error),
+        AskError::Control(_) => told(ErrorCode::GuestFailed, error),
+        AskError::Machine(machine) => of_machine(machine),
+    }
+}
+
+/// Why a guest did not do what it was asked.
+pub(crate) fn of_guest(error: &GuestError) -> Failure {
+    let code = match error {
+        GuestError::Failed { code, .. } => of_fail_code(*code),
+        GuestError::Silent(_) => ErrorCode::AgentSilent,
+        GuestError::TooLarge(_) => ErrorCode::InvalidRequest,
+        GuestError::Closed
+        | GuestError::Protocol(_)
+        | GuestError::Unexpected
+        | GuestError::Io(_) => ErrorCode::GuestFailed,
+    };
+    told(code, error)
+}
+
+fn of_fail_code(code: FailCode) -> ErrorCode {
+    match code {
+        FailCode::InvalidRequest
+        | FailCode::UnknownUser
+        | FailCode::NotADirectory
+        | FailCode::IsADirectory
+        | FailCode::NotAFile => ErrorCode::InvalidRequest,
+        FailCode::Unsupported => ErrorCode::Unsupported,
+        FailCode::NotFound => ErrorCode::PathNotFound,
+        FailCode::AlreadyExists => ErrorCode::AlreadyExists,
+        FailCode::DirectoryNotEmpty => ErrorCode::Conflict,
+        FailCode::PermissionDenied => ErrorCode::PermissionDenied,
+        FailCode::NoSpace => ErrorCode::DiskFull,
+        FailCode::Busy | FailCode::OutOfResources => ErrorCode::NoCapacity,
+        FailCode::IdentityFailed | FailCode::Io => ErrorCode::GuestFailed,
+    }
+}
+
+/// Why a measurement gave nothing.
+pub(crate) fn of_measure(error: &MeasureError) -> Failure {
+    told(ErrorCode::Internal, error)
+}

@@ -1,0 +1,176 @@
+//! What can be chosen about a node, resolved before anything starts.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use api_vmm::MemoryPath;
+use base_types::Size;
+use clap::{Parser, ValueEnum};
+use node_host::HostSettings;
+
+/// The node daemon of Sandflare: runs sandboxes on this machine.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub(crate) struct Options {
+    /// Directory for everything the node writes: database, templates, sandboxes.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Directory of the images it is given: kernel and templates.
+    #[arg(long, value_name = "DIR")]
+    images: PathBuf,
+    /// The sandflare-vmm executable [default: beside this one].
+    #[arg(long, value_name = "FILE")]
+    vmm: Option<PathBuf>,
+    /// Address to serve the HTTP API on.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7878")]
+    listen: SocketAddr,
+    /// Shells kept ready, for each size that should have some.
+    #[arg(long, value_name = "SIZE=COUNT", value_parser = parse_pool, default_value = "nano=4")]
+    pool: Vec<(Size, usize)>,
+    /// Sandboxes that may be alive at once.
+    #[arg(long, value_name = "COUNT", default_value_t = 64)]
+    max_sandboxes: usize,
+    /// How clean memory reaches a clone, unless a create says otherwise.
+    #[arg(long, value_enum, default_value = "private")]
+    memory_path: MemoryPathName,
+    /// Whether pages a template is known to need first are brought in before its clone runs.
+    #[arg(long, value_enum, default_value = "on")]
+    prefetch: Switch,
+    /// How long the agent of a restored sandbox may take to answer, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    ready_timeout_ms: u64,
+    /// How long a kernel may take from its start until its agent answers, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 120_000,
+          value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    boot_timeout_ms: u64,
+    /// How log lines are written to standard error.
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+    /// What is logged: error, warn, info, debug or trace, or a list of MODULE=LEVEL.
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    log: String,
+}
+
+/// LIMIT: a shell takes a process and a few MiB; hundreds are a typing error.
+const POOL_MAX: usize = 256;
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum MemoryPathName {
+    /// A plain private mapping of the template's memory.
+    Private,
+    /// Page by page, by userfaultfd.
+    Userfault,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Everything chosen.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) listen: SocketAddr,
+    pub(crate) log_format: LogFormat,
+    pub(crate) log: String,
+    pub(crate) host: HostSettings,
+}
+
+impl Options {
+    /// Fills in what was not given.
+    pub(crate) fn resolve(self) -> Result<Settings> {
+        let vmm = match self.vmm {
+            Some(vmm) => vmm,
+            None => env::current_exe()
+                .context("find this program's own path")?
+                .with_file_name("sandflare-vmm"),
+        };
+        let memory = match self.memory_path {
+            MemoryPathName::Private => MemoryPath::Private,
+            MemoryPathName::Userfault => MemoryPath::Userfault,
+        };
+        let host = HostSettings {
+            data_dir: self.data,
+            images_dir: self.images,
+            vmm,
+            // The last one given for a size counts.
+            pool: self.pool.into_iter().collect::<BTreeMap<_, _>>(),
+            sandboxes_max: self.max_sandboxes,
+            memory,
+            prefetch: self.prefetch == Switch::On,
+            ready_within: Duration::from_millis(self.ready_timeout_ms),
+            boot_within: Duration::from_millis(self.boot_timeout_ms),
+        };
+        Ok(Settings { listen: self.listen, log_format: self.log_format, log: self.log, host })
+    }
+}
+
+fn parse_pool(text: &str) -> Result<(Size, usize), String> {
+    let (size, count) =
+        text.split_once('=').ok_or_else(|| format!("`{text}` is not like nano=4"))?;
+    let size = size.parse().map_err(|error| format!("{error}"))?;
+    match count.parse() {
+        Ok(count) if count <= POOL_MAX => Ok((size, count)),
+        _ => Err(format!("`{count}` is not a number of shells, 0 to {POOL_MAX}")),
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn resolve(arguments: &[&str]) -> Result<Settings, String> {
+        let arguments = ["sandflared", "--data", "/data", "--images", "/images"]
+            .iter()
+            .chain(arguments)
+            .copied();
+        let options = Options::try_parse_from(arguments).map_err(|error| error.to_string())?;
+        options.resolve().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_a_small_local_node() {
+        let settings = resolve(&[]).unwrap();
+        assert!(settings.listen.ip().is_loopback());
+        assert_eq!(settings.host.pool, BTreeMap::from([(Size::Nano, 4)]));
+        assert_eq!(settings.host.memory, MemoryPath::Private);
+        assert!(settings.host.prefetch);
+        assert!(settings.host.vmm.ends_with("sandflare-vmm"));
+    }
+
+    #[test]
+    fn a_pool_names_sizes_and_counts() {
+        let settings = resolve(&["--pool", "nano=0", "--pool", "small=2"]).unwrap();
+        assert_eq!(settings.host.pool, BTreeMap::from([(Size::Nano, 0), (Size::Small, 2)]));
+        for wrong in ["nano", "nano=", "nano=-1", "nano=257", "tiny=1"] {
+            assert!(resolve(&["--pool", wrong]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn wrong_settings_are_refused_before_anything_starts() {
+        for wrong in [
+            ["--listen", "localhost"],
+            ["--ready-timeout-ms", "0"],
+            ["--memory-path", "magic"],
+            ["--prefetch", "maybe"],
+        ] {
+            assert!(resolve(&wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
