@@ -16,7 +16,7 @@ pub struct KernelFiles {
     pub userfaultfd: OwnedFd,
     /// `/proc/self/pagemap`: the file `PAGEMAP_SCAN` is asked of.
     pub pagemap: File,
-    /// `/proc/self/smaps`: what each mapping costs. Read it from offset 0.
+    /// `/proc/self/smaps_rollup`: what the process's memory costs, in sum. Read it from offset 0.
     pub smaps: File,
 }
 
@@ -59,11 +59,11 @@ impl OwnProc {
         Ok(Self(openat(CWD, "/proc/self", flags, Mode::empty())?))
     }
 
-    /// `pagemap` and `smaps`, opened with the privileges the process has now.
+    /// `pagemap` and `smaps_rollup`, opened with the privileges the process has now.
     pub(crate) fn open_maps(self) -> io::Result<(File, File)> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let pagemap = openat(&self.0, "pagemap", flags, Mode::empty())?;
-        let smaps = openat(&self.0, "smaps", flags, Mode::empty())?;
+        let smaps = openat(&self.0, "smaps_rollup", flags, Mode::empty())?;
         Ok((pagemap.into(), smaps.into()))
     }
 }

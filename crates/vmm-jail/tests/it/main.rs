@@ -10,7 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use expect_test::{expect, expect_file};
 use prisoner::{prisoner, run};
-use vmm_jail::{JailError, JailSpec, Limits, Thread, enter};
+use vmm_jail::{JailError, JailSpec, Limits, Thread, describe, enter};
 
 /// Users the tests become. Each has its own, as threads are counted by user.
 const LOOKS: u32 = 64_001;
@@ -52,7 +52,7 @@ fn a_hijacked_process_sees_nothing_but_itself() {
         limit of real-time priority: 0
         its own page map says present: true
         physical addresses in it: false
-        its own mappings are readable: true
+        its own memory use is readable: true
     "#]]
     .assert_eq(&seen);
     // Where the root cannot be pivoted away from, as in an initial ramfs, it is covered.
@@ -112,6 +112,15 @@ fn row(name: &str, cells: &[String]) -> String {
         write!(line, "{cell:<32}").unwrap();
     }
     line.trim_end().to_owned()
+}
+
+#[test]
+fn what_each_thread_may_call_is_here_to_be_read() {
+    let mut text = String::from("What the filters allow. Anything else kills the process.\n");
+    for thread in Thread::ALL {
+        write!(text, "\n{thread:?}\n\n{}", describe(thread)).unwrap();
+    }
+    expect_file!["filters.txt"].assert_eq(&text);
 }
 
 #[test]

@@ -111,7 +111,7 @@ pub(crate) fn print(secret: *const u8, kept: &[&File], userfaultfd: &OwnedFd) {
     println!("physical addresses in it: {}", entry & ((1 << 55) - 1) != 0);
     let mut smaps = String::new();
     (&mut &*kept[2]).read_to_string(&mut smaps).unwrap();
-    println!("its own mappings are readable: {}", smaps.contains("[stack]"));
+    println!("its own memory use is readable: {}", smaps.contains("Private_Dirty:"));
 }
 
 fn entries(directory: &Path) -> String {
