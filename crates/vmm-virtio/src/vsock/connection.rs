@@ -95,6 +95,9 @@ pub(super) struct Connection {
     shut_told: u32,
     /// Directions the guest has shut.
     peer_shut: u32,
+    /// The stream was told that the guest has finished sending. Telling it is an event of the
+    /// stream too, so doing it on every event would never end.
+    write_ended: bool,
     /// The guest has forgotten the connection; only buffered data is left to deliver.
     draining: bool,
     /// The stream's other end is closed in both directions.
@@ -132,6 +135,7 @@ impl Connection {
             shut: 0,
             shut_told: 0,
             peer_shut: 0,
+            write_ended: false,
             draining: false,
             hung_up: false,
             queued: false,
@@ -288,8 +292,9 @@ impl Connection {
                 Fate::Lives
             }
             (Operation::Shutdown, Phase::Established) => {
-                self.peer_shut |= flags & SHUTDOWN_BOTH;
-                if self.peer_shut & SHUTDOWN_RECEIVE != 0 {
+                let new = flags & SHUTDOWN_BOTH & !self.peer_shut;
+                self.peer_shut |= new;
+                if new & SHUTDOWN_RECEIVE != 0 {
                     // Nothing the host sends can arrive; let it know.
                     self.host_done = true;
                     if let Some(stream) = &self.stream {
@@ -383,8 +388,10 @@ impl Connection {
             return Fate::Reset;
         }
         if self.peer_shut & SHUTDOWN_SEND != 0
+            && !self.write_ended
             && let Some(stream) = &self.stream
         {
+            self.write_ended = true;
             // Fails when the peer is gone already.
             let _ = stream.shutdown(Shutdown::Write);
         }
