@@ -39,7 +39,7 @@ pub(crate) fn images(images: &Path, state: &Path) -> Result<(PathBuf, bool), Hos
     }
     match fs::remove_file(&key_file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).on("remove", &key_file)?
+            return Err(error).on("remove", &key_file);
         }
         _ => {}
     }

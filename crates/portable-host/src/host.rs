@@ -271,7 +271,7 @@ impl PortableHost {
             aside.push(".1");
             match fs::rename(&log, &aside) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(error).on("move", &log)?
+                    return Err(error).on("move", &log);
                 }
                 _ => {}
             }
