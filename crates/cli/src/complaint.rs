@@ -56,7 +56,14 @@ pub(crate) fn advise(message: impl Into<String>, hint: impl Into<String>) -> any
 /// What is printed for `error`: one line saying what failed and because of what, and, where it is
 /// known, one saying what to do.
 pub(crate) fn text(error: &anyhow::Error) -> String {
-    let mut text = format!("error: {}", base_types::Chain(error.as_ref()));
+    let mut text = String::from("error");
+    for cause in error.chain() {
+        let _ = write!(text, ": {cause}");
+        // How connecting failed says nothing more.
+        if cause.downcast_ref::<ClientError>().is_some_and(ClientError::is_no_node) {
+            break;
+        }
+    }
     let hint = error.chain().find_map(|cause| {
         let advised = cause.downcast_ref::<Advised>().map(|advised| advised.hint.clone());
         advised.or_else(|| cause.downcast_ref::<ClientError>().and_then(ClientError::hint))

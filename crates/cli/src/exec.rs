@@ -1,6 +1,7 @@
 //! Running a command: its streams are ours, its exit code is ours.
 
 use std::io::{IsTerminal, Read};
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use client::{Client, ClientError, Events};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::args::{Exec, Process, Run};
 use crate::complaint::{End, SIGNAL_BASE, TIMED_OUT, advise};
@@ -23,6 +25,9 @@ use crate::steps::Steps;
 const STDIN_PIECE_BYTES: usize = 64 * 1024;
 /// LIMIT: pieces of standard input read ahead of the node.
 const STDIN_PIECES_MAX: usize = 4;
+/// LIMIT: how long a create that is not wanted any more may take; giving it up makes the node undo
+/// it, unless it is just done.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
 /// LIMIT: how long the end waits for a sandbox to be gone. Killing takes milliseconds on an idle
 /// node; after this the node does it alone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -35,29 +40,42 @@ pub(crate) async fn run(client: &Client, args: Run) -> Result<End> {
     let request = request(&args.process)?;
     let create =
         CreateSandbox { template: args.template, size: args.size, ..CreateSandbox::default() };
-    let prepared = async {
-        snapshot::ensure(client, &Steps::new(), &create.template, create.size).await?;
-        anyhow::Ok(client.sandbox_create(&create).await?)
-    };
-    let sandbox = tokio::select! {
-        // Dropping the request is what tells the node to undo what it has begun.
+    let steps = Steps::new();
+    tokio::select! {
         signal = signals.next() => return Ok(End::Code(SIGNAL_BASE + signal)),
-        sandbox = prepared => sandbox?,
+        there = snapshot::ensure(client, &steps, &create.template, create.size) => there?,
+    }
+    let mut creating = pin!(client.sandbox_create(&create));
+    let sandbox = tokio::select! {
+        sandbox = &mut creating => sandbox?,
+        signal = signals.next() => {
+            // Its answer may be on the way, and then only we can kill it.
+            let created = timeout(CREATE_TIMEOUT, creating);
+            tokio::select! {
+                _ = signals.next() => {}
+                created = created => if let Ok(Ok(sandbox)) = created {
+                    kill(client, sandbox.id).await;
+                }
+            }
+            return Ok(End::Code(SIGNAL_BASE + signal));
+        }
     };
     let end = watched(client, sandbox.id, &request, &mut signals).await;
     tokio::select! {
         // Asked twice: the caller does not want to wait. The node finishes without us.
         signal = signals.next() => return Ok(End::Code(SIGNAL_BASE + signal)),
-        killed = tokio::time::timeout(KILL_TIMEOUT, client.sandbox_kill(sandbox.id)) => match killed {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                // The command's own end is worth more than this; but nobody may miss it.
-                eprintln!("warning: sandbox {} could not be killed: {error}", sandbox.id);
-            }
-            Err(_) => eprintln!("warning: sandbox {} is still being killed", sandbox.id),
-        },
+        () = kill(client, sandbox.id) => {}
     }
     end
+}
+
+/// The command's own end is worth more than a failure of this; but nobody may miss it.
+async fn kill(client: &Client, id: SandboxId) {
+    match timeout(KILL_TIMEOUT, client.sandbox_kill(id)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => eprintln!("warning: sandbox {id} could not be killed: {error}"),
+        Err(_) => eprintln!("warning: sandbox {id} is still being killed"),
+    }
 }
 
 /// `sandflare exec`

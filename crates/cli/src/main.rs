@@ -36,7 +36,7 @@ use crate::place::Place;
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     // What `run` and `exec` exit with is the command's; ours needs a code of its own there.
-    let is_run = arguments.get(1).is_some_and(|word| word == "run" || word == "exec");
+    let is_run = passes_code_on(&arguments);
     let args = match Args::try_parse_from(&arguments) {
         Ok(args) => args,
         Err(error) => {
@@ -56,6 +56,19 @@ fn main() -> ExitCode {
         }
     };
     ExitCode::from(code)
+}
+
+/// Whether the words, which may not be a command line at all, ask for `run` or `exec`.
+fn passes_code_on(arguments: &[OsString]) -> bool {
+    let mut words = arguments.iter().skip(1);
+    while let Some(word) = words.next() {
+        if word == "--url" {
+            words.next();
+        } else if !word.as_encoded_bytes().starts_with(b"-") {
+            return word == "run" || word == "exec";
+        }
+    }
+    false
 }
 
 fn start(args: Args) -> Result<End> {

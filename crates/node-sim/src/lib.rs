@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use api_node::{ErrorCode, Failure, PhaseTimes, ProcessId, Sandbox, TemplateState};
 use base_types::{SandboxId, Size, TemplateName};
 use tokio::net::TcpListener;
+use tokio::runtime::{self, Runtime};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 
 /// What a program gets while it runs.
 pub(crate) enum Input {
@@ -61,17 +61,20 @@ impl Default for SimNode {
     }
 }
 
-/// A node being served on a port of its own. Ends when dropped.
+/// A node being served on a port of its own. Dropping it is what `kill -9` is to a real node: every
+/// connection breaks.
 #[derive(Debug)]
 pub struct Served {
     /// Its address, such as `http://127.0.0.1:40123`.
     pub url: String,
-    task: JoinHandle<()>,
+    runtime: Option<Runtime>,
 }
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -95,15 +98,20 @@ impl SimNode {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listener = TcpListener::bind(address).await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("a bound socket's address"));
+        // A runtime of its own, because connections live in tasks of their own.
+        let listener = listener.into_std().expect("a socket nobody else uses");
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime for the node");
         let router = api_node::router(Arc::new(self.clone()));
         let mut stopped = self.stopped.subscribe();
-        let task = tokio::spawn(async move {
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).expect("a socket that does not block");
             tokio::select! {
                 _ = axum::serve(listener, router).into_future() => {}
                 _ = stopped.wait_for(|stopped| *stopped) => {}
             }
         });
-        Served { url, task }
+        Served { url, runtime: Some(runtime) }
     }
 
     /// Makes a template's snapshot missing, so that the next create has to build it.

@@ -9,7 +9,8 @@ use api_node::{
 use base_types::{SandboxId, Size, TemplateName};
 use client::{Client, ClientError};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
 
 use crate::bench::report::{Alive, Parallel, Run};
 use crate::bench::spread::Spread;
@@ -20,6 +21,8 @@ const ANSWER: &str = "sandflare";
 /// LIMIT: how long a create waits for the pool to be full again. A shell takes a fraction of a
 /// second; after this the figures say that the pool was empty.
 const POOL_LIMIT: Duration = Duration::from_secs(20);
+/// LIMIT: how long creates may take that were under way when the benchmark was broken off.
+const CREATE_LIMIT: Duration = Duration::from_secs(60);
 /// How often the pool is looked at.
 const POOL_LOOK: Duration = Duration::from_millis(50);
 
@@ -30,11 +33,12 @@ pub(crate) struct Measure {
     template: TemplateName,
     size: Size,
     made: Arc<Mutex<BTreeSet<SandboxId>>>,
+    creating: TaskTracker,
 }
 
 impl Measure {
     pub(crate) fn new(client: Client, template: TemplateName, size: Size) -> Self {
-        Self { client, template, size, made: Arc::default() }
+        Self { client, template, size, made: Arc::default(), creating: TaskTracker::new() }
     }
 
     /// One create, one command, one kill; the pool is full when it begins.
@@ -129,6 +133,10 @@ impl Measure {
 
     /// Kills what is left after an error or a signal.
     pub(crate) async fn kill_all(&self) {
+        self.creating.close();
+        if timeout(CREATE_LIMIT, self.creating.wait()).await.is_err() {
+            eprintln!("warning: a create is still under way; look with `sandflare ps`");
+        }
         let left = self.made().clone();
         for id in left {
             if let Err(error) = self.kill(id).await {
@@ -145,9 +153,14 @@ impl Measure {
             options,
             ..CreateSandbox::default()
         };
-        let sandbox = self.client.sandbox_create(&request).await?;
-        self.made().insert(sandbox.id);
-        Ok(sandbox)
+        // A task of its own, so that a benchmark that is broken off still learns what it has made.
+        let this = self.clone();
+        let creating = self.creating.spawn(async move {
+            let sandbox = this.client.sandbox_create(&request).await?;
+            this.made().insert(sandbox.id);
+            Ok(sandbox)
+        });
+        creating.await.expect("a create neither panics nor is cancelled")
     }
 
     async fn kill(&self, id: SandboxId) -> Result<(), ClientError> {

@@ -25,8 +25,8 @@ const VERSION_LIMIT: Duration = Duration::from_secs(10);
 /// Programs of Debian packages that building images or the portable host needs: name and package.
 pub(crate) const TOOLS: [(&str, &str); 4] = [
     ("mmdebstrap", "mmdebstrap"),
-    ("mkfs.ext4", "e2fsprogs"),
-    ("debugfs", "e2fsprogs"),
+    ("mke2fs", "e2fsprogs"),
+    ("unshare", "util-linux"),
     ("apt-get", "apt"),
 ];
 

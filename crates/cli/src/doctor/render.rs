@@ -45,6 +45,21 @@ mod test {
             port: Port::Node { version: "0.1.0".into() },
             ..good()
         };
-        expect![[""]].assert_eq(&text(&judge(&found)));
+        expect![[r#"
+            ok       programs     all programs of this release are here
+            warn     kvm          this KVM does not run cmpxchg16b in ring 0
+                                  -> nothing on this machine mends that; the portable host is used instead
+            ok       qemu         version 7.2.22
+            ok       memory       8.0 GiB available
+            ok       disk         49 GiB free for /home/me/.local/share/sandflare
+            missing  packages     not installed: mmdebstrap
+                                  -> apt-get install mmdebstrap
+            ok       root         running as root
+            ok       cgroup       cgroup v2
+            ok       userfaultfd  the kernel has it
+            ok       port         a node (version 0.1.0) serves http://127.0.0.1:7878
+
+            sandflare up will not work before what is missing or broken is mended
+        "#]].assert_eq(&text(&judge(&found)));
     }
 }

@@ -5,9 +5,39 @@ use crate::sandflare::Sandflare;
 #[tokio::test]
 async fn status_and_lists_are_for_people_and_for_programs() {
     let sandflare = Sandflare::new().await;
-    expect![[""]].assert_eq(&sandflare.shown(&["status"]).await);
-    expect![[""]].assert_eq(&sandflare.shown(&["template", "ls"]).await);
-    expect![[""]].assert_eq(&sandflare.shown(&["ps"]).await);
+    expect![[r#"
+        exit code: 0
+        ----- stdout -----
+        node       http://NODE, version 0.0.0-sim
+        up for     1 min 1 s
+        machine    2 CPUs, Linux 6.12.0-sim
+        kvm        usable: it runs Linux
+        sandboxes  0
+        shells     2 of 2 ready
+        memory     1.8 GiB of 2.4 GiB free
+        data       templates 300 MiB, sandboxes 4.0 MiB, 9.0 GiB free
+        ----- stderr -----
+    "#]]
+    .assert_eq(&sandflare.shown(&["status"]).await);
+    expect![[r#"
+        exit code: 0
+        ----- stdout -----
+        TEMPLATE  SIZE    CPU     MEMORY   SNAPSHOT
+        agent     nano    1 vCPU  512 MiB  ready, 150 MiB
+        agent     micro   1 vCPU  1.0 GiB  ready, 150 MiB
+        agent     small   2 vCPU  2.0 GiB  ready, 150 MiB
+        agent     medium  2 vCPU  4.0 GiB  ready, 150 MiB
+        agent     large   4 vCPU  8.0 GiB  ready, 150 MiB
+        ----- stderr -----
+    "#]]
+    .assert_eq(&sandflare.shown(&["template", "ls"]).await);
+    expect![[r#"
+        exit code: 0
+        ----- stdout -----
+        ID  NAME  TEMPLATE  SIZE  STATE  AGE
+        ----- stderr -----
+    "#]]
+    .assert_eq(&sandflare.shown(&["ps"]).await);
     for args in [["status", "--json"], ["ps", "--json"]] {
         let output = sandflare.output(&args).await;
         serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap();
@@ -60,7 +90,14 @@ async fn a_file_goes_in_and_comes_out_equal() {
     assert_eq!(output.status.code(), Some(1));
     assert!(std::fs::read(&back).unwrap() == content);
     assert_eq!(std::fs::read_dir(sandflare.home.path()).unwrap().count(), 2);
-    expect![[""]].assert_eq(&sandflare.shown(&["cp", "a", "b"]).await);
+    expect![[r#"
+        exit code: 1
+        ----- stdout -----
+        ----- stderr -----
+        error: exactly one side of a copy must be in a sandbox
+        hint: write that side as ID:PATH, such as sbx_0123456789abcdef:/home/agent/data.csv
+    "#]]
+    .assert_eq(&sandflare.shown(&["cp", "a", "b"]).await);
 }
 
 #[tokio::test]
@@ -69,14 +106,28 @@ async fn kill_kills_what_is_there_and_tells_the_rest() {
     let client = client::Client::new(&sandflare.served.url).unwrap();
     let id = client.sandbox_create(&api_node::CreateSandbox::default()).await.unwrap().id;
     let args = ["kill", "sbx_00000000000000aa", &id.to_string()];
-    expect![[""]].assert_eq(&sandflare.shown(&args).await);
+    expect![[r#"
+        exit code: 1
+        ----- stdout -----
+        sbx_0000000000000001
+        ----- stderr -----
+        error: there is no sandbox sbx_00000000000000aa
+        hint: list them with `sandflare ps`
+    "#]]
+    .assert_eq(&sandflare.shown(&args).await);
     assert_eq!(sandflare.node.sandbox_count(), 0);
 }
 
 #[tokio::test]
 async fn up_knows_a_node_and_a_stranger_at_its_port() {
     let sandflare = Sandflare::new().await;
-    expect![[""]].assert_eq(&sandflare.shown(&["up"]).await);
+    expect![[r#"
+        exit code: 0
+        ----- stdout -----
+        ----- stderr -----
+        a node (version 0.0.0-sim) is already running at http://NODE
+    "#]]
+    .assert_eq(&sandflare.shown(&["up"]).await);
     let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = stranger.local_addr().unwrap().port().to_string();
     let answering = std::thread::Builder::new()
@@ -89,14 +140,34 @@ async fn up_knows_a_node_and_a_stranger_at_its_port() {
         .unwrap();
     let shown = sandflare.shown(&["up", "--port", &port]).await.replace(&port, "PORT");
     answering.join().unwrap();
-    expect![[""]].assert_eq(&shown);
+    expect![[r#"
+        exit code: 1
+        ----- stdout -----
+        ----- stderr -----
+        error: port PORT is taken by a program that is not a sandflare node
+        hint: choose another with --port, or stop that program
+    "#]]
+    .assert_eq(&shown);
 }
 
 #[tokio::test]
 async fn down_without_a_node_is_fine() {
     let sandflare = Sandflare::new().await;
-    expect![[""]].assert_eq(&sandflare.shown(&["down"]).await);
-    expect![[""]].assert_eq(
+    expect![[r#"
+        exit code: 0
+        ----- stdout -----
+        ----- stderr -----
+        no node of this machine is running
+    "#]]
+    .assert_eq(&sandflare.shown(&["down"]).await);
+    expect![[r#"
+        exit code: 1
+        ----- stdout -----
+        ----- stderr -----
+        error: there is no log at HOME/portable/console.log
+        hint: start a node with `sandflare up`
+    "#]]
+    .assert_eq(
         &sandflare.shown(&["logs"]).await.replace(sandflare.home.path().to_str().unwrap(), "HOME"),
     );
 }

@@ -61,22 +61,88 @@ async fn environment_directory_and_user_reach_the_command() {
 #[tokio::test]
 async fn every_way_a_command_can_end_has_its_code() {
     let sandflare = Sandflare::new().await;
-    expect![[""]].assert_eq(&sandflare.shown(&["run", "--timeout", "1.5s", "slow"]).await);
-    expect![[""]].assert_eq(&sandflare.shown(&["run", "nowhere"]).await);
-    expect![[""]].assert_eq(&sandflare.shown(&["run", "locked"]).await);
-    expect![[""]].assert_eq(&sandflare.shown(&["run", "lost"]).await);
-    expect![[""]].assert_eq(&sandflare.shown(&["run", "vanish"]).await);
+    expect![[r#"
+        exit code: 124
+        ----- stdout -----
+        partial
+        ----- stderr -----
+        sandflare: the command was killed because its time limit of 1.5 s was up
+    "#]]
+    .assert_eq(&sandflare.shown(&["run", "--timeout", "1.5s", "slow"]).await);
+    expect![[r#"
+        exit code: 127
+        ----- stdout -----
+        ----- stderr -----
+        error: `nowhere` is not in the sandbox
+    "#]]
+    .assert_eq(&sandflare.shown(&["run", "nowhere"]).await);
+    expect![[r#"
+        exit code: 126
+        ----- stdout -----
+        ----- stderr -----
+        error: `locked` is not executable
+    "#]]
+    .assert_eq(&sandflare.shown(&["run", "locked"]).await);
+    expect![[r#"
+        exit code: 125
+        ----- stdout -----
+        ----- stderr -----
+        error: the guest's kernel panicked
+    "#]]
+    .assert_eq(&sandflare.shown(&["run", "lost"]).await);
+    expect![[r#"
+        exit code: 125
+        ----- stdout -----
+        ----- stderr -----
+        error: the node at http://NODE went away in the middle of its answer
+        hint: see `sandflare logs` for what happened to the node
+    "#]]
+    .assert_eq(&sandflare.shown(&["run", "vanish"]).await);
     assert_eq!(sandflare.node.sandbox_count(), 0);
 }
 
 #[tokio::test]
 async fn what_cannot_be_meant_is_one_sentence_and_125() {
     let sandflare = Sandflare::new().await;
-    expect![[""]].assert_eq(&sandflare.shown(&["run", "--template", "none", "true"]).await);
-    expect![[""]].assert_eq(&sandflare.shown(&["run", "--size", "huge", "true"]).await);
-    expect![[""]].assert_eq(&sandflare.shown(&["run", "-e", "NOT_SET", "true"]).await);
-    expect![[""]].assert_eq(&sandflare.shown(&["run", "-w", "relative", "true"]).await);
-    expect![[""]].assert_eq(&sandflare.shown(&["exec", "sbx_0000000000000063", "true"]).await);
+    expect![[r#"
+        exit code: 125
+        ----- stdout -----
+        ----- stderr -----
+        error: there is no template `none`
+        hint: list them with `sandflare template ls`
+    "#]]
+    .assert_eq(&sandflare.shown(&["run", "--template", "none", "true"]).await);
+    expect![[r#"
+        exit code: 125
+        ----- stdout -----
+        ----- stderr -----
+        error: invalid value 'huge' for '--size <SIZE>': unknown size `huge`; the sizes are nano, micro, small, medium and large
+
+        For more information, try '--help'.
+    "#]].assert_eq(&sandflare.shown(&["run", "--size", "huge", "true"]).await);
+    expect![[r#"
+        exit code: 125
+        ----- stdout -----
+        ----- stderr -----
+        error: `-e NOT_SET` names a variable that is not set here
+        hint: set it, or give its value: -e NOT_SET=VALUE
+    "#]]
+    .assert_eq(&sandflare.shown(&["run", "-e", "NOT_SET", "true"]).await);
+    expect![[r#"
+        exit code: 125
+        ----- stdout -----
+        ----- stderr -----
+        error: `cwd` must be an absolute path of the sandbox, such as /home/agent/x
+    "#]]
+    .assert_eq(&sandflare.shown(&["run", "-w", "relative", "true"]).await);
+    expect![[r#"
+        exit code: 125
+        ----- stdout -----
+        ----- stderr -----
+        error: there is no sandbox sbx_0000000000000063
+        hint: list them with `sandflare ps`
+    "#]]
+    .assert_eq(&sandflare.shown(&["exec", "sbx_0000000000000063", "true"]).await);
     sandflare.node.fail_next_create(
         Failure::new(ErrorCode::AgentSilent, "the guest's agent did not answer within 5 s")
             .with_hint("see the node's log"),
