@@ -8,6 +8,7 @@ echo "exit code $?, and on the error stream: $(cat errors.txt)"
 rm -f errors.txt
 
 echo "environment and working directory:"
+# shellcheck disable=SC2016 # for the shell in the sandbox
 sandflare run -e GREETING=hello -w /tmp -- sh -c 'echo "$GREETING from $PWD"'
 
 echo "a time limit keeps what was printed:"
