@@ -10,7 +10,7 @@ use base_types::SandboxId;
 use bytes::Bytes;
 use client::{Client, ClientError, Events};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::args::{Exec, Process, Run};
@@ -28,6 +28,8 @@ const STDIN_PIECES_MAX: usize = 4;
 /// LIMIT: how long a create that is not wanted any more may take; giving it up makes the node undo
 /// it, unless it is just done.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
+/// LIMIT: how long a command may take to end by a signal passed on to it.
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// LIMIT: how long the end waits for a sandbox to be gone. Killing takes milliseconds on an idle
 /// node; after this the node does it alone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -108,27 +110,47 @@ fn request(process: &Process) -> Result<ExecRequest> {
     })
 }
 
-/// Runs the command until it ends or a signal comes. Going away early closes the connection, by
-/// which the node knows to kill the command.
+/// Runs the command to its end. A signal is passed on to it; when it does not end by that, or
+/// another signal comes, going away closes the connection, by which the node knows to kill it.
 async fn watched(
     client: &Client,
     id: SandboxId,
     request: &ExecRequest,
     signals: &mut Signals,
 ) -> Result<End> {
-    tokio::select! {
-        signal = signals.next() => Ok(End::Code(SIGNAL_BASE + signal)),
-        end = stream(client, id, request) => end,
+    let (process, started) = watch::channel(None);
+    let mut streaming = pin!(stream(client, id, request, &process));
+    let signal = tokio::select! {
+        end = &mut streaming => return end,
+        signal = signals.next() => signal,
+    };
+    let process = *started.borrow();
+    if let Some(process) = process
+        && client.process_signal(id, process, signal).await.is_ok()
+    {
+        tokio::select! {
+            end = timeout(SIGNAL_TIMEOUT, &mut streaming) => if let Ok(end) = end {
+                return end;
+            },
+            _ = signals.next() => {}
+        }
     }
+    Ok(End::Code(SIGNAL_BASE + signal))
 }
 
-async fn stream(client: &Client, id: SandboxId, request: &ExecRequest) -> Result<End> {
+async fn stream(
+    client: &Client,
+    id: SandboxId,
+    request: &ExecRequest,
+    process: &watch::Sender<Option<ProcessId>>,
+) -> Result<End> {
     let mut events = client.process_exec(id, request).await?;
     let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
     let mut feeding = Feeding::default();
     while let Some(ExecEvent { body, .. }) = next(&mut events).await? {
         let written = match body {
             ExecBody::Started { process_id, .. } => {
+                process.send_replace(Some(process_id));
                 if request.stdin {
                     feeding.begin(client.clone(), id, process_id)?;
                 }

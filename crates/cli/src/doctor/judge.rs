@@ -77,7 +77,7 @@ pub(crate) fn judge(found: &Found) -> Report {
         disk(found),
         packages(found),
         root(found),
-        cgroup(found),
+        cgroup(found, way),
         userfaultfd(found, way),
         port(found),
     ];
@@ -209,17 +209,17 @@ fn root(found: &Found) -> Check {
     }
 }
 
-fn cgroup(found: &Found) -> Check {
-    if found.cgroup_v2 {
-        check("cgroup", Status::Ok, "cgroup v2")
-    } else {
-        advised(
+fn cgroup(found: &Found, way: Way) -> Check {
+    match (found.cgroup_v2, way) {
+        (true, _) => check("cgroup", Status::Ok, "cgroup v2"),
+        (false, Way::Native) => advised(
             "cgroup",
             Status::Warn,
             "cgroup v2 is not mounted at /sys/fs/cgroup",
-            "boot with systemd.unified_cgroup_hierarchy=1; without it native sandboxes share the \
-             machine unchecked (the portable host brings its own)",
-        )
+            "boot with systemd.unified_cgroup_hierarchy=1; without it sandboxes share the machine \
+             unchecked",
+        ),
+        (false, _) => check("cgroup", Status::Ok, "not here; the portable host has its own"),
     }
 }
 

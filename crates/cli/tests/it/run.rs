@@ -166,7 +166,7 @@ async fn a_missing_snapshot_is_made_with_its_progress_on_stderr() {
 }
 
 #[tokio::test]
-async fn a_signal_ends_the_command_and_its_sandbox() {
+async fn a_signal_reaches_the_command_and_ends_its_sandbox() {
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let sandflare = Sandflare::new().await;
         let child = sandflare.spawn(&["run", "--", "wait"]);
