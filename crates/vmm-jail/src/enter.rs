@@ -6,7 +6,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use rustix::process::{DumpableBehavior, Gid, Uid};
 use rustix::thread::UnshareFlags;
 
-use crate::descriptors::{close_all_but, forget_environment};
+use crate::inherited::{close_all_but, forget_environment, share_one_heap};
 use crate::kernel_files::{KernelFiles, OwnProc, open_userfaultfd};
 use crate::limits::Limits;
 use crate::{privileges, root};
@@ -105,6 +105,7 @@ pub fn enter(spec: JailSpec<'_>) -> Result<Jailed, JailError> {
     }
     close_all_but(keep_fds).during("close inherited descriptors")?;
     forget_environment();
+    share_one_heap().during("limit the allocator to one heap")?;
 
     let userfaultfd = open_userfaultfd().during("create a userfaultfd")?;
     let own_proc = OwnProc::open().during("open /proc/self")?;

@@ -13,8 +13,8 @@
 
 #![warn(missing_docs)]
 
-mod descriptors;
 mod enter;
+mod inherited;
 mod kernel_files;
 mod limits;
 mod privileges;

@@ -40,13 +40,16 @@ pub(crate) fn live(belongings: &Belongings) -> io::Result<()> {
     let counter = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
 
     let mut threads = Vec::new();
-    for kind in [Thread::Vcpu, Thread::Fault] {
+    // As many as the largest machine has: the allocator behaves differently with many threads.
+    let kinds = [[Thread::Vcpu; 8].as_slice(), &[Thread::Fault]].concat();
+    for kind in kinds {
         let (start, started) = mpsc::channel::<()>();
         let file = belongings.file.try_clone()?;
         let counter = counter.try_clone()?;
         let builder = thread::Builder::new().name(format!("{kind:?}")).stack_size(128 * 1024);
         let thread = builder.spawn(move || -> io::Result<()> {
             install(kind).map_err(io::Error::other)?;
+            drop(vec![1_u8; 1 << 16]);
             // The sender is gone, which is what it waits for.
             let _ = started.recv();
             rustix::io::write(&counter, &1_u64.to_ne_bytes())?;
