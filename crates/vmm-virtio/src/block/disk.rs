@@ -49,6 +49,9 @@ pub enum DiskError {
         /// Size of the disk.
         expected: u64,
     },
+    /// The host failed to carry out a request; a full file system, most likely.
+    #[error("read or write the disk's files")]
+    Io(#[source] io::Error),
     /// What was written could not be brought to stable storage.
     #[error("bring the disk to stable storage")]
     Flush(#[source] io::Error),
@@ -115,29 +118,26 @@ impl Disk {
 
     /// Fills `buffers` from `offset`.
     pub(crate) fn read(&mut self, buffers: &Buffers<'_>, offset: u64) -> Result<(), DiskError> {
-        let layer = self.layers;
         let opened = self.opened()?;
         let (vector, _guard) = IoVectorMut::from_volatile_slice(buffers.slices());
-        opened.top.readv(vector, offset).map_err(|source| DiskError::File { layer, source })
+        opened.top.readv(vector, offset).map_err(DiskError::Io)
     }
 
     /// Writes `buffers` at `offset`.
     pub(crate) fn write(&mut self, buffers: &Buffers<'_>, offset: u64) -> Result<(), DiskError> {
-        let layer = self.layers;
         let opened = self.opened()?;
         let (vector, _guard) = IoVector::from_volatile_slice(buffers.slices());
-        opened.top.writev(vector, offset).map_err(|source| DiskError::File { layer, source })
+        opened.top.writev(vector, offset).map_err(DiskError::Io)
     }
 
     /// Makes `len` bytes at `offset` read as zeroes; `discard` also gives their space back.
     pub(crate) fn zero(&mut self, offset: u64, len: u64, discard: bool) -> Result<(), DiskError> {
-        let layer = self.layers;
         let opened = self.opened()?;
         match Arc::get_mut(&mut opened.top) {
             Some(top) if discard => top.discard_to_zero(offset, len),
             _ => opened.top.write_zeroes(offset, len),
         }
-        .map_err(|source| DiskError::File { layer, source })
+        .map_err(DiskError::Io)
     }
 
     /// Brings everything written so far to stable storage.
