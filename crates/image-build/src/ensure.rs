@@ -1,7 +1,8 @@
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use base_types::TemplateName;
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{self, Key, Keys};
@@ -10,6 +11,11 @@ use crate::initrd;
 use crate::kernel::{self, Unpacked};
 use crate::progress::{Outcome, Progress};
 use crate::template;
+
+/// How the working directories in the cache begin.
+pub(crate) const KERNEL_WORKING: &str = "kernel-";
+pub(crate) const TEMPLATE_WORKING: &str = "template-";
+const WORKING: [&str; 2] = [KERNEL_WORKING, TEMPLATE_WORKING];
 
 /// What goes into the images beside Debian packages.
 #[derive(Clone, Debug)]
@@ -20,6 +26,23 @@ pub struct Inputs {
     pub portable: Option<PortableInputs>,
     /// Which templates' root images to make.
     pub templates: Vec<TemplateName>,
+}
+
+impl Inputs {
+    /// Asked first, so that a forgotten binary does not show after minutes of downloads.
+    fn check(&self) -> Result<(), BuildError> {
+        let mut binaries = vec![("guest agent", &self.agent)];
+        if let Some(portable) = &self.portable {
+            binaries.push(("portable host's init", &portable.init));
+            binaries.push(("node daemon", &portable.sandflared));
+            binaries.push(("microVM monitor", &portable.vmm));
+            binaries.extend(portable.extra.iter().map(|(_, path)| ("extra program", path)));
+        }
+        match binaries.into_iter().find(|(_, path)| !path.is_file()) {
+            Some((what, path)) => Err(BuildError::MissingBinary { what, path: path.clone() }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The programs of the portable host.
@@ -63,12 +86,15 @@ pub struct KernelManifest {
 /// # Errors
 /// See [`BuildError`]; what was there before stays usable, and the next call goes on where this one stopped.
 pub fn ensure(images: &Path, inputs: &Inputs, progress: &dyn Progress) -> Result<(), BuildError> {
+    inputs.check()?;
     let cache = images.join(".cache");
     for directory in
         [&cache, &images.join("kernel"), &images.join("portable"), &images.join("templates")]
     {
         fs::create_dir_all(directory).on("create", directory)?;
     }
+    let _lock = lock(&cache)?;
+    sweep(&cache)?;
     let keys = Keys::in_directory(cache.join("keys"));
     let unpacked = kernel::ensure(&cache, &keys, progress)?;
     guest_kernel(images, &cache, &keys, &unpacked, inputs, progress)?;
@@ -77,6 +103,28 @@ pub fn ensure(images: &Path, inputs: &Inputs, progress: &dyn Progress) -> Result
     }
     for name in &inputs.templates {
         template::ensure(&images.join("templates"), &cache, &keys, name, progress)?;
+    }
+    Ok(())
+}
+
+/// One build at a time in one directory; a second one waits, and then finds its work done.
+fn lock(cache: &Path) -> Result<File, BuildError> {
+    let path = cache.join("lock");
+    let file = OpenOptions::new().create(true).append(true).open(&path).on("open", &path)?;
+    rustix::fs::flock(&file, FlockOperation::LockExclusive)
+        .map_err(std::io::Error::from)
+        .on("lock", &path)?;
+    Ok(file)
+}
+
+/// Removes the working directories of builds that were killed.
+fn sweep(cache: &Path) -> Result<(), BuildError> {
+    for entry in fs::read_dir(cache).on("read", cache)? {
+        let path = entry.on("read", cache)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if WORKING.iter().any(|prefix| name.starts_with(prefix)) && path.is_dir() {
+            fs::remove_dir_all(&path).on("remove", &path)?;
+        }
     }
     Ok(())
 }
@@ -169,9 +217,6 @@ fn portable_initrd(
 }
 
 fn add_binary(key: &mut Key, what: &'static str, path: &Path) -> Result<(), BuildError> {
-    if !path.is_file() {
-        return Err(BuildError::MissingBinary { what, path: path.to_owned() });
-    }
     key.add(what, &cache::hash_file(path).on("read", path)?);
     Ok(())
 }
@@ -179,4 +224,34 @@ fn add_binary(key: &mut Key, what: &'static str, path: &Path) -> Result<(), Buil
 fn replace_with_copy(from: &Path, to: &Path) -> Result<(), BuildError> {
     let content = fs::read(from).on("read", from)?;
     cache::replace(to, &content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_build_left_is_removed_and_nothing_else() {
+        let cache = tempfile::tempdir().unwrap();
+        for directory in ["kernel-a1", "template-b2", "keys", "modules"] {
+            fs::create_dir(cache.path().join(directory)).unwrap();
+        }
+        fs::write(cache.path().join("kernel-notes"), "a file").unwrap();
+        sweep(cache.path()).unwrap();
+        let mut left: Vec<_> = fs::read_dir(cache.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["kernel-notes", "keys", "modules"]);
+    }
+
+    #[test]
+    fn a_missing_binary_is_named_before_anything_is_downloaded() {
+        let images = tempfile::tempdir().unwrap();
+        let inputs =
+            Inputs { agent: "/nowhere/agent".into(), portable: None, templates: Vec::new() };
+        let error = ensure(images.path(), &inputs, &crate::Silent).unwrap_err();
+        assert_eq!(error.to_string(), "the guest agent is not at /nowhere/agent; build it first");
+    }
 }

@@ -11,6 +11,7 @@ use crate::bzimage;
 use crate::cache::{self, Key, Keys};
 use crate::debian::{PrivateApt, SUITE};
 use crate::elf;
+use crate::ensure::KERNEL_WORKING;
 use crate::error::{BuildError, ModuleError, OnFile as _};
 use crate::modules::{self, OrderError};
 use crate::progress::{Outcome, Progress};
@@ -82,7 +83,7 @@ pub(crate) fn ensure(
 
 fn unpack(cache: &Path, progress: &dyn Progress, step: &str) -> Result<Unpacked, BuildError> {
     let work =
-        tempfile::Builder::new().prefix("kernel-").tempdir_in(cache).on("write in", cache)?;
+        tempfile::Builder::new().prefix(KERNEL_WORKING).tempdir_in(cache).on("write in", cache)?;
     let apt = PrivateApt::open(&work.path().join("apt"))?;
     progress.advance(step, 0.3);
     let (package, package_version) = apt.dependency(METAPACKAGE, "linux-image-")?;

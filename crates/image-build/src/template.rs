@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::{self, Key, Keys};
 use crate::command;
 use crate::debian::{Mirror, SUITE};
+use crate::ensure::TEMPLATE_WORKING;
 use crate::error::{BuildError, OnFile as _};
 use crate::progress::{Outcome, Progress};
 
@@ -111,8 +112,10 @@ pub(crate) fn ensure(
     let advance = |fraction: f64| progress.advance(&step, fraction);
     let tools = Tools::ensure(cache, keys)?;
     advance(0.05);
-    let work =
-        tempfile::Builder::new().prefix("template-").tempdir_in(cache).on("write in", cache)?;
+    let work = tempfile::Builder::new()
+        .prefix(TEMPLATE_WORKING)
+        .tempdir_in(cache)
+        .on("write in", cache)?;
     let (tar, packages) = root_archive(recipe, work.path(), &advance)?;
     advance(0.85);
     let root = work.path().join("root.ext4");

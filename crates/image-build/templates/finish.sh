@@ -2,6 +2,7 @@
 # Last step of a root image, run outside of it with its directory as $1: makes it one that can be cloned (no
 # identity), that has its user, and that comes out the same from the same packages.
 set -eu
+umask 022
 root=$1
 
 # The user programs run as. The machine around it is the boundary, so inside it may become root.
@@ -13,7 +14,8 @@ fi
 
 # No identity, and nothing of the machine this is built on.
 : >"$root/etc/machine-id"
-rm -f "$root/var/lib/dbus/machine-id" "$root"/etc/ssh/ssh_host_*
+rm -f "$root/var/lib/dbus/machine-id" "$root"/etc/ssh/ssh_host_* \
+    "$root/etc/hostname" "$root/etc/hosts" "$root/etc/resolv.conf"
 echo sandbox >"$root/etc/hostname"
 printf '127.0.0.1\tlocalhost\n127.0.1.1\tsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n' >"$root/etc/hosts"
 : >"$root/etc/resolv.conf"

@@ -1,11 +1,13 @@
 //! The two disks: images, read-only and rebuilt when they change; data, made once and kept.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use rustix::fs::FlockOperation;
 
 use crate::error::{HostError, OnFile as _};
 use crate::manifest;
@@ -19,11 +21,16 @@ const IMAGES_SLACK_BYTES: u64 = 64 << 20;
 /// Smaller disks get the journal mke2fs finds right for them.
 const JOURNAL_FROM_BYTES: u64 = 4 << 30;
 
+/// How the directory begins in which the content of the images disk is laid out.
+const STAGE: &str = ".images-";
+
 const MKE2FS: &str = "mke2fs";
 
 /// Makes sure `state/images.ext4` holds what `images` holds, checking every image it copies.
 /// Gives the disk, and whether it had to be made.
 pub(crate) fn images(images: &Path, state: &Path) -> Result<(PathBuf, bool), HostError> {
+    let _lock = lock(&state.join("images.lock"))?;
+    sweep(state)?;
     let disk = state.join("images.ext4");
     let key_file = state.join("images.key");
     let files = image_files(images)?;
@@ -43,8 +50,7 @@ pub(crate) fn images(images: &Path, state: &Path) -> Result<(PathBuf, bool), Hos
         }
         _ => {}
     }
-    let stage =
-        tempfile::Builder::new().prefix(".images-").tempdir_in(state).on("write in", state)?;
+    let stage = tempfile::Builder::new().prefix(STAGE).tempdir_in(state).on("write in", state)?;
     let mut bytes = IMAGES_SLACK_BYTES;
     for file in &files {
         let (from, to) = (images.join(file), stage.path().join(file));
@@ -78,6 +84,25 @@ pub(crate) fn images(images: &Path, state: &Path) -> Result<(PathBuf, bool), Hos
     fs::rename(&fresh, &disk).on("write", &disk)?;
     fs::write(&key_file, key).on("write", &key_file)?;
     Ok((disk, true))
+}
+
+/// Several programs may share one images disk; only one at a time may make it.
+fn lock(path: &Path) -> Result<File, HostError> {
+    let file = OpenOptions::new().create(true).append(true).open(path).on("open", path)?;
+    rustix::fs::flock(&file, FlockOperation::LockExclusive).on("lock", path)?;
+    Ok(file)
+}
+
+/// Removes what a build that was killed left.
+fn sweep(state: &Path) -> Result<(), HostError> {
+    for entry in fs::read_dir(state).on("read", state)? {
+        let path = entry.on("read", state)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with(STAGE) && path.is_dir() {
+            fs::remove_dir_all(&path).on("remove", &path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes sure `file` is an ext4 disk; an existing one is left as it is. Says whether it had to be made.

@@ -115,6 +115,7 @@ impl PortableHost {
             return Ok(Start::AlreadyRunning(running));
         }
         host.check_paths()?;
+        check_qemu()?;
         on_step(Step::CheckingImages);
         manifest::check_kernel(&config.images)?;
         check_room(&host.state)?;
@@ -326,6 +327,16 @@ pub(crate) fn cannot_run(error: io::Error) -> HostError {
         return HostError::MissingProgram { program: qemu::PROGRAM, package: qemu::PACKAGE };
     }
     HostError::Qemu { said: error.to_string() }
+}
+
+/// Asked first, so that its absence does not show after seconds of work.
+pub(crate) fn check_qemu() -> Result<(), HostError> {
+    let directories = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&directories).any(|directory| directory.join(qemu::PROGRAM).is_file())
+    {
+        return Ok(());
+    }
+    Err(HostError::MissingProgram { program: qemu::PROGRAM, package: qemu::PACKAGE })
 }
 
 /// Asked before QEMU is, for a sentence of its own. Someone may still come in between; QEMU notices that.

@@ -127,8 +127,10 @@ pub fn run_once(
         qmp: None,
         background: None,
     };
-    let mut command = Command::new(crate::qemu::PROGRAM);
-    command.args(machine.arguments());
+    crate::host::check_qemu()?;
+    // If this process is killed, QEMU must not stay behind; it cannot notice by itself.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", crate::qemu::PROGRAM]).args(machine.arguments());
     if !once.terminal {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
     }
