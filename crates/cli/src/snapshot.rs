@@ -29,7 +29,8 @@ async fn make(client: &Client, steps: &Steps, name: &TemplateName, size: Size) -
     while let Some(event) = events.next().await? {
         match event.body {
             BuildBody::Step { message, percent } => {
-                step.note(&message);
+                // The node names what it builds, which is named here already.
+                step.note(message.strip_prefix(&format!("{name} {size}: ")).unwrap_or(&message));
                 step.advance(f64::from(percent) / 100.0);
             }
             BuildBody::Done { took_ms: 0 } => {

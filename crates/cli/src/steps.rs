@@ -79,7 +79,8 @@ impl Step {
     }
 
     /// Is now doing `what`, as a part of the step.
-    pub(crate) fn note(&self, what: &str) {
+    pub(crate) fn note(&mut self, what: &str) {
+        self.announced = true;
         match &self.bar {
             Some(bar) => bar.set_message(format!("{}: {what}", self.what)),
             None => eprintln!("{}: {what} ...", self.what),

@@ -1,5 +1,6 @@
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -169,10 +170,13 @@ async fn start_portable(place: &Place, memory_mib: u32, port: u16, steps: &Steps
     let mut config = Config::new(portable_state(place), place.images(), port, args);
     config.memory_mib = memory_mib;
     Record { port, way: Way::Portable }.write(place)?;
-    let step = steps.begin("portable host");
+    let step = Mutex::new(steps.begin("portable host"));
     let started = tokio::task::block_in_place(|| {
-        PortableHost::start(&config, &|part| step.note(&part.to_string()))
+        PortableHost::start(&config, &|part| {
+            step.lock().unwrap_or_else(PoisonError::into_inner).note(&part.to_string());
+        })
     });
+    let step = step.into_inner().unwrap_or_else(PoisonError::into_inner);
     match started.context("start the portable host")? {
         Start::Started(_) => step.done("started"),
         Start::AlreadyRunning(running) => {
