@@ -81,8 +81,8 @@ pub struct ExecEvent {
     pub body: ExecBody,
 }
 
-/// What happened to a running command. The first event is `started` (or `error`); the last is
-/// `exit` or `error`. All output comes before `exit`.
+/// What happened to a running command. The first event is `started`, unless it could not be started:
+/// then there is none. The last is `exit` or `error`; all output comes before it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -110,7 +110,8 @@ pub enum ExecBody {
     },
     /// It ended.
     Exit {
-        /// Its exit code; 128 plus the signal when one ended it.
+        /// Its exit code; 128 plus the signal when one ended it; 127 when there is no such program
+        /// and 126 when it is not executable.
         exit_code: u8,
         /// The signal that ended it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -119,7 +120,7 @@ pub enum ExecBody {
         #[serde(default)]
         timed_out: bool,
     },
-    /// It could not be started (127: not found, 126: not executable), or the sandbox was lost.
+    /// It could not be started, or the sandbox was lost.
     Error {
         /// Why.
         failure: Failure,
