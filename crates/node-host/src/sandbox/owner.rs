@@ -72,11 +72,7 @@ pub(crate) fn own<R: Send + 'static>(
         process: None,
         files: None,
     };
-    let task = async move {
-        owner.live(spec, ready).await;
-        drop(registration);
-    };
-    (handle, task)
+    (handle, owner.live(spec, ready, registration))
 }
 
 /// What a machine was made of.
@@ -99,7 +95,7 @@ struct Owner {
 }
 
 impl Owner {
-    async fn live(mut self, spec: CreateSpec, ready: Ready) {
+    async fn live<R>(mut self, spec: CreateSpec, ready: Ready, registration: R) {
         let failure = self.create(&spec, ready).await.err();
         if failure.is_some() {
             self.happened(Event::Kill).await;
@@ -108,6 +104,8 @@ impl Owner {
             let event = self.next_event().await;
             self.happened(event).await;
         }
+        // Who is told that it is gone does not find it any more.
+        drop(registration);
         if let Some((ready, error)) = failure {
             // Whoever asked may be the one who withdrew.
             let _ = ready.send(Err(error));
