@@ -64,11 +64,15 @@ pub(crate) async fn up(place: &Place, args: &Up) -> Result<End> {
     }
     already_elsewhere(place)?;
 
-    let mut signals = Signals::take()?;
     let steps = Steps::new();
+    let verdict = if args.portable { None } else { Some(probe_kvm().await?) };
+    let host = choose(args, verdict.as_ref())?;
+    // Until here a signal simply ends this program; what a build left half made, the next one mends.
+    build_images(place, host, &steps).await?;
+    let mut signals = Signals::take()?;
     let started = tokio::select! {
         signal = signals.next() => Err(signal),
-        started = start(place, args, port, &client, &steps) => Ok(started),
+        started = start(place, host, args.memory, port, &client, &steps) => Ok(started),
     };
     match started {
         Ok(Ok(())) => {}
@@ -91,13 +95,17 @@ pub(crate) async fn up(place: &Place, args: &Up) -> Result<End> {
     Ok(End::Done)
 }
 
-async fn start(place: &Place, args: &Up, port: u16, client: &Client, steps: &Steps) -> Result<()> {
-    let verdict = if args.portable { None } else { Some(probe_kvm().await?) };
-    let host = choose(args, verdict.as_ref())?;
-    build_images(place, host, steps).await?;
+async fn start(
+    place: &Place,
+    host: Host,
+    memory_mib: u32,
+    port: u16,
+    client: &Client,
+    steps: &Steps,
+) -> Result<()> {
     match host {
         Host::Native => start_native(place, port)?,
-        Host::Portable => start_portable(place, args.memory, port, steps).await?,
+        Host::Portable => start_portable(place, memory_mib, port, steps).await?,
     }
     wait_until_it_serves(place, host, client, steps).await
 }
