@@ -1,6 +1,7 @@
 //! The host side against the real programs it works with: `sandflare-agent` on a Unix socket, and
 //! `sandflare-vmm` on whatever `/dev/kvm` there is. Both are built by `cargo build -p guest-agent
 //! -p vmm` into the directory these tests run from.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod guest;
 mod shells;
