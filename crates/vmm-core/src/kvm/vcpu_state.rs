@@ -120,7 +120,7 @@ fn frequencies_differ(saved_khz: u32, host_khz: u32) -> bool {
 }
 
 /// A deadline that reads 0 while the timer is in deadline mode has fired, and its interrupt may be
-/// in flight: the current TSC makes it fire at once instead of never (Firecracker #4618).
+/// in flight: the current TSC makes it fire at once instead of never.
 fn arm_expired_deadline(entries: &mut [kvm_msr_entry]) {
     let find = |wanted| entries.iter().find(|entry| entry.index == wanted).map(|entry| entry.data);
     if let (Some(tsc), Some(0)) = (find(msrs::TSC), find(msrs::TSC_DEADLINE)) {
