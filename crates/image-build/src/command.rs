@@ -45,6 +45,8 @@ pub(crate) fn run(
         }
     });
     let mut last: VecDeque<String> = VecDeque::new();
+    // apt marks errors; the first is the cause, those after it only say who else gave up.
+    let mut first_error = None;
     if let Some(stderr) = child.stderr.take() {
         let mut stderr = BufReader::new(stderr);
         let mut line = Vec::new();
@@ -61,6 +63,9 @@ pub(crate) fn run(
                 continue;
             }
             each_line(&text);
+            if first_error.is_none() && text.starts_with("E: ") {
+                first_error = Some(text.clone());
+            }
             if last.len() == LINES_KEPT {
                 last.pop_front();
             }
@@ -75,10 +80,10 @@ pub(crate) fn run(
     if status.success() {
         return Ok(output);
     }
-    let said = if last.is_empty() {
-        format!("`{program}` ended with {status}")
-    } else {
-        Vec::from(last).join(" | ")
+    let said = match first_error {
+        Some(error) => error.trim_start_matches("E: ").to_owned(),
+        None if last.is_empty() => format!("`{program}` ended with {status}"),
+        None => Vec::from(last).join(" | "),
     };
     Err(failed(said))
 }
@@ -95,6 +100,13 @@ mod tests {
             "the test",
             |_| {},
         );
+        assert_eq!(error.unwrap_err().to_string(), "the test failed: no room");
+    }
+
+    #[test]
+    fn apts_first_error_is_the_reason() {
+        let script = "echo I: go >&2; echo E: no room >&2; echo E: gave up >&2; exit 1";
+        let error = run(Command::new("sh").args(["-c", script]), "dash", "the test", |_| {});
         assert_eq!(error.unwrap_err().to_string(), "the test failed: no room");
     }
 

@@ -30,6 +30,20 @@ pub enum BuildError {
         /// The last lines it wrote, or its exit status.
         said: String,
     },
+    /// The disk is too full to begin.
+    #[error(
+        "only {free_mib} MiB are free at {path}, and building template `{template}` needs {needed_mib}; free some space"
+    )]
+    DiskFull {
+        /// The template asked for.
+        template: String,
+        /// The file system that was asked, by a path on it.
+        path: PathBuf,
+        /// What is free, in MiB.
+        free_mib: u64,
+        /// What is needed, in MiB.
+        needed_mib: u64,
+    },
     /// A template nobody described.
     #[error("there is no recipe for template `{template}`; there are: {known}")]
     UnknownTemplate {

@@ -47,6 +47,8 @@ struct Recipe {
     name: &'static str,
     packages: &'static str,
     root_bytes: u64,
+    /// What building takes at its fullest, in MiB: the tree, the archive of it and the image of that.
+    build_mib: u64,
     warm: &'static [&'static [&'static str]],
 }
 
@@ -55,6 +57,7 @@ const RECIPES: [Recipe; 2] = [
         name: "agent",
         packages: include_str!("../templates/agent.list"),
         root_bytes: 4 << 30,
+        build_mib: 3072,
         warm: &[
             &["python3", "-c", "import numpy, pandas, matplotlib.pyplot"],
             &["sh", "-c", "git --version && curl --version"],
@@ -64,6 +67,7 @@ const RECIPES: [Recipe; 2] = [
         name: "base",
         packages: include_str!("../templates/base.list"),
         root_bytes: 1 << 30,
+        build_mib: 512,
         warm: &[],
     },
 ];
@@ -108,6 +112,7 @@ pub(crate) fn ensure(
     if !rustix::process::geteuid().is_root() {
         return Err(BuildError::NotRoot { template: name.to_string() });
     }
+    check_room(recipe, cache)?;
     keys.forget(&key_name)?;
     let advance = |fraction: f64| progress.advance(&step, fraction);
     let tools = Tools::ensure(cache, keys)?;
@@ -148,6 +153,20 @@ pub(crate) fn ensure(
     keys.record(&key_name, &key)?;
     progress.end(&step, Outcome::Built);
     Ok(())
+}
+
+fn check_room(recipe: &Recipe, cache: &Path) -> Result<(), BuildError> {
+    let found = rustix::fs::statvfs(cache).map_err(std::io::Error::from).on("ask about", cache)?;
+    let free_mib = found.f_bavail.saturating_mul(found.f_frsize) >> 20;
+    if free_mib >= recipe.build_mib {
+        return Ok(());
+    }
+    Err(BuildError::DiskFull {
+        template: recipe.name.to_owned(),
+        path: cache.to_owned(),
+        free_mib,
+        needed_mib: recipe.build_mib,
+    })
 }
 
 fn key(recipe: &Recipe) -> String {

@@ -47,7 +47,7 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
         }
         ["shell", state, images] => {
             let mut once = once(state, images, "/bin/busybox")?;
-            once.args = ["setsid", "cttyhack", "sh"].map(str::to_owned).to_vec();
+            once.args = ["setsid", "-c", "sh"].map(str::to_owned).to_vec();
             once.env.insert("PATH".to_owned(), "/bin".to_owned());
             once.terminal = true;
             once.seconds_max = 24 * 3600;
