@@ -26,6 +26,7 @@ deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian
 deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian-security $SANDFLARE_SUITE-security main
 END
 
+# shellcheck disable=SC2016 # dpkg-query fills these in
 chroot "$root" dpkg-query --show --showformat '${Package}\t${Version}\n' >"$SANDFLARE_PACKAGES"
 
 if [ -x "$root/usr/bin/python3" ]; then
