@@ -126,6 +126,9 @@ pub struct Sandbox {
     pub size: Size,
     /// Where it is in its life.
     pub state: SandboxState,
+    /// Why it is over, in one sentence, when its state is `failed` or it was before it was killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// When it was asked for, in milliseconds since the Unix epoch.
     pub created_at_ms: u64,
     /// How long each step of its making took.

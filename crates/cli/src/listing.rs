@@ -33,19 +33,27 @@ fn sandbox_table(sandboxes: &[Sandbox], now: Duration) -> String {
                 sandbox.name.clone().unwrap_or_else(|| "-".to_owned()),
                 sandbox.template.to_string(),
                 sandbox.size.to_string(),
-                match sandbox.state {
-                    SandboxState::Creating => "creating",
-                    SandboxState::Running => "running",
-                    SandboxState::Stopping => "stopping",
-                    SandboxState::Failed => "failed",
-                    SandboxState::Unknown => "unknown",
-                }
-                .to_owned(),
                 shown(now.saturating_sub(Duration::from_millis(sandbox.created_at_ms))),
+                state(sandbox),
             ]
         })
         .collect();
-    columns(["ID", "NAME", "TEMPLATE", "SIZE", "STATE", "AGE"], &rows)
+    columns(["ID", "NAME", "TEMPLATE", "SIZE", "AGE", "STATE"], &rows)
+}
+
+/// Its state, and why when it is over.
+fn state(sandbox: &Sandbox) -> String {
+    let state = match sandbox.state {
+        SandboxState::Creating => "creating",
+        SandboxState::Running => "running",
+        SandboxState::Stopping => "stopping",
+        SandboxState::Failed => "failed",
+        SandboxState::Unknown => "unknown",
+    };
+    match &sandbox.reason {
+        Some(reason) => format!("{state}: {reason}"),
+        None => state.to_owned(),
+    }
 }
 
 /// `sandflare template ls`
@@ -113,16 +121,23 @@ mod test {
             template: "agent".parse().unwrap(),
             size: Size::Nano,
             state: SandboxState::Running,
+            reason: None,
             created_at_ms: 1_000,
             phases: api_node::PhaseTimes::default(),
         };
         let named = Sandbox { name: Some("charts".into()), ..sandbox.clone() };
+        let failed = Sandbox {
+            state: SandboxState::Failed,
+            reason: Some("the guest shut itself down".into()),
+            ..sandbox.clone()
+        };
         expect![[r"
-            ID                    NAME    TEMPLATE  SIZE  STATE    AGE
-            sbx_0000000000000007  -       agent     nano  running  1 min 4 s
-            sbx_0000000000000007  charts  agent     nano  running  1 min 4 s
+            ID                    NAME    TEMPLATE  SIZE  AGE        STATE
+            sbx_0000000000000007  -       agent     nano  1 min 4 s  running
+            sbx_0000000000000007  charts  agent     nano  1 min 4 s  running
+            sbx_0000000000000007  -       agent     nano  1 min 4 s  failed: the guest shut itself down
         "]]
-        .assert_eq(&sandbox_table(&[sandbox, named], Duration::from_secs(65)));
+        .assert_eq(&sandbox_table(&[sandbox, named, failed], Duration::from_secs(65)));
     }
 
     #[test]

@@ -124,6 +124,7 @@ impl NodeApi for SimNode {
             template: request.template,
             size: request.size,
             state: SandboxState::Running,
+            reason: None,
             created_at_ms: 1_750_000_000_000,
             phases: PHASES,
         };

@@ -352,6 +352,7 @@ fn sandbox(handle: &SandboxHandle) -> Sandbox {
             Phase::Failed => SandboxState::Failed,
             Phase::Stopping | Phase::Stopped => SandboxState::Stopping,
         },
+        reason: view.reason,
         created_at_ms: facts.created_at_ms,
         phases: PhaseTimes {
             claim_us: times.claim_us,

@@ -33,8 +33,6 @@ pub(crate) struct Processes {
 struct Place {
     processes: Processes,
     key: (SandboxId, ProcessId),
-    // Dropping the last holder of the input withdraws the command.
-    _input: Input,
 }
 
 impl Drop for Place {
@@ -78,16 +76,22 @@ impl Processes {
         let (mut reader, input) = sent.map_err(|error| failure::of_guest(&error))?;
         // A request the guest refuses is refused as a whole, not in the middle of a stream.
         let first = match reader.next().await {
-            Ok(GuestEvent::Started(pid)) => pid,
-            Ok(_) => return Err(failure::of_guest(&GuestError::Unexpected)),
+            Ok(event) => event,
             Err(error) => return Err(reason(&sandbox, error).await),
         };
         let process_id = ProcessId(self.last.fetch_add(1, Ordering::Relaxed) + 1);
         let input = Arc::new(tokio::sync::Mutex::new(input));
-        self.lock().insert((id, process_id), input.clone());
-        let place = Place { processes: self.clone(), key: (id, process_id), _input: input };
-        let started = ExecBody::Started { process_id, pid: first };
-        let run = Run { sandbox, reader, place: Some(place), seq: 0, first: Some(started) };
+        let place = match first {
+            GuestEvent::Started(_) => {
+                self.lock().insert((id, process_id), input.clone());
+                Some(Place { processes: self.clone(), key: (id, process_id) })
+            }
+            // The program cannot be started: the agent says why and how that ends, and there is
+            // nothing to give input or signals to.
+            GuestEvent::Stdout(_) | GuestEvent::Stderr(_) | GuestEvent::Exited(_) => None,
+        };
+        let first = Some(first);
+        let run = Run { sandbox, reader, process_id, place, input: Some(input), seq: 0, first };
         Ok(stream::unfold(run, Run::next).boxed())
     }
 
@@ -145,35 +149,48 @@ async fn reason(sandbox: &SandboxHandle, error: GuestError) -> Failure {
 struct Run {
     sandbox: SandboxHandle,
     reader: ExecReader,
-    /// `None` once the last event is out.
+    process_id: ProcessId,
+    /// `None` when the command did not start, or is over.
     place: Option<Place>,
+    /// `None` once the last event is out. Dropping its last holder withdraws the command.
+    input: Option<Input>,
     seq: u64,
-    first: Option<ExecBody>,
+    first: Option<GuestEvent>,
 }
 
 impl Run {
     async fn next(mut self) -> Option<(ExecEvent, Self)> {
-        self.place.as_ref()?;
-        let body = match self.first.take() {
-            Some(started) => started,
-            None => match self.reader.next().await {
-                Ok(GuestEvent::Stdout(data)) => ExecBody::Stdout { data },
-                Ok(GuestEvent::Stderr(data)) => ExecBody::Stderr { data },
-                Ok(GuestEvent::Exited(exited)) => {
-                    self.place = None;
-                    exit(&exited)
-                }
-                Ok(GuestEvent::Started(_)) => self.lost(GuestError::Unexpected).await,
-                Err(error) => self.lost(error).await,
-            },
+        self.input.as_ref()?;
+        let next = match self.first.take() {
+            Some(first) => Ok(first),
+            None => self.reader.next().await,
+        };
+        let body = match next {
+            // Only the first event is this one; a later one is not from an agent of ours.
+            Ok(GuestEvent::Started(pid)) if self.seq == 0 => {
+                ExecBody::Started { process_id: self.process_id, pid }
+            }
+            Ok(GuestEvent::Started(_)) => self.lost(GuestError::Unexpected).await,
+            Ok(GuestEvent::Stdout(data)) => ExecBody::Stdout { data },
+            Ok(GuestEvent::Stderr(data)) => ExecBody::Stderr { data },
+            Ok(GuestEvent::Exited(exited)) => {
+                self.over();
+                exit(&exited)
+            }
+            Err(error) => self.lost(error).await,
         };
         let event = ExecEvent { seq: self.seq, ts: now_us(), body };
         self.seq += 1;
         Some((event, self))
     }
 
-    async fn lost(&mut self, error: GuestError) -> ExecBody {
+    fn over(&mut self) {
         self.place = None;
+        self.input = None;
+    }
+
+    async fn lost(&mut self, error: GuestError) -> ExecBody {
+        self.over();
         ExecBody::Error { failure: reason(&self.sandbox, error).await, exit_code: EXIT_LOST }
     }
 }

@@ -34,7 +34,7 @@ async fn status_and_lists_are_for_people_and_for_programs() {
     expect![[r#"
         exit code: 0
         ----- stdout -----
-        ID  NAME  TEMPLATE  SIZE  STATE  AGE
+        ID  NAME  TEMPLATE  SIZE  AGE  STATE
         ----- stderr -----
     "#]]
     .assert_eq(&sandflare.shown(&["ps"]).await);
