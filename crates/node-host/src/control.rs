@@ -3,7 +3,8 @@
 //! Requests are pipelined: [`Control::send`] returns as soon as the packet is out, and the reply
 //! is found by its number. One task reads; it ends with the socket. What the VMM sends is not
 //! trusted: a packet that does not decode, or a reply to nothing, ends the connection, and every
-//! text is cut before it is shown.
+//! text is cut before it is shown. A VMM that lets a deadline pass is stuck: whatever it would still
+//! answer, nobody waits for it, so its machine is declared failed and its owner kills it.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -85,7 +86,7 @@ pub(crate) struct Control {
 struct Shared {
     socket: AsyncFd<Arc<OwnedFd>>,
     pending: Mutex<Pending>,
-    state: watch::Receiver<SocketState>,
+    state: watch::Sender<SocketState>,
 }
 
 #[derive(Debug, Default)]
@@ -98,14 +99,19 @@ struct Pending {
 /// A request that is on its way.
 #[derive(Debug)]
 pub(crate) struct PendingReply {
+    shared: Arc<Shared>,
     reply: oneshot::Receiver<Reply>,
 }
 
 impl PendingReply {
-    /// Waits for the reply, at most `limit`.
+    /// Waits for the reply, at most `limit`. When that passes, the machine is over.
     pub(crate) async fn within(self, limit: Duration) -> Reply {
         match timeout(limit, self.reply).await {
-            Err(_) => Err(ControlError::Late(limit)),
+            Err(_) => {
+                let late = ControlError::Late(limit);
+                self.shared.give_up(late.to_string());
+                Err(late)
+            }
             Ok(Err(_)) => Err(ControlError::Gone),
             Ok(Ok(reply)) => reply,
         }
@@ -116,16 +122,16 @@ impl Control {
     /// Takes `socket` (a `SOCK_SEQPACKET` end) and starts reading. Must be called in a runtime.
     pub(crate) fn start(socket: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        let (sender, state) = watch::channel(SocketState::default());
+        let state = watch::Sender::new(SocketState::default());
         let socket = watched(Arc::new(socket), Interest::READABLE | Interest::WRITABLE)?;
         let shared = Arc::new(Shared { socket, pending: Mutex::default(), state });
-        tokio::spawn(read_all(shared.clone(), sender));
+        tokio::spawn(read_all(shared.clone()));
         Ok(Self { shared })
     }
 
     /// What is known; changes as the VMM reports.
     pub(crate) fn state(&self) -> watch::Receiver<SocketState> {
-        self.shared.state.clone()
+        self.shared.state.subscribe()
     }
 
     /// Sends `command` with `files` and does not wait for the reply.
@@ -141,7 +147,7 @@ impl Control {
             Err(error) => Err(io::Error::other(error)),
         };
         match sent {
-            Ok(()) => Ok(PendingReply { reply }),
+            Ok(()) => Ok(PendingReply { shared: self.shared.clone(), reply }),
             Err(source) => {
                 self.shared.lock().replies.remove(&seq);
                 match source.kind() {
@@ -233,6 +239,13 @@ impl Shared {
         self.socket.async_io(Interest::WRITABLE, attempt).await
     }
 
+    /// Declares the machine failed, unless it is over already.
+    fn give_up(&self, reason: String) {
+        end(&self.state, MachineEnd::Failed(reason));
+        // The VMM sees this as the end of its node, and exits when it can.
+        let _ = rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Both);
+    }
+
     /// The next packet, or `None` at the end of the socket.
     async fn recv_packet(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let length = self
@@ -254,7 +267,8 @@ impl Shared {
     }
 }
 
-async fn read_all(shared: Arc<Shared>, state: watch::Sender<SocketState>) {
+async fn read_all(shared: Arc<Shared>) {
+    let state = &shared.state;
     // One byte more than may come, so that a longer packet is noticed.
     let mut buffer = vec![0; PACKET_BYTES_MAX + 1];
     loop {
@@ -268,25 +282,20 @@ async fn read_all(shared: Arc<Shared>, state: watch::Sender<SocketState>) {
         };
         let taken = api_vmm::decode::<Message>(packet)
             .map_err(|_| ControlError::Protocol)
-            .and_then(|message| take(message, &shared, &state));
+            .and_then(|message| take(message, &shared));
         if taken.is_err() {
-            end(&state, MachineEnd::Failed("the VMM broke the control protocol".to_owned()));
-            // The VMM sees this as the end of its node, and exits.
-            let _ = rustix::net::shutdown(shared.socket.get_ref(), rustix::net::Shutdown::Both);
+            shared.give_up("the VMM broke the control protocol".to_owned());
             break;
         }
     }
-    end(&state, MachineEnd::Silent);
+    end(state, MachineEnd::Silent);
     let mut pending = shared.lock();
     pending.closed = true;
     pending.replies.clear();
 }
 
-fn take(
-    message: Message,
-    shared: &Shared,
-    state: &watch::Sender<SocketState>,
-) -> Result<(), ControlError> {
+fn take(message: Message, shared: &Shared) -> Result<(), ControlError> {
+    let state = &shared.state;
     match message {
         Message::Hello { protocol: api_vmm::PROTOCOL } => {
             state.send_modify(|state| state.hello = true);

@@ -330,6 +330,13 @@ pub struct ExecReader {
 }
 
 impl ExecReader {
+    /// The first event, which tells whether the command started. An agent that works gives it at
+    /// once.
+    pub async fn first(&mut self) -> Result<ExecEvent, GuestError> {
+        let first = timeout(ANSWER_WITHIN, self.next());
+        first.await.map_err(|_| GuestError::Silent(ANSWER_WITHIN))?
+    }
+
     /// The next event. There is no limit: a command may be silent for as long as it runs.
     pub async fn next(&mut self) -> Result<ExecEvent, GuestError> {
         match self.answers.next().await? {

@@ -49,6 +49,8 @@ pub struct HostSettings {
     pub ready_within: Duration,
     /// How long a kernel may take from its start until its agent answers.
     pub boot_within: Duration,
+    /// Whether a root disk is compared with its manifest before a snapshot is made of it.
+    pub check_roots: bool,
 }
 
 /// Why the host side did not start.
@@ -142,7 +144,11 @@ impl Host {
         let templates_dir = data_dir.join("templates");
         let templates = Templates::open(
             Images::new(settings.images_dir),
-            TemplateSettings { dir: templates_dir.clone(), boot_within: settings.boot_within },
+            TemplateSettings {
+                dir: templates_dir.clone(),
+                boot_within: settings.boot_within,
+                check_roots: settings.check_roots,
+            },
             shells.clone(),
             tasks.clone(),
             stop.clone(),

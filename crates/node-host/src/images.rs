@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 /// LIMIT: a manifest names a few thousand packages at most.
 const MANIFEST_BYTES_MAX: u64 = 4 << 20;
 /// Changes when snapshots made by an earlier node must not be used any more.
-const SNAPSHOT_FORMAT: u32 = 1;
+const SNAPSHOT_FORMAT: u32 = 2;
 
 /// Why an image cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -162,19 +162,32 @@ impl Images {
 impl Kernel {
     /// Reads both files and compares them with the manifest. Blocks for a good part of a second.
     pub fn verify(&self) -> Result<(), ImageError> {
-        for (path, expected) in [
-            (&self.vmlinux, &self.manifest.vmlinux_blake3),
-            (&self.initrd, &self.manifest.initrd_blake3),
-        ] {
-            let read = |source| ImageError::Read { path: path.clone(), source };
-            let mut hasher = blake3::Hasher::new();
-            hasher.update_reader(open(path)?).map_err(read)?;
-            if hasher.finalize().to_hex().as_str() != expected.as_str() {
-                return Err(ImageError::Mismatch { path: path.clone(), what: "checksum" });
-            }
-        }
-        Ok(())
+        verify(&self.vmlinux, &self.manifest.vmlinux_blake3)?;
+        verify(&self.initrd, &self.manifest.initrd_blake3)
     }
+}
+
+impl RootImage {
+    /// Reads the disk and compares it with the manifest. Blocks for seconds.
+    pub fn verify(&self) -> Result<(), ImageError> {
+        verify(&self.root, &self.manifest.root_blake3)
+    }
+}
+
+fn verify(path: &Path, expected: &str) -> Result<(), ImageError> {
+    let found = checksum(open(path)?)
+        .map_err(|source| ImageError::Read { path: path.to_owned(), source })?;
+    if found != expected {
+        return Err(ImageError::Mismatch { path: path.to_owned(), what: "checksum" });
+    }
+    Ok(())
+}
+
+/// BLAKE3 of all of `file`, in hex.
+pub(crate) fn checksum(file: File) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file)?;
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// What a snapshot depends on, as 16 hex digits: a snapshot with this key is as good as a new one.

@@ -6,7 +6,9 @@
 //! ```
 //!
 //! The key says what the snapshot depends on, so another kernel, agent or root disk gives another
-//! snapshot beside the old one. Whoever needs a template that is not there starts its build; all
+//! snapshot beside the old one. A snapshot is read once and compared with its checksums before
+//! anything of it is used. One that is damaged is worth nothing and can be made again from the
+//! images, so that is what happens. Whoever needs a template that is not there starts its build; all
 //! others wait for the same one. A loaded template is a handful of open files, one of them a sealed
 //! memory file that all clones map.
 
@@ -43,7 +45,7 @@ pub enum TemplateError {
     #[error(transparent)]
     Image(#[from] ImageError),
     /// A file of its snapshot is damaged.
-    #[error("`{}` is damaged; delete the directory it is in, and the snapshot is made again", path.display())]
+    #[error("`{}` is damaged; try again, and look after the disk when it stays so", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -120,6 +122,12 @@ pub enum DamageError {
     /// It is another snapshot's.
     #[error("it belongs to another snapshot")]
     Foreign,
+    /// Its content does not match the checksum in the manifest.
+    #[error("its checksum is wrong")]
+    Checksum,
+    /// It is not there.
+    #[error("it is missing")]
+    Missing,
 }
 
 /// A template ready to be cloned.
@@ -162,6 +170,10 @@ pub struct Manifest {
     pub boot_us: u64,
     /// Pages of memory in it.
     pub memory_pages: u64,
+    /// BLAKE3 of the frozen overlay, in hex; the other files carry their own checksums.
+    pub disk_blake3: String,
+    /// Whether the pages a clone touches first were recorded.
+    pub working_set: bool,
 }
 
 /// How far a template is.
@@ -195,6 +207,7 @@ struct Shared {
     dir: PathBuf,
     shells: Shells,
     boot_within: Duration,
+    check_roots: bool,
     tasks: TaskTracker,
     stop: CancellationToken,
     entries: Mutex<HashMap<(TemplateName, Size), watch::Sender<TemplateState>>>,
@@ -207,6 +220,8 @@ pub(crate) struct TemplateSettings {
     pub(crate) dir: PathBuf,
     /// How long a kernel may take until its agent answers.
     pub(crate) boot_within: Duration,
+    /// Whether a root disk is compared with its manifest before a snapshot is made of it.
+    pub(crate) check_roots: bool,
 }
 
 impl Templates {
@@ -218,7 +233,7 @@ impl Templates {
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> io::Result<Self> {
-        let TemplateSettings { dir, boot_within } = settings;
+        let TemplateSettings { dir, boot_within, check_roots } = settings;
         fs::create_dir_all(&dir)?;
         for entry in fs::read_dir(&dir)? {
             let entry = entry?;
@@ -228,7 +243,7 @@ impl Templates {
             }
         }
         let entries = Mutex::default();
-        let shared = Shared { images, dir, shells, boot_within, tasks, stop, entries };
+        let shared = Shared { images, dir, shells, boot_within, check_roots, tasks, stop, entries };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -312,16 +327,28 @@ impl Templates {
         let kernel = shared.images.kernel()?;
         let root = shared.images.root(name)?;
         let dir = shared.dir_of(&kernel, &root, size);
-        if !dir.is_dir() {
-            let work = build::build(shared, &kernel, &root, size, &dir, progress);
-            tokio::select! {
-                built = work => return built,
-                () = shared.stop.cancelled() => return Err(TemplateError::Stopping),
+        if dir.is_dir() {
+            let (place, root, key) =
+                (dir.clone(), root.clone(), snapshot_key(&kernel, &root, size));
+            let loading =
+                shared.tasks.spawn_blocking(move || load::load(&place, &root, size, &key));
+            match loading.await.map_err(|_| TemplateError::Stopping)? {
+                Err(error @ TemplateError::Damaged { .. }) => {
+                    tracing::warn!("{}; this snapshot is made again", Chain(&error));
+                }
+                loaded => return loaded,
             }
+            let place = dir.clone();
+            let removing = shared.tasks.spawn_blocking(move || fs::remove_dir_all(&place));
+            removing
+                .await
+                .map_err(|_| TemplateError::Stopping)?
+                .map_err(|source| TemplateError::File { path: dir.clone(), source })?;
         }
-        let key = snapshot_key(&kernel, &root, size);
-        let loading = shared.tasks.spawn_blocking(move || load::load(&dir, &root, size, &key));
-        loading.await.map_err(|_| TemplateError::Stopping)?
+        tokio::select! {
+            built = build::build(shared, &kernel, &root, size, &dir, progress) => built,
+            () = shared.stop.cancelled() => Err(TemplateError::Stopping),
+        }
     }
 }
 

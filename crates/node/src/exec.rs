@@ -11,12 +11,15 @@ use base_types::SandboxId;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use node_host::{ExecEvent as GuestEvent, ExecInput, ExecReader, GuestError, SandboxHandle};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::failure;
 
 /// LIMIT: a machine that dies closes its connections a moment before its owner knows.
 const OVER_WITHIN: Duration = Duration::from_secs(2);
+/// LIMIT: the guest ends a command at its time limit; this much later, a guest that did not is
+/// taken for stuck. Killing a big process group under emulation takes a second or two.
+const TIME_LIMIT_SLACK: Duration = Duration::from_secs(30);
 /// Exit code of a command whose sandbox was lost.
 const EXIT_LOST: u8 = 125;
 
@@ -71,11 +74,13 @@ impl Processes {
             stdin: request.stdin,
             pty: None,
         };
+        let limit = request.time_limit_ms.map(|ms| Duration::from_millis(ms) + TIME_LIMIT_SLACK);
+        let deadline = limit.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit)));
         let connection = sandbox.connect().await.map_err(|error| failure::of_ask(&error))?;
         let sent = connection.exec(exec).await;
         let (mut reader, input) = sent.map_err(|error| failure::of_guest(&error))?;
         // A request the guest refuses is refused as a whole, not in the middle of a stream.
-        let first = match reader.next().await {
+        let first = match reader.first().await {
             Ok(event) => event,
             Err(error) => return Err(reason(&sandbox, error).await),
         };
@@ -91,7 +96,8 @@ impl Processes {
             GuestEvent::Stdout(_) | GuestEvent::Stderr(_) | GuestEvent::Exited(_) => None,
         };
         let first = Some(first);
-        let run = Run { sandbox, reader, process_id, place, input: Some(input), seq: 0, first };
+        let input = Some(input);
+        let run = Run { sandbox, reader, process_id, place, input, deadline, seq: 0, first };
         Ok(stream::unfold(run, Run::next).boxed())
     }
 
@@ -154,6 +160,8 @@ struct Run {
     place: Option<Place>,
     /// `None` once the last event is out. Dropping its last holder withdraws the command.
     input: Option<Input>,
+    /// When the guest must have ended it, and how long after the request that is.
+    deadline: Option<(Instant, Duration)>,
     seq: u64,
     first: Option<GuestEvent>,
 }
@@ -163,7 +171,12 @@ impl Run {
         self.input.as_ref()?;
         let next = match self.first.take() {
             Some(first) => Ok(first),
-            None => self.reader.next().await,
+            None => match self.deadline {
+                None => self.reader.next().await,
+                Some((deadline, limit)) => timeout_at(deadline, self.reader.next())
+                    .await
+                    .unwrap_or(Err(GuestError::Silent(limit))),
+            },
         };
         let body = match next {
             // Only the first event is this one; a later one is not from an agent of ours.

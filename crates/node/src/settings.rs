@@ -48,6 +48,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "MS", default_value_t = 120_000,
           value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     boot_timeout_ms: u64,
+    /// Whether a root disk is compared with its manifest before a snapshot is made of it; `off` is
+    /// for a starter that did so.
+    #[arg(long, value_enum, default_value = "on")]
+    check_roots: Switch,
     /// How log lines are written to standard error.
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -115,6 +119,7 @@ impl Options {
             prefetch: self.prefetch == Switch::On,
             ready_within: Duration::from_millis(self.ready_timeout_ms),
             boot_within: Duration::from_millis(self.boot_timeout_ms),
+            check_roots: self.check_roots == Switch::On,
         };
         Ok(Settings { listen: self.listen, log_format: self.log_format, log: self.log, host })
     }

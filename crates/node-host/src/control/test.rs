@@ -109,12 +109,17 @@ async fn a_vmm_that_dies_fails_what_is_pending_and_what_comes_after() {
 }
 
 #[tokio::test]
-async fn a_silent_vmm_is_late_not_waited_for() {
-    let (control, _peer) = connect();
+async fn a_silent_vmm_is_late_not_waited_for_and_over_after_that() {
     let begun = Instant::now();
+    let (control, _peer) = connect();
+    assert!(matches!(control.hello(SHORT).await, Err(ControlError::Late(_))));
     let error = control.request(Command::Stats, &[], SHORT).await.unwrap_err();
     assert!(matches!(error, ControlError::Late(_)), "{error}");
-    assert!(matches!(control.hello(SHORT).await, Err(ControlError::Late(_))));
+    let mut state = control.state();
+    let over = state.wait_for(|state| state.end.is_some()).await.unwrap().end.clone();
+    let reason = "the VMM did not answer within 50 ms".to_owned();
+    assert_eq!(over, Some(MachineEnd::Failed(reason)));
+    assert!(matches!(control.request(Command::Stats, &[], LONG).await, Err(ControlError::Gone)));
     assert!(begun.elapsed() < LONG);
 }
 

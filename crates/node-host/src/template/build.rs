@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::{BUILDING_PREFIX, Manifest, Shared, Template, TemplateError, TemplateState, load};
 use crate::control::{ControlError, shown};
 use crate::guest::{ExecEvent, GuestError};
-use crate::images::{Kernel, RootImage, open, snapshot_key};
+use crate::images::{Kernel, RootImage, checksum, open, snapshot_key};
 use crate::machine::{
     self, Identity, MachineError, MachineFiles, RestoreOptions, micros, wall_clock_ns,
 };
@@ -134,8 +134,11 @@ pub(super) async fn build(
     let steps = Steps { progress, title: format!("{} {size}", root.manifest.name) };
     steps.at(1, "check the kernel and the disk");
     check_space(&shared.dir, size)?;
-    let checked = kernel.clone();
-    let verified = shared.tasks.spawn_blocking(move || checked.verify());
+    let (checked, disk) = (kernel.clone(), shared.check_roots.then(|| root.clone()));
+    let verified = shared.tasks.spawn_blocking(move || {
+        checked.verify()?;
+        disk.map_or(Ok(()), |disk| disk.verify())
+    });
     verified.await.map_err(|_| TemplateError::Stopping)??;
     let scratch = Scratch::create(place)?;
     let disk = scratch.create_overlay("disk.qcow2", root.manifest.root_bytes)?;
@@ -160,6 +163,13 @@ pub(super) async fn build(
     let memory_pages = snapshot(&shell.process, &scratch).await?;
     drop(shell);
     drop(disk);
+    let path = scratch.path("disk.qcow2");
+    let frozen = open(&path)?;
+    let summing = shared.tasks.spawn_blocking(move || checksum(frozen));
+    let disk_blake3 = summing
+        .await
+        .map_err(|_| TemplateError::Stopping)?
+        .map_err(|source| TemplateError::File { path, source })?;
 
     steps.at(80, "load the snapshot");
     let mut manifest = Manifest {
@@ -171,6 +181,8 @@ pub(super) async fn build(
         took_ms: 0,
         boot_us,
         memory_pages,
+        disk_blake3,
+        working_set: false,
     };
     write_manifest(&scratch, &manifest)?;
     let load_again = || {
@@ -191,6 +203,7 @@ pub(super) async fn build(
     remove(&scratch.path("record.qcow2"))?;
     remove(&scratch.path("console.log"))?;
     manifest.took_ms = micros(begun) / 1000;
+    manifest.working_set = template.working_set.is_some();
     remove(&scratch.path("manifest.json"))?;
     write_manifest(&scratch, &manifest)?;
     template.manifest = manifest;

@@ -1,7 +1,7 @@
 //! A template from its directory. Every file is verified before anything of it is used.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -11,7 +11,7 @@ use base_types::{PAGE_SIZE, Size};
 use rustix::fs::{MemfdFlags, SealFlags};
 
 use super::{DamageError, Manifest, Template, TemplateError, bytes_in};
-use crate::images::{RootImage, open};
+use crate::images::{RootImage, checksum, open};
 
 /// LIMIT: ten fields.
 const MANIFEST_BYTES_MAX: u64 = 64 * 1024;
@@ -29,15 +29,20 @@ pub(crate) fn load(
         return Err(TemplateError::Damaged { path, source: DamageError::Foreign });
     }
     let state = verified(&dir.join("state"))?;
-    let working_set = dir.join("working-set");
-    let working_set = match working_set.exists() {
-        true => Some(verified(&working_set)?),
+    let working_set = match manifest.working_set {
+        true => Some(verified(&dir.join("working-set"))?),
         false => None,
     };
+    let disk = dir.join("disk.qcow2");
+    let found = checksum(open_in(&disk)?)
+        .map_err(|source| TemplateError::File { path: disk.clone(), source })?;
+    if found != manifest.disk_blake3 {
+        return Err(TemplateError::Damaged { path: disk, source: DamageError::Checksum });
+    }
     Ok(Template {
         root: open(&root.root)?,
         root_bytes: root.manifest.root_bytes,
-        disk: open_in(&dir.join("disk.qcow2"))?,
+        disk: open_in(&disk)?,
         state,
         memory: memory(&dir.join("memory"), size)?,
         working_set,
@@ -49,17 +54,23 @@ pub(crate) fn load(
 /// What is written beside the snapshot in `dir`.
 pub(crate) fn manifest(dir: &Path) -> Result<Manifest, TemplateError> {
     let path = dir.join("manifest.json");
-    let file = |source| TemplateError::File { path: path.clone(), source };
-    if fs::metadata(&path).map_err(file)?.len() > MANIFEST_BYTES_MAX {
-        return Err(TemplateError::Damaged { path, source: DamageError::Foreign });
-    }
-    let text = fs::read(&path).map_err(file)?;
+    let mut text = Vec::new();
+    open_in(&path)?
+        .take(MANIFEST_BYTES_MAX)
+        .read_to_end(&mut text)
+        .map_err(|source| TemplateError::File { path: path.clone(), source })?;
     serde_json::from_slice(&text)
         .map_err(|source| TemplateError::Damaged { path, source: source.into() })
 }
 
+/// A file of a snapshot; all of them are there, or it is damaged.
 fn open_in(path: &Path) -> Result<File, TemplateError> {
-    File::open(path).map_err(|source| TemplateError::File { path: path.into(), source })
+    File::open(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => {
+            TemplateError::Damaged { path: path.into(), source: DamageError::Missing }
+        }
+        _ => TemplateError::File { path: path.into(), source },
+    })
 }
 
 /// Opens a state or working-set file after reading all of it.

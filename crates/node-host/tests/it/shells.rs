@@ -18,6 +18,7 @@ fn settings(data: &Path, pool: usize) -> HostSettings {
         prefetch: true,
         ready_within: Duration::from_secs(10),
         boot_within: Duration::from_secs(10),
+        check_roots: true,
     }
 }
 
