@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{io, thread};
@@ -12,6 +13,8 @@ use base_types::Size;
 const MOUNT: &str = "/sys/fs/cgroup";
 /// What every group of ours lies under.
 const OURS: &str = "sandflare";
+/// Hex digits that keep the trees of different nodes apart.
+const NAME_CHARS: usize = 16;
 /// `CGROUP2_SUPER_MAGIC` of the kernel.
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
 /// LIMIT: the VMM's own memory, page tables of the guest and socket buffers, over guest memory.
@@ -30,10 +33,14 @@ pub(crate) struct CgroupTree {
 }
 
 impl CgroupTree {
-    /// Takes `/sys/fs/cgroup/sandflare` into use, with the controllers the kernel grants. Where
-    /// there is no writable cgroup v2, sandboxes run without, and that is logged once.
-    pub(crate) fn open() -> Self {
-        match Self::prepare(Path::new(MOUNT)) {
+    /// Takes a tree in `/sys/fs/cgroup/sandflare` into use, with the controllers the kernel grants.
+    /// It is named after `data_dir`, so that nodes with data of their own do not take each other's
+    /// sandboxes for leftovers. Where there is no writable cgroup v2, sandboxes run without, and that
+    /// is logged once.
+    pub(crate) fn open(data_dir: &Path) -> Self {
+        let name = blake3::hash(data_dir.as_os_str().as_bytes()).to_hex();
+        let name: String = name.chars().take(NAME_CHARS).collect();
+        match Self::prepare(Path::new(MOUNT), &name) {
             Ok(root) => Self { root: Some(root) },
             Err(source) => {
                 tracing::info!(
@@ -44,15 +51,17 @@ impl CgroupTree {
         }
     }
 
-    fn prepare(mount: &Path) -> io::Result<PathBuf> {
+    fn prepare(mount: &Path, name: &str) -> io::Result<PathBuf> {
         if rustix::fs::statfs(mount)?.f_type != CGROUP2_MAGIC {
             return Err(io::Error::other("another file system is mounted there"));
         }
-        let root = mount.join(OURS);
+        let ours = mount.join(OURS);
+        let root = ours.join(name);
+        make_dir(&ours)?;
         make_dir(&root)?;
         for controller in ["+cpu", "+memory", "+pids"] {
             // A controller may be missing or still held by version 1; the others work without it.
-            for group in [mount, &root] {
+            for group in [mount, &ours, &root] {
                 if let Err(error) = fs::write(group.join("cgroup.subtree_control"), controller) {
                     tracing::debug!("{controller} in {}: {error}", group.display());
                 }
@@ -95,6 +104,14 @@ impl CgroupTree {
             tracing::info!("ending what is left of {}", leftover.path.display());
             leftover.kill();
             leftover.remove();
+        }
+    }
+
+    /// Removes the tree when no group is left in it.
+    pub(crate) fn close(&self) {
+        let Some(root) = &self.root else { return };
+        if let Err(error) = fs::remove_dir(root) {
+            tracing::debug!("cannot remove {}: {error}", root.display());
         }
     }
 }

@@ -1,15 +1,16 @@
 //! The node's side of the machine it runs on, as one thing: start it, ask it, close it.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api_vmm::MemoryPath;
 use base_types::{SandboxId, Size};
 use node_store::{OpenStoreError, Store, StoreError};
+use rustix::fs::FlockOperation;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -64,6 +65,12 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// Another node has it.
+    #[error("another node uses `{}`; stop it first, or choose another directory", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] OpenStoreError),
@@ -93,6 +100,9 @@ pub struct Host {
     sandboxes: Registry,
     sandboxes_max: usize,
     data_dir: PathBuf,
+    cgroups: CgroupTree,
+    // The kernel lets go of it when this process ends, however it does.
+    _lock: File,
 }
 
 /// Every sandbox there is, by id.
@@ -125,10 +135,12 @@ impl Host {
         let data_dir = settings.data_dir;
         let sandboxes_dir = data_dir.join("sandboxes");
         fs::create_dir_all(&sandboxes_dir).map_err(dir(sandboxes_dir.clone()))?;
+        let data_dir = fs::canonicalize(&data_dir).map_err(dir(data_dir.clone()))?;
+        let lock = lock(&data_dir)?;
 
         // A VMM ends when its node does, so what is left is dying or already dead: sandboxes end
         // with the daemon. Processes first, so that nothing writes to files being removed.
-        let cgroups = CgroupTree::open();
+        let cgroups = CgroupTree::open(&data_dir);
         cgroups.clear();
         clear_dir(&sandboxes_dir).map_err(dir(sandboxes_dir.clone()))?;
         let store = Store::open(&data_dir.join("node.db"))?;
@@ -138,8 +150,8 @@ impl Host {
         }
 
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let launcher =
-            VmmLauncher::new(settings.vmm, cgroups, tasks.clone()).map_err(StartError::Spawner)?;
+        let launcher = VmmLauncher::new(settings.vmm, cgroups.clone(), tasks.clone())
+            .map_err(StartError::Spawner)?;
         let shells = Shells::start(&launcher, settings.pool, &tasks, stop.clone());
         let templates_dir = data_dir.join("templates");
         let templates = Templates::open(
@@ -171,6 +183,8 @@ impl Host {
             sandboxes: Registry::default(),
             sandboxes_max: settings.sandboxes_max,
             data_dir,
+            cgroups,
+            _lock: lock,
         })
     }
 
@@ -259,10 +273,23 @@ impl Host {
             let left = self.sandboxes.lock().len();
             tracing::error!("{left} sandboxes are not gone; the next start removes what is left");
         }
+        self.cgroups.close();
     }
 }
 
-fn clear_dir(dir: &std::path::Path) -> io::Result<()> {
+/// Makes sure that no other node removes what this one makes in `data_dir`.
+fn lock(data_dir: &Path) -> Result<File, StartError> {
+    let path = data_dir.join("lock");
+    let file = File::options().create(true).append(true).open(&path);
+    let file = file.map_err(|source| StartError::Dir { path: path.clone(), source })?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::InUse { path: data_dir.into() }),
+        Err(errno) => Err(StartError::Dir { path, source: errno.into() }),
+    }
+}
+
+fn clear_dir(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         tracing::info!("removing {} of an earlier run", path.display());

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::machine::CMDLINE;
 use base_types::{ParseNameError, Size, TemplateName};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -195,7 +196,7 @@ pub(crate) fn snapshot_key(kernel: &Kernel, root: &RootImage, size: Size) -> Str
     let (vcpus, memory_mib) = (size.vcpus(), size.memory_mib());
     let warm = &root.manifest.warm;
     let text = format!(
-        "{SNAPSHOT_FORMAT}\n{}\n{}\n{}\n{vcpus}\n{memory_mib}\n{warm:?}\n",
+        "{SNAPSHOT_FORMAT}\n{CMDLINE}\n{}\n{}\n{}\n{vcpus}\n{memory_mib}\n{warm:?}\n",
         kernel.manifest.vmlinux_blake3, kernel.manifest.initrd_blake3, root.manifest.root_blake3,
     );
     blake3::hash(text.as_bytes()).to_hex().chars().take(16).collect()

@@ -1,7 +1,8 @@
 use super::*;
 
 fn launcher(program: &Path) -> VmmLauncher {
-    VmmLauncher::new(program.into(), CgroupTree::open(), TaskTracker::new()).unwrap()
+    VmmLauncher::new(program.into(), CgroupTree::open(Path::new("/test")), TaskTracker::new())
+        .unwrap()
 }
 
 #[tokio::test]
