@@ -1,0 +1,218 @@
+//! A node to break, and its command line.
+
+use std::fs::{self, File};
+use std::process::Stdio;
+use std::time::Duration;
+
+use api_node::{BuildBody, CreateSandbox, ExecBody, ExecEvent, ExecRequest, Failure, Sandbox};
+use base_types::{SandboxId, Size};
+use client::{Client, ClientError, Events};
+use rustix::process::{Pid, Signal};
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+use crate::left::{processes, until, vmms};
+
+/// LIMIT: the longest a single request or program may take; what runs into it hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
+const URL: &str = "http://127.0.0.1:7878";
+const LOG: &str = "/data/log";
+
+/// A running `sandflared`.
+pub(crate) struct Daemon {
+    child: Child,
+    pub(crate) client: Client,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) failure: Option<Failure>,
+}
+
+impl Daemon {
+    /// Starts it on the usual images and data, with `args` as well, and waits until it serves.
+    pub(crate) async fn start(args: &[&str]) -> Self {
+        Self::start_on("/images", args).await
+    }
+
+    /// As [`Self::start`], with other images.
+    pub(crate) async fn start_on(images: &str, args: &[&str]) -> Self {
+        let log = File::create(LOG).unwrap();
+        let child = Command::new("/bin/sandflared")
+            .args(["--images", images, "--data", "/data", "--listen", "127.0.0.1:7878"])
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut daemon = Self { child, client: Client::new(URL).unwrap() };
+        let serving = async {
+            while !daemon.client.health().await.is_ok_and(|health| health.ready) {
+                let ended = daemon.child.try_wait().unwrap();
+                assert!(ended.is_none(), "the daemon ended: {}", log_text());
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, serving).await.unwrap();
+        daemon
+    }
+
+    /// As if the machine's memory ran out: no chance to clean up.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// Ends it as its user would, and checks that it ended well.
+    pub(crate) async fn stop(mut self) {
+        let pid = self.pid();
+        rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::TERM).unwrap();
+        let status = timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap();
+        assert!(status.success(), "{status}: {}", log_text());
+        crate::left::until_nothing().await;
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id().unwrap()).unwrap()
+    }
+
+    /// Makes sure the snapshot of `base` at nano is there.
+    pub(crate) async fn snapshot(&self) {
+        let outcome = self.build(Size::Nano).await;
+        assert!(outcome.is_ok(), "{outcome:?}: {}", log_text());
+    }
+
+    pub(crate) async fn build(&self, size: Size) -> Result<(), Box<Failure>> {
+        let building = async {
+            let mut events = self.client.template_build(&base(), size).await.unwrap();
+            while let Some(event) = events.next().await.unwrap() {
+                match event.body {
+                    BuildBody::Done { .. } => return Ok(()),
+                    BuildBody::Error { failure } => return Err(Box::new(failure)),
+                    _ => {}
+                }
+            }
+            panic!("the build has no end");
+        };
+        timeout(PATIENCE, building).await.unwrap()
+    }
+
+    pub(crate) async fn create(&self) -> Result<Sandbox, ClientError> {
+        self.create_as(&request()).await
+    }
+
+    pub(crate) async fn create_as(&self, request: &CreateSandbox) -> Result<Sandbox, ClientError> {
+        timeout(PATIENCE, self.client.sandbox_create(request)).await.unwrap()
+    }
+
+    /// A sandbox that must come to be and work.
+    pub(crate) async fn sandbox(&self) -> SandboxId {
+        let made = self.create().await;
+        let made = made.unwrap_or_else(|error| panic!("create: {error}: {}", log_text()));
+        self.works(made.id).await;
+        made.id
+    }
+
+    /// Checks that a sandbox does what it should.
+    pub(crate) async fn works(&self, id: SandboxId) {
+        let done = self.shell(id, "echo $((6 * 7))").await;
+        assert_eq!((done.code, done.stdout.as_str()), (0, "42\n"), "{done:?}");
+    }
+
+    pub(crate) async fn start_command(&self, id: SandboxId, script: &str) -> Events<ExecEvent> {
+        let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
+        let exec = ExecRequest { argv, user: Some("root".to_owned()), ..ExecRequest::default() };
+        let started = timeout(PATIENCE, self.client.process_exec(id, &exec)).await.unwrap();
+        started.unwrap_or_else(|error| panic!("exec: {error}: {}", log_text()))
+    }
+
+    /// Runs a script as root to its end.
+    pub(crate) async fn shell(&self, id: SandboxId, script: &str) -> Done {
+        follow(self.start_command(id, script).await).await
+    }
+
+    pub(crate) async fn kill_sandbox(&self, id: SandboxId) {
+        timeout(PATIENCE, self.client.sandbox_kill(id)).await.unwrap().unwrap();
+    }
+
+    /// Runs the command line to its end.
+    pub(crate) async fn sandflare(&self, args: &[&str]) -> Done {
+        let output = Command::new("/bin/sandflare")
+            .args(args)
+            .env("SANDFLARE_API_URL", URL)
+            .env("SANDFLARE_HOME", "/tmp/none")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = timeout(PATIENCE, output).await.unwrap().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        println!("sandflare {}: {} {stdout}{stderr}", args.join(" "), output.status);
+        Done { code: output.status.code().unwrap(), stdout, stderr, failure: None }
+    }
+}
+
+/// Follows a command to its end.
+pub(crate) async fn follow(mut events: Events<ExecEvent>) -> Done {
+    let mut done = Done { code: 0, stdout: String::new(), stderr: String::new(), failure: None };
+    loop {
+        let event = timeout(PATIENCE, events.next()).await.unwrap();
+        let event = event.unwrap().unwrap_or_else(|| panic!("no end: {done:?}"));
+        match event.body {
+            ExecBody::Stdout { data } => done.stdout.push_str(&String::from_utf8_lossy(&data)),
+            ExecBody::Stderr { data } => done.stderr.push_str(&String::from_utf8_lossy(&data)),
+            ExecBody::Exit { exit_code, .. } => {
+                done.code = exit_code.into();
+                return done;
+            }
+            ExecBody::Error { failure, exit_code } => {
+                done.code = exit_code.into();
+                println!("exec: {}", failure.message);
+                done.failure = Some(failure);
+                return done;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What a refused request said, as one line.
+pub(crate) fn said<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> String {
+    let error = outcome.unwrap_err().to_string();
+    println!("refused: {error}");
+    assert!(!error.contains('\n'), "{error}");
+    error
+}
+
+pub(crate) fn base() -> base_types::TemplateName {
+    "base".parse().unwrap()
+}
+
+/// A sandbox of `base` at nano.
+pub(crate) fn request() -> CreateSandbox {
+    CreateSandbox { template: base(), ..CreateSandbox::default() }
+}
+
+/// Everything the last daemon logged.
+pub(crate) fn log_text() -> String {
+    fs::read_to_string(LOG).unwrap_or_default()
+}
+
+/// Ends whatever a failed scenario left running.
+pub(crate) async fn end_all() {
+    for name in ["sandflared", "sandflare"] {
+        for pid in processes(name) {
+            let _ = rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+        }
+    }
+    until("daemons", vec![], || processes("sandflared")).await;
+    for pid in vmms() {
+        // A machine that was stopped does not see the end of its daemon.
+        let _ = rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::CONT);
+    }
+}

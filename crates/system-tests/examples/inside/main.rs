@@ -1,0 +1,75 @@
+//! What goes wrong on a node's own machine, done to a real node: this program runs inside a portable
+//! host, starts `sandflared` there, breaks things, and looks for what is left.
+//!
+//! Each scenario begins with no daemon and ends with none, and must leave nothing behind. The output is
+//! `begin NAME`, whatever the scenario says, and `passed NAME` or `failed NAME`.
+#![expect(clippy::unwrap_used, reason = "a scenario that cannot go on panics, and has failed")]
+
+mod bad;
+mod broken;
+mod daemon;
+mod full;
+mod kills;
+mod left;
+
+use std::panic::AssertUnwindSafe;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
+
+use crate::left::World;
+
+type Scenario = (&'static str, fn() -> LocalBoxFuture<'static, ()>);
+
+macro_rules! scenarios {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        &[$((stringify!($name), || $module::$name().boxed_local())),*]
+    };
+}
+
+/// In this order: the first makes the snapshot the others use.
+const SCENARIOS: &[Scenario] = scenarios![
+    bad::wrong_requests,
+    bad::a_program_that_cannot_be_started,
+    bad::a_guest_out_of_memory,
+    bad::a_guest_that_panics_or_shuts_down,
+    bad::a_busy_port_and_a_second_node,
+    bad::a_late_agent,
+    kills::a_killed_vmm,
+    kills::a_vmm_killed_during_a_create,
+    kills::a_stopped_vmm,
+    kills::a_daemon_killed_while_its_sandboxes_run,
+    kills::a_daemon_killed_during_creates_and_kills,
+    kills::a_daemon_killed_during_a_template_build,
+    full::a_full_disk,
+    broken::a_damaged_snapshot,
+    broken::a_damaged_image,
+    broken::a_kernel_that_panics,
+    broken::an_agent_that_never_answers,
+];
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let world = World::now();
+    let mut good = true;
+    for (name, scenario) in SCENARIOS {
+        if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        println!("begin {name}");
+        let begun = Instant::now();
+        let done = runtime.block_on(async {
+            let passed = AssertUnwindSafe(scenario()).catch_unwind().await.is_ok();
+            daemon::end_all().await;
+            // Also what a failed scenario left is a finding.
+            passed & AssertUnwindSafe(world.is_unchanged()).catch_unwind().await.is_ok()
+        });
+        let seconds = begun.elapsed().as_secs_f32();
+        println!("{} {name} {seconds:.1}", if done { "passed" } else { "failed" });
+        good &= done;
+    }
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
