@@ -2,7 +2,28 @@
 //! Nothing is replaced by a stand-in. `host` says what a test gets and how it is torn down.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod bad_input;
+mod broken;
+mod clones;
+mod command_line;
+mod files;
+mod guest_ends;
 mod host;
+mod inside;
+mod kills;
+mod lifecycle;
+mod python;
 mod run;
 mod sandbox;
+mod sizes;
+mod streams;
 mod teardown;
+
+use std::io::Read as _;
+
+/// Bytes that are in no cache and compress to nothing smaller.
+fn random_bytes(count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
+    bytes
+}

@@ -1,0 +1,69 @@
+//! Scenarios that break a node from inside its own machine.
+//!
+//! Killing a VMM or the daemon takes a place on their machine, which is the portable host. So these
+//! run there: one program (`examples/inside`) in a portable host of its own, all scenarios in one go,
+//! and each test looks up its own. What a scenario does is written there.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use base_types::Chain;
+use portable_host::{Once, run_once};
+use tokio::sync::OnceCell;
+
+use crate::host::{images, private, program};
+
+/// LIMIT: twice what all scenarios take on two busy processors.
+const SECONDS_MAX: u64 = 900;
+/// Room for a few templates and sandboxes, and small enough to be filled.
+const DATA_BYTES: u64 = 3 << 30;
+
+static OUTPUT: OnceCell<String> = OnceCell::const_new();
+
+/// Waits for all scenarios, and passes when the one called `name` did.
+pub(crate) async fn passed(name: &str) {
+    let output = OUTPUT.get_or_init(run).await;
+    let (begin, passed) = (format!("begin {name}\n"), format!("\npassed {name} "));
+    let said = output.split_once(&begin).map(|(_, rest)| rest).unwrap_or_default();
+    let said = said.split("\nbegin ").next().unwrap_or_default();
+    assert!(
+        format!("\n{said}").contains(&passed),
+        "inside, `{name}` did not pass; what was said from its begin:\n{}",
+        if said.is_empty() { output } else { said },
+    );
+}
+
+async fn run() -> String {
+    // For its images disk, and so that nothing else runs meanwhile.
+    let session = private().await;
+    let mut once = Once::new(images().to_owned(), "/bin/inside");
+    once.images_disk = Some(session.state());
+    once.data_bytes = Some(DATA_BYTES);
+    once.seconds_max = SECONDS_MAX;
+    once.env.insert("RUST_BACKTRACE".to_owned(), "0".to_owned());
+    once.files = vec![("/bin/inside".to_owned(), inside())];
+    for name in ["sandflare", "sandflared", "sandflare-vmm"] {
+        once.files.push((format!("/bin/{name}"), program(name)));
+    }
+    let running = tokio::task::spawn_blocking(move || {
+        let outcome = run_once(&once, |b| eprint!("{}", String::from_utf8_lossy(b)));
+        outcome.map(|outcome| String::from_utf8_lossy(&outcome.output).into_owned())
+    });
+    match running.await.unwrap() {
+        Ok(output) => output,
+        Err(error) => format!("the portable host failed: {}", Chain(&error)),
+    }
+}
+
+/// The program with the scenarios, built beside this one.
+fn inside() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    let path = own.ancestors().nth(2).unwrap().join("examples/inside");
+    let mode = std::fs::metadata(&path).map(|found| found.permissions().mode());
+    assert!(
+        mode.is_ok_and(|mode| mode & 0o111 != 0),
+        "{} is not there; `cargo build -p system-tests --examples` makes it",
+        path.display(),
+    );
+    path
+}
