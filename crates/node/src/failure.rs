@@ -20,7 +20,7 @@ fn told(code: ErrorCode, error: &(dyn Error + 'static)) -> Failure {
 /// There is no sandbox with this id.
 pub(crate) fn no_sandbox(id: SandboxId) -> Failure {
     Failure::new(ErrorCode::NotFound, format!("there is no sandbox {id}"))
-        .with_hint("`sandflare ls` shows those there are")
+        .with_hint("`sandflare ps` shows those there are")
 }
 
 /// Why a sandbox could not be made.
