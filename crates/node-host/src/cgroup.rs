@@ -19,6 +19,9 @@ const NAME_CHARS: usize = 16;
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
 /// LIMIT: the VMM's own memory, page tables of the guest and socket buffers, over guest memory.
 const SLACK_MIB: u64 = 64;
+/// LIMIT: pages a guest's first write to one of its pages may be charged: the copy, and, where nobody
+/// touched the page of the template's memory before, that one too, which until then was a hole.
+const PAGES_PER_WRITE: u64 = 2;
 /// LIMIT: vCPU threads (at most 8), device and fault threads of one VMM; it never forks.
 const TASKS_MAX: u32 = 64;
 /// LIMIT: a group is busy for as long as the kernel tears its last process down.
@@ -76,7 +79,7 @@ impl CgroupTree {
         let path = root.join(format!("machine-{uid}"));
         make_dir(&path)?;
         let group = Cgroup { path };
-        let memory = (u64::from(size.memory_mib()) + SLACK_MIB) << 20;
+        let memory = (u64::from(size.memory_mib()) * PAGES_PER_WRITE + SLACK_MIB) << 20;
         // Weight follows the number of vCPUs; 100 is the kernel's default.
         let weight = 100 * u32::from(size.vcpus());
         for (file, value) in [

@@ -185,6 +185,11 @@ impl Control {
         }
     }
 
+    /// Declares the machine failed, unless it is over already; its owner ends it.
+    pub(crate) fn give_up(&self, reason: &str) {
+        self.shared.give_up(reason.to_owned());
+    }
+
     /// Waits until the VMM has said hello, at most `limit`.
     pub(crate) async fn hello(&self, limit: Duration) -> Result<(), ControlError> {
         let mut state = self.state();

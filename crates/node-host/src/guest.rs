@@ -167,7 +167,7 @@ impl GuestConnection {
     pub async fn identified(mut self, limit: Duration) -> Result<Identified, GuestError> {
         let answer = timeout(limit, self.answers.next());
         match answer.await.map_err(|_| GuestError::Silent(limit))?? {
-            Answer::Identified(identified) => { tracing::info!("TOOK {}", identified.took_us); Ok(identified) }
+            Answer::Identified(identified) => Ok(identified),
             _ => Err(GuestError::Unexpected),
         }
     }

@@ -10,7 +10,7 @@ use api_guest::{AGENT_PORT, Identify};
 use api_vmm::{Answer, BootSpec, Command, DiskSpec, MemoryPath, RestoreSpec, RestoreTimes};
 use base_types::SandboxId;
 use tokio::net::UnixStream;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::console;
 use crate::control::{Control, ControlError};
@@ -25,12 +25,14 @@ use crate::vmm::{MachineOver, VmmProcess};
 /// given to its processes are cleared anyway; clearing all the others too would make every clone
 /// write, and so copy, pages it need not.
 pub(crate) const CMDLINE: &str =
-    "console=ttyS0 quiet panic=-1 reboot=t root=/dev/vda rw init_on_alloc=0 mitigations=off";
+    "console=ttyS0 quiet panic=-1 reboot=t root=/dev/vda rw init_on_alloc=0";
 /// LIMIT: connecting and simple commands are answered from memory; this is for a machine with
 /// twenty creates at once.
 const ORDER_WITHIN: Duration = Duration::from_secs(20);
 /// LIMIT: a boot command loads a kernel of some 60 MB into memory before it answers.
 const BOOT_WITHIN: Duration = Duration::from_secs(60);
+/// LIMIT: a machine that dies closes its connections a moment before its process is reaped.
+const OVER_WITHIN: Duration = Duration::from_secs(2);
 /// Between two attempts to reach the agent of a booting guest.
 const KNOCK_PAUSE: Duration = Duration::from_millis(100);
 /// LIMIT: how long one attempt may hang while the guest's vsock driver is not there yet.
@@ -167,21 +169,26 @@ pub(crate) async fn restore(
     let (ours, theirs) = StdUnixStream::pair().map_err(MachineError::Prepare)?;
     let mut agent = connection(ours)?;
     let failed = |doing| move |source| MachineError::Vmm { doing, source };
-    let restoring = control
-        .send(Command::Restore(spec), &descriptors)
-        .await
-        .map_err(failed("restore the snapshot"))?;
-    let connecting = control
-        .send(Command::Connect { port: AGENT_PORT }, &[theirs.as_fd()])
-        .await
-        .map_err(failed("open a connection to the guest"))?;
-    drop(theirs);
-
-    let answer = restoring.within(ORDER_WITHIN).await.map_err(failed("restore the snapshot"))?;
-    let resumed = Instant::now();
-    let Answer::Restored(times) = answer else {
-        return Err(failed("restore the snapshot")(ControlError::Protocol));
+    let ordered = async {
+        let restoring = control
+            .send(Command::Restore(spec), &descriptors)
+            .await
+            .map_err(failed("restore the snapshot"))?;
+        let connecting = control
+            .send(Command::Connect { port: AGENT_PORT }, &[theirs.as_fd()])
+            .await
+            .map_err(failed("open a connection to the guest"))?;
+        drop(theirs);
+        match restoring.within(ORDER_WITHIN).await.map_err(failed("restore the snapshot"))? {
+            Answer::Restored(times) => Ok((times, connecting)),
+            _ => Err(failed("restore the snapshot")(ControlError::Protocol)),
+        }
     };
+    let (times, connecting) = match ordered.await {
+        Ok(ordered) => ordered,
+        Err(error) => return Err(better_reason(process, files.console, error).await),
+    };
+    let resumed = Instant::now();
     // Only now, because it carries the time of day. The guest is still taking the connection.
     let sent = agent.identify(identity.request()).await;
     let answered = async {
@@ -259,11 +266,20 @@ pub(crate) async fn unless_over<T>(
             Err(error) => error,
         },
     };
-    // A machine that dies closes its connections first; its death is the better reason.
-    if !process.is_alive() {
-        return Err(ended(process.over().await, console));
+    Err(better_reason(process, console, error).await)
+}
+
+/// A machine that dies closes its connections first; its death is the better reason.
+async fn better_reason(process: &VmmProcess, console: &File, error: MachineError) -> MachineError {
+    let broken_off = matches!(
+        error,
+        MachineError::Agent(GuestError::Closed | GuestError::Io(_))
+            | MachineError::Vmm { source: ControlError::Gone, .. }
+    );
+    if broken_off && let Ok(over) = timeout(OVER_WITHIN, process.over()).await {
+        return ended(over, console);
     }
-    Err(error)
+    error
 }
 
 fn ended(over: MachineOver, console: &File) -> MachineError {

@@ -17,6 +17,7 @@ use api_vmm::{Answer, Command, MachineStats, MemoryPath};
 use base_types::{SandboxId, Size, TemplateName};
 use node_store::StoreError;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use crate::control::{Control, ControlError};
 use crate::guest::GuestConnection;
@@ -29,6 +30,11 @@ pub(crate) use owner::{Surroundings, own};
 
 /// LIMIT: counters are read from memory and one scan of page tables.
 const STATS_WITHIN: Duration = Duration::from_secs(20);
+/// LIMIT: an agent answers this from memory, and it is asked only when something is wrong; this is
+/// for one on a machine with twenty creates at once.
+const ALIVE_WITHIN: Duration = Duration::from_secs(20);
+/// LIMIT: a machine that dies closes its connections a moment before its owner knows.
+const OVER_WITHIN: Duration = Duration::from_secs(2);
 /// LIMIT: asks that wait for an owner; a caller past this waits too.
 const ASKS_PENDING_MAX: usize = 32;
 
@@ -227,8 +233,26 @@ impl SandboxHandle {
         }
     }
 
+    /// Why a request to its agent broke off: the end of the sandbox, if that is it. An agent that
+    /// does not answer a second question either is not coming back, so its machine is given up.
+    pub async fn broken_off(&self) -> Option<AskError> {
+        if let Ok(over) = timeout(OVER_WITHIN, self.until_over()).await {
+            return Some(over);
+        }
+        let control = match self.control() {
+            Ok(control) => control,
+            Err(over) => return Some(over),
+        };
+        let Ok(agent) = machine::connect(&control).await else { return self.over() };
+        if agent.health(ALIVE_WITHIN).await.is_ok() {
+            return None;
+        }
+        control.give_up("the guest's agent does not answer any more");
+        Some(self.until_over().await)
+    }
+
     /// Returns when it does not serve any more, and says why.
-    pub async fn until_over(&self) -> AskError {
+    async fn until_over(&self) -> AskError {
         let mut view = self.view.clone();
         let live = |view: &SandboxView| matches!(view.phase, Phase::Creating | Phase::Running);
         // An owner that is gone has said its last word before.

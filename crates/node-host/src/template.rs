@@ -45,7 +45,7 @@ pub enum TemplateError {
     #[error(transparent)]
     Image(#[from] ImageError),
     /// A file of its snapshot is damaged.
-    #[error("`{}` is damaged; try again, and look after the disk when it stays so", path.display())]
+    #[error("`{}` is damaged", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -334,7 +334,7 @@ impl Templates {
                 shared.tasks.spawn_blocking(move || load::load(&place, &root, size, &key));
             match loading.await.map_err(|_| TemplateError::Stopping)? {
                 Err(error @ TemplateError::Damaged { .. }) => {
-                    tracing::warn!("{}; this snapshot is made again", Chain(&error));
+                    tracing::warn!("making a snapshot again: {}", Chain(&error));
                 }
                 loaded => return loaded,
             }

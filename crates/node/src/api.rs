@@ -18,8 +18,8 @@ use base_types::{SandboxId, Size, TemplateName};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use node_host::{
-    CreateSpec, GuestConnection, Host, KvmKind as FoundKvm, Phase, SandboxHandle, Spread,
-    TemplateState as HostTemplateState, Verdict,
+    CreateSpec, GuestConnection, GuestError, Host, KvmKind as FoundKvm, Phase, SandboxHandle,
+    Spread, TemplateState as HostTemplateState, Verdict,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -56,19 +56,31 @@ impl Node {
         self.host.sandbox(id).ok_or_else(|| failure::no_sandbox(id))
     }
 
-    async fn guest(&self, id: SandboxId) -> Result<GuestConnection, Failure> {
-        self.sandbox(id)?.connect().await.map_err(|error| failure::of_ask(&error))
+    /// Asks the agent of a sandbox one thing.
+    async fn ask<T, F>(
+        &self,
+        id: SandboxId,
+        request: impl FnOnce(GuestConnection) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, GuestError>>,
+    {
+        let sandbox = self.sandbox(id)?;
+        let agent = sandbox.connect().await.map_err(|error| failure::of_ask(&error))?;
+        match request(agent).await {
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(failure::of_broken(&sandbox, error).await),
+        }
     }
 
     async fn stat(&self, id: SandboxId, path: String) -> Result<FileEntry, Failure> {
         let stat = Stat { path: path.clone(), follow: false };
-        let stat = self.guest(id).await?.stat(stat).await;
-        Ok(files::entry(&path, stat.map_err(|error| failure::of_guest(&error))?))
+        let stat = self.ask(id, |agent| agent.stat(stat)).await?;
+        Ok(files::entry(&path, stat))
     }
 
     async fn simple(&self, id: SandboxId, request: Request) -> Result<(), Failure> {
-        let done = self.guest(id).await?.simple(request).await;
-        done.map_err(|error| failure::of_guest(&error))
+        self.ask(id, |agent| agent.simple(request)).await
     }
 
     fn template(&self, name: TemplateName, size: Size) -> Template {
@@ -275,8 +287,7 @@ impl NodeApi for Node {
             return Err(Failure::new(ErrorCode::Unsupported, message).with_hint("leave `user` out"));
         }
         let read = ReadFile { path: query.path, offset: 0, length: None };
-        let opened = self.guest(id).await?.read(read).await;
-        let (stat, reader) = opened.map_err(|error| failure::of_guest(&error))?;
+        let (stat, reader) = self.ask(id, |agent| agent.read(read)).await?;
         // What the kernel makes up as it is read has no size.
         let size = (stat.size > 0).then_some(stat.size);
         Ok(FileContent { size, bytes: files::bytes_of(reader, size) })
@@ -290,8 +301,8 @@ impl NodeApi for Node {
     ) -> Result<FileEntry, Failure> {
         let FileWriteQuery { path, mode, user } = query;
         let write = WriteFile { path: path.clone(), mode, user, parents: true };
-        let writer = self.guest(id).await?.write(write).await;
-        files::copy(bytes, writer.map_err(|error| failure::of_guest(&error))?).await?;
+        let writer = self.ask(id, |agent| agent.write(write)).await?;
+        files::copy(bytes, writer).await?;
         self.stat(id, path).await
     }
 
@@ -301,8 +312,8 @@ impl NodeApi for Node {
     }
 
     async fn file_list(&self, id: SandboxId, query: FileQuery) -> Result<DirectoryList, Failure> {
-        let listed = self.guest(id).await?.list(List { path: query.path }).await;
-        let (entries, truncated) = listed.map_err(|error| failure::of_guest(&error))?;
+        let list = List { path: query.path };
+        let (entries, truncated) = self.ask(id, |agent| agent.list(list)).await?;
         let entries = entries.into_iter().map(|entry| files::entry(&entry.name, entry.stat));
         Ok(DirectoryList { entries: entries.collect(), truncated })
     }

@@ -11,12 +11,10 @@ use base_types::SandboxId;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use node_host::{ExecEvent as GuestEvent, ExecInput, ExecReader, GuestError, SandboxHandle};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::failure;
 
-/// LIMIT: a machine that dies closes its connections a moment before its owner knows.
-const OVER_WITHIN: Duration = Duration::from_secs(2);
 /// LIMIT: the guest ends a command at its time limit; this much later, a guest that did not is
 /// taken for stuck. Killing a big process group under emulation takes a second or two.
 const TIME_LIMIT_SLACK: Duration = Duration::from_secs(30);
@@ -82,7 +80,7 @@ impl Processes {
         // A request the guest refuses is refused as a whole, not in the middle of a stream.
         let first = match reader.first().await {
             Ok(event) => event,
-            Err(error) => return Err(reason(&sandbox, error).await),
+            Err(error) => return Err(failure::of_broken(&sandbox, error).await),
         };
         let process_id = ProcessId(self.last.fetch_add(1, Ordering::Relaxed) + 1);
         let input = Arc::new(tokio::sync::Mutex::new(input));
@@ -142,15 +140,6 @@ fn ended(process: ProcessId, error: &GuestError) -> Failure {
     }
 }
 
-/// Why a command's connection broke: when the sandbox is over, that is it.
-async fn reason(sandbox: &SandboxHandle, error: GuestError) -> Failure {
-    let lost = matches!(error, GuestError::Closed | GuestError::Io(_));
-    if lost && let Ok(over) = timeout(OVER_WITHIN, sandbox.until_over()).await {
-        return failure::of_ask(&over);
-    }
-    failure::of_guest(&error)
-}
-
 /// A command as a stream of events.
 struct Run {
     sandbox: SandboxHandle,
@@ -204,7 +193,10 @@ impl Run {
 
     async fn lost(&mut self, error: GuestError) -> ExecBody {
         self.over();
-        ExecBody::Error { failure: reason(&self.sandbox, error).await, exit_code: EXIT_LOST }
+        ExecBody::Error {
+            failure: failure::of_broken(&self.sandbox, error).await,
+            exit_code: EXIT_LOST,
+        }
     }
 }
 

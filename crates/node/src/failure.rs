@@ -7,8 +7,8 @@ use api_guest::FailCode;
 use api_node::{ErrorCode, Failure};
 use base_types::{Chain, SandboxId};
 use node_host::{
-    AskError, CreateError, GuestError, ImageError, MachineError, MeasureError, ShellError,
-    TemplateError, VmmStartError,
+    AskError, CreateError, GuestError, ImageError, MachineError, MeasureError, SandboxHandle,
+    ShellError, TemplateError, VmmStartError,
 };
 use node_store::StoreError;
 
@@ -95,6 +95,18 @@ pub(crate) fn of_ask(error: &AskError) -> Failure {
         AskError::NotReady => told(ErrorCode::Conflict, error),
         AskError::Control(_) => told(ErrorCode::GuestFailed, error),
         AskError::Machine(machine) => of_machine(machine),
+    }
+}
+
+/// Why a request to a guest failed: when it broke off because the sandbox is over, that is it.
+pub(crate) async fn of_broken(sandbox: &SandboxHandle, error: GuestError) -> Failure {
+    let lost = matches!(error, GuestError::Closed | GuestError::Io(_) | GuestError::Silent(_));
+    match lost {
+        true => match sandbox.broken_off().await {
+            Some(over) => of_ask(&over),
+            None => of_guest(&error),
+        },
+        false => of_guest(&error),
     }
 }
 

@@ -183,6 +183,9 @@ impl Owner {
                 format!("the guest's kernel panicked: {line}")
             }
             (MachineOver::Guest, _) => "the guest shut itself down".to_owned(),
+            (MachineOver::Vmm(reason), Some(line)) if line.contains("Power down") => {
+                format!("the guest shut itself down: {reason}")
+            }
             (MachineOver::Vmm(reason), _) => format!("the machine failed: {reason}"),
         }
     }

@@ -35,6 +35,9 @@ const PAUSE_WITHIN: Duration = Duration::from_secs(60);
 const RECORD_WITHIN: Duration = Duration::from_secs(60);
 /// What a snapshot takes on disk beside guest memory: overlay, state, room to breathe.
 const SLACK_MIB: u64 = 256;
+/// LIMIT: a build that failed with less than this left failed because of it; writes come in pieces of
+/// at most a few MiB.
+const FULL_MIB: u64 = 16;
 /// LIMIT: a freshly booted guest has used less than this part of its memory.
 const MEMORY_USED_PART: u64 = 4;
 
@@ -141,6 +144,31 @@ pub(super) async fn build(
     });
     verified.await.map_err(|_| TemplateError::Stopping)??;
     let scratch = Scratch::create(place)?;
+    let made = make(shared, kernel, root, size, &scratch, begun, &steps).await;
+    let template = made.map_err(|error| match room(&shared.dir, size) {
+        // Whatever failed for it, this is what to do something about.
+        Ok(Room { free_mib, .. }) if free_mib >= FULL_MIB => error,
+        Ok(Room { free_mib, needed_mib }) => {
+            tracing::warn!("{}: {}", steps.title, Chain(&error));
+            TemplateError::DiskFull { path: shared.dir.clone(), free_mib, needed_mib }
+        }
+        Err(_) => error,
+    })?;
+    scratch.publish(place)?;
+    tracing::info!("{}: ready after {} ms", steps.title, template.manifest.took_ms);
+    Ok(template)
+}
+
+/// Makes the snapshot in `scratch`, all but its place.
+async fn make(
+    shared: &Shared,
+    kernel: &Kernel,
+    root: &RootImage,
+    size: Size,
+    scratch: &Scratch,
+    begun: Instant,
+    steps: &Steps<'_>,
+) -> Result<Template, TemplateError> {
     let disk = scratch.create_overlay("disk.qcow2", root.manifest.root_bytes)?;
     let console = scratch.create_file("console.log")?;
     let base = open(&root.root)?;
@@ -154,13 +182,13 @@ pub(super) async fn build(
         .await
         .map_err(machine("boot the kernel"))?;
     let boot_us = micros(booting);
-    warm(&shell.process, root, &steps).await?;
+    warm(&shell.process, root, steps).await?;
 
     steps.at(60, "bring the machine to rest");
     tell(&shell.process, Request::Settle(Settle { drop_caches: false }), "settle the guest")
         .await?;
     steps.at(65, "write the snapshot");
-    let memory_pages = snapshot(&shell.process, &scratch).await?;
+    let memory_pages = snapshot(&shell.process, scratch).await?;
     drop(shell);
     drop(disk);
     let path = scratch.path("disk.qcow2");
@@ -184,7 +212,7 @@ pub(super) async fn build(
         disk_blake3,
         working_set: false,
     };
-    write_manifest(&scratch, &manifest)?;
+    write_manifest(scratch, &manifest)?;
     let load_again = || {
         let (dir, root, key) = (scratch.dir.clone(), root.clone(), manifest.key.clone());
         shared.tasks.spawn_blocking(move || load::load(&dir, &root, size, &key))
@@ -192,7 +220,7 @@ pub(super) async fn build(
     let mut template = load_again().await.map_err(|_| TemplateError::Stopping)??;
 
     steps.at(90, "record what a clone touches first");
-    match record(shared, &template, size, &scratch).await {
+    match record(shared, &template, size, scratch).await {
         Ok(working_set) => template.working_set = Some(working_set),
         // Clones work without it, only slower, so a template is not refused for it.
         Err(error) => {
@@ -205,11 +233,9 @@ pub(super) async fn build(
     manifest.took_ms = micros(begun) / 1000;
     manifest.working_set = template.working_set.is_some();
     remove(&scratch.path("manifest.json"))?;
-    write_manifest(&scratch, &manifest)?;
+    write_manifest(scratch, &manifest)?;
     template.manifest = manifest;
     template.bytes = super::bytes_in(&scratch.dir);
-    scratch.publish(place)?;
-    tracing::info!("{}: ready after {} ms", steps.title, template.manifest.took_ms);
     Ok(template)
 }
 
@@ -367,11 +393,20 @@ async fn record(
     Ok(working_set)
 }
 
-fn check_space(dir: &Path, size: Size) -> Result<(), TemplateError> {
+/// Room on the disk.
+struct Room {
+    free_mib: u64,
+    needed_mib: u64,
+}
+
+fn room(dir: &Path, size: Size) -> io::Result<Room> {
     let needed_mib = SLACK_MIB + u64::from(size.memory_mib()) / MEMORY_USED_PART;
-    let free_mib = crate::disk::free_bytes(dir)
-        .map_err(|source| TemplateError::File { path: dir.into(), source })?
-        >> 20;
+    Ok(Room { free_mib: crate::disk::free_bytes(dir)? >> 20, needed_mib })
+}
+
+fn check_space(dir: &Path, size: Size) -> Result<(), TemplateError> {
+    let Room { free_mib, needed_mib } =
+        room(dir, size).map_err(|source| TemplateError::File { path: dir.into(), source })?;
     if free_mib < needed_mib {
         return Err(TemplateError::DiskFull { path: dir.into(), free_mib, needed_mib });
     }

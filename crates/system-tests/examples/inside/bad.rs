@@ -67,16 +67,20 @@ pub(crate) async fn a_guest_that_panics_or_shuts_down() {
     }
     over(&daemon, panicking, "the guest's kernel panicked").await;
 
-    let leaving = daemon.sandbox().await;
-    let done = daemon.shell(leaving, "echo o > /proc/sysrq-trigger; sleep 1000").await;
-    assert_eq!(done.code, 125, "{done:?}");
-    over(&daemon, leaving, "the guest shut itself down").await;
+    // Both a reset and a power-off end the machine.
+    let (leaving, off) = (daemon.sandbox().await, daemon.sandbox().await);
+    for (id, how) in [(leaving, "b"), (off, "o")] {
+        let script = format!("echo {how} > /proc/sysrq-trigger; sleep 1000");
+        let done = daemon.shell(id, &script).await;
+        assert_eq!(done.code, 125, "{done:?}");
+        over(&daemon, id, "the guest shut itself down").await;
+    }
 
     let listed = daemon.sandflare(&["ps"]).await;
     assert!(listed.stdout.contains("failed: the guest's kernel panicked"), "{listed:?}");
     assert!(listed.stdout.contains("failed: the guest shut itself down"), "{listed:?}");
     daemon.works(other).await;
-    for id in [panicking, leaving, other] {
+    for id in [panicking, leaving, off, other] {
         daemon.kill_sandbox(id).await;
     }
     assert!(daemon.client.sandbox_list().await.unwrap().sandboxes.is_empty());

@@ -45,7 +45,7 @@ pub(crate) async fn a_damaged_snapshot() {
         // No question to anybody: the snapshot is made again from its images.
         let id = daemon.sandbox().await;
         let log = log_text();
-        let line = log.lines().find(|line| line.contains("this snapshot is made again"));
+        let line = log.lines().find(|line| line.contains("making a snapshot again"));
         println!("{name}: {line:?}");
         let path = format!("{}`", snapshot().join(name).display());
         assert!(line.is_some_and(|line| line.contains(&path)), "{log}");

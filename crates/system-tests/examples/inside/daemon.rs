@@ -17,6 +17,8 @@ use crate::left::{processes, until, vmms};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 const URL: &str = "http://127.0.0.1:7878";
 const LOG: &str = "/data/log";
+/// What fills the disk.
+pub(crate) const BALLAST: &str = "/data/ballast";
 
 /// A running `sandflared`.
 pub(crate) struct Daemon {
@@ -203,7 +205,7 @@ pub(crate) fn log_text() -> String {
     fs::read_to_string(LOG).unwrap_or_default()
 }
 
-/// Ends whatever a failed scenario left running.
+/// Ends whatever a failed scenario left running, and removes what it made beside the node.
 pub(crate) async fn end_all() {
     for name in ["sandflared", "sandflare"] {
         for pid in processes(name) {
@@ -214,5 +216,9 @@ pub(crate) async fn end_all() {
     for pid in vmms() {
         // A machine that was stopped does not see the end of its daemon.
         let _ = rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::CONT);
+    }
+    let _ = fs::remove_file(BALLAST);
+    for dir in ["images", "second", "third"] {
+        let _ = fs::remove_dir_all(format!("/data/{dir}"));
     }
 }

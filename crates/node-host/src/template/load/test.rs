@@ -44,7 +44,7 @@ fn a_flipped_bit_is_refused_with_the_file_and_what_to_do() {
     file.write_all_at(&[byte[0] ^ 4], length / 2).unwrap();
     let error = memory(&path, Size::Nano).unwrap_err();
     let text = Chain(&error).to_string();
-    assert!(text.contains("memory` is damaged; try again"), "{text}");
+    assert!(text.contains("memory` is damaged: "), "{text}");
 }
 
 #[test]
