@@ -234,7 +234,13 @@ impl Control {
             Command::TakeWorkingSet => {
                 let to = take_files("working set", 1, fds)?.pop();
                 if let (Held::Machine(machine), Some(to)) = (&self.held, to) {
-                    machine.take_working_set(to, &self.around)?;
+                    // Its pages are compared with the template's, so nobody may write them now.
+                    machine.hold();
+                    let taken = machine.take_working_set(to, &self.around);
+                    if self.phase == Phase::Running {
+                        machine.release();
+                    }
+                    taken?;
                 }
                 Answer::Done
             }

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -137,7 +138,8 @@ pub(crate) struct Machine {
     fault_thread: FaultThread,
     counters: Arc<FaultCounters>,
     prefetched: u64,
-    restored: bool,
+    /// What a restored machine is a clone of.
+    template: Option<File>,
     ram: Ram,
 }
 
@@ -188,7 +190,7 @@ impl Machine {
             fault_thread,
             counters: Arc::default(),
             prefetched: 0,
-            restored: false,
+            template: None,
             ram,
         })
     }
@@ -291,7 +293,7 @@ impl Machine {
             fault_thread,
             counters,
             prefetched,
-            restored: true,
+            template: Some(files.template),
             ram,
         };
         // After the IOAPIC's state, which would overwrite the pending interrupt.
@@ -360,7 +362,7 @@ impl Machine {
         only_dirty: bool,
         around: &Surroundings,
     ) -> Result<u64, MachineError> {
-        if only_dirty && !self.restored {
+        if only_dirty && self.template.is_none() {
             return Err(MachineError::NothingBelow);
         }
         // Devices first: finishing their requests may raise interrupts that belong to the state.
@@ -408,7 +410,7 @@ impl Machine {
     ) -> Result<u64, MachineError> {
         let ram = self.ram.reservation();
         let total = ram.bytes() / PAGE_SIZE;
-        let (kind, runs) = match (only_dirty, self.restored) {
+        let (kind, runs) = match (only_dirty, self.template.is_some()) {
             (true, _) => (LayerKind::Diff, around.scanner.private(ram)?),
             // What a booted machine never touched is not present, and zero.
             (false, false) => (LayerKind::Base, around.scanner.present(ram)?),
@@ -454,7 +456,9 @@ impl Machine {
         let mut pages: Vec<(u64, bool)> =
             self.counters.take_recorded().into_iter().map(|page| (page, false)).collect();
         for run in around.scanner.private(self.ram.reservation())? {
-            pages.extend((run.first..run.first + run.pages).map(|page| (page, true)));
+            for page in run.first..run.first + run.pages {
+                pages.push((page, self.differs_from_template(page)?));
+            }
         }
         let count = pages.len() as u64;
         let total = self.ram.reservation().bytes() / PAGE_SIZE;
@@ -465,6 +469,20 @@ impl Machine {
         to.write_all(&bytes).map_err(file("write the working set"))?;
         to.sync_data().map_err(file("sync the working set"))?;
         Ok(count)
+    }
+
+    /// Whether `page` holds something else than in the template. A private page need not: KVM's
+    /// worker for pages that are slow to come (`async_pf_execute`) asks for every page as if to
+    /// write it, and so copies pages that the guest only read.
+    fn differs_from_template(&self, page: u64) -> Result<bool, MachineError> {
+        let Some(template) = &self.template else { return Ok(true) };
+        let mut original = [0; PAGE_SIZE as usize];
+        template
+            .read_exact_at(&mut original, page * PAGE_SIZE)
+            .map_err(file("read the template's memory"))?;
+        self.ram
+            .with_pages(page, 1, |now| now != original)
+            .ok_or(MachineError::Contradiction("a page lies outside guest memory"))
     }
 
     /// Counters.
@@ -513,7 +531,7 @@ fn load_layers(ram: &Ram, stack: &Stack) -> Result<(), MachineError> {
 }
 
 /// Clean pages mapped along when they lie between two of the working set.
-const WORKING_SET_GAP_PAGES: u64 = 4;
+const WORKING_SET_GAP_PAGES: u64 = 16;
 /// LIMIT: pages looked at in one go while a snapshot is written (2 MiB).
 const SNAPSHOT_STEP_PAGES: u64 = 512;
 /// LIMIT: `/proc/self/smaps_rollup` is under 1 KiB; anything longer is not it.
@@ -521,7 +539,6 @@ const SMAPS_BYTES_MAX: usize = 8192;
 
 /// Private memory of this process in KiB.
 fn private_kib(smaps: &File) -> io::Result<u64> {
-    use std::os::unix::fs::FileExt;
     let mut text = vec![0; SMAPS_BYTES_MAX];
     let got = smaps.read_at(&mut text, 0)?;
     text.truncate(got);
