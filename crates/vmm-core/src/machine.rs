@@ -489,7 +489,7 @@ impl Machine {
     pub(crate) fn stats(&self, around: &Surroundings) -> Result<MachineStats, MachineError> {
         let private: u64 =
             around.scanner.private(self.ram.reservation())?.iter().map(|run| run.pages).sum();
-        let own_kib = private_kib(&around.smaps).map_err(file("read memory usage"))?;
+        let own_kib = own_kib(&around.smaps).map_err(file("read memory usage"))?;
         Ok(MachineStats {
             faults: self.counters.faults.load(Ordering::Relaxed),
             pages_copied: self.counters.copied.load(Ordering::Relaxed),
@@ -537,15 +537,16 @@ const SNAPSHOT_STEP_PAGES: u64 = 512;
 /// LIMIT: `/proc/self/smaps_rollup` is under 1 KiB; anything longer is not it.
 const SMAPS_BYTES_MAX: usize = 8192;
 
-/// Private memory of this process in KiB.
-fn private_kib(smaps: &File) -> io::Result<u64> {
+/// Memory of this process in KiB: anonymous pages, the guest's among them, and its share of the
+/// program's own pages. The template's pages are neither.
+fn own_kib(smaps: &File) -> io::Result<u64> {
     let mut text = vec![0; SMAPS_BYTES_MAX];
     let got = smaps.read_at(&mut text, 0)?;
     text.truncate(got);
     let text = String::from_utf8_lossy(&text);
     let field = |line: &str| -> Option<u64> {
         let (name, value) = line.split_once(':')?;
-        matches!(name, "Private_Clean" | "Private_Dirty")
+        matches!(name, "Anonymous" | "Pss_File")
             .then(|| value.trim().trim_end_matches(" kB").trim().parse().ok())?
     };
     Ok(text.lines().filter_map(field).sum())
