@@ -329,8 +329,12 @@ pub(crate) fn cannot_run(error: io::Error) -> HostError {
     HostError::Qemu { said: error.to_string() }
 }
 
-/// Asked first, so that its absence does not show after seconds of work.
-pub(crate) fn check_qemu() -> Result<(), HostError> {
+/// Whether QEMU is there. [`PortableHost::start`] asks as well; this is for whoever has long work to do
+/// before.
+///
+/// # Errors
+/// With the program and the package it is in.
+pub fn check_qemu() -> Result<(), HostError> {
     let directories = std::env::var_os("PATH").unwrap_or_default();
     if std::env::split_paths(&directories).any(|directory| directory.join(qemu::PROGRAM).is_file())
     {

@@ -17,6 +17,6 @@ mod qmp;
 pub use config::{Config, MEMORY_MIB_DEFAULT, VCPUS_DEFAULT};
 pub use disks::DATA_BYTES_DEFAULT;
 pub use error::HostError;
-pub use host::{PortableHost, Running, Start, Status, Step};
+pub use host::{PortableHost, Running, Start, Status, Step, check_qemu};
 pub use once::{Once, Outcome, run_once};
 pub use portable_init::{ADDRESS, DATA_DIR, End, IMAGES_DIR};

@@ -67,6 +67,10 @@ pub(crate) async fn up(place: &Place, args: &Up) -> Result<End> {
     let steps = Steps::new();
     let verdict = if args.portable { None } else { Some(probe_kvm().await?) };
     let host = choose(args, verdict.as_ref())?;
+    if host == Host::Portable {
+        // Said now, and not after minutes of building images.
+        portable_host::check_qemu()?;
+    }
     // Until here a signal simply ends this program; what a build left half made, the next one mends.
     build_images(place, host, &steps).await?;
     let mut signals = Signals::take()?;

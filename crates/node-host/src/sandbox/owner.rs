@@ -19,7 +19,7 @@ use super::{
 use crate::images::{ImageError, open};
 use crate::machine::{self, Identity, MachineFiles, RestoreOptions, micros};
 use crate::phase::{Action, Event, Phase};
-use crate::shells::{Shell, Shells};
+use crate::shells::{Recipe, Shell, Shells};
 use crate::template::{TemplateError, Templates};
 use crate::vmm::{MachineOver, VmmProcess};
 
@@ -183,8 +183,9 @@ impl Owner {
                 format!("the guest's kernel panicked: {line}")
             }
             (MachineOver::Guest, _) => "the guest shut itself down".to_owned(),
-            (MachineOver::Vmm(reason), Some(line)) if line.contains("Power down") => {
-                format!("the guest shut itself down: {reason}")
+            // It switched off a machine that has no switch, and answers nobody any more.
+            (MachineOver::Vmm(_), Some(line)) if line.contains(crate::console::POWER_DOWN) => {
+                "the guest shut itself down".to_owned()
             }
             (MachineOver::Vmm(reason), _) => format!("the machine failed: {reason}"),
         }
@@ -289,7 +290,17 @@ async fn make_warm(
     let template = around.templates.ready(&spec.template, spec.size).await?;
     let begun = Instant::now();
     let _busy = around.shells.busy();
-    let (shell, files, claim_us) = gather(around, facts, template.root_bytes).await?;
+    let options = RestoreOptions {
+        memory: spec.memory.unwrap_or(around.memory),
+        prefetch: spec.prefetch.unwrap_or(around.prefetch),
+        record: false,
+    };
+    let recipe = Recipe { template: Arc::clone(&template), options };
+    if (options.memory, options.prefetch) == (around.memory, around.prefetch) {
+        around.shells.expect(facts.size, &recipe);
+    }
+    let (shell, files, claim_us) =
+        gather(around, facts, template.root_bytes, Some(&recipe)).await?;
     let identity = identity_of(facts)?;
     let machine_files = MachineFiles {
         root: &template.root,
@@ -297,20 +308,18 @@ async fn make_warm(
         overlay: &files.overlay,
         console: &files.console,
     };
-    let options = RestoreOptions {
-        memory: spec.memory.unwrap_or(around.memory),
-        prefetch: spec.prefetch.unwrap_or(around.prefetch),
-        record: false,
-    };
     let limit = spec.ready_within.unwrap_or(around.ready_within);
-    let Shell { process, built_for_claim } = shell;
-    let restored =
-        machine::restore(&process, &template, machine_files, options, &identity, limit).await?;
+    let Shell { process, built_for_claim, primed } = shell;
+    let primed_for_claim = match primed {
+        Some(_) => PrimeTimes::default(),
+        None => machine::prime(&process, &template, options).await?,
+    };
+    let restored = machine::restore(&process, machine_files, &identity, limit).await?;
     let steps = restored.times;
     let times = CreateTimes {
         claim_us,
-        parse_us: steps.parse_us.into(),
-        map_us: steps.map_us.into(),
+        parse_us: primed_for_claim.parse_us.into(),
+        map_us: primed_for_claim.map_us.into(),
         state_us: steps.state_us.into(),
         devices_us: steps.devices_us.into(),
         resume_us: steps.resume_us.into(),
@@ -331,8 +340,8 @@ async fn make_cold(
     let root = around.templates.images().root(&spec.template).map_err(image)?;
     let base = open(&root.root).map_err(image)?;
     let begun = Instant::now();
-    let (shell, files, claim_us) = gather(around, facts, root.manifest.root_bytes).await?;
-    let Shell { process, built_for_claim } = shell;
+    let (shell, files, claim_us) = gather(around, facts, root.manifest.root_bytes, None).await?;
+    let Shell { process, built_for_claim, .. } = shell;
     let machine_files =
         MachineFiles { root: &base, frozen: &[], overlay: &files.overlay, console: &files.console };
     let limit = spec.ready_within.unwrap_or(around.boot_within);
@@ -354,12 +363,13 @@ async fn gather(
     around: &Arc<Surroundings>,
     facts: &SandboxFacts,
     disk_bytes: u64,
+    recipe: Option<&Recipe>,
 ) -> Result<(Shell, SandboxFiles, u64), CreateError> {
     let (dir, id) = (around.dir.clone(), facts.id);
     let making = around.tasks.spawn_blocking(move || SandboxFiles::create(&dir, id, disk_bytes));
     let claiming = async {
         let begun = Instant::now();
-        let shell = around.shells.claim(facts.size).await?;
+        let shell = around.shells.claim(facts.size, recipe).await?;
         Ok::<_, CreateError>((shell, micros(begun)))
     };
     let files = async { making.await.unwrap_or(Err(CreateError::Stopping)) };

@@ -46,7 +46,7 @@ async fn run() -> String {
         once.files.push((format!("/bin/{name}"), program(name)));
     }
     let running = tokio::task::spawn_blocking(move || {
-        let outcome = run_once(&once, |b| eprint!("{}", String::from_utf8_lossy(b)));
+        let outcome = run_once(&once, |_| {});
         outcome.map(|outcome| String::from_utf8_lossy(&outcome.output).into_owned())
     });
     match running.await.unwrap() {
