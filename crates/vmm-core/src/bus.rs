@@ -1,5 +1,5 @@
-//! What a vCPU reaches by port or memory-mapped I/O: the serial port, the reset line, and the
-//! register windows of the virtio devices. Everything else reads as ones and ignores writes, as on
+//! What a vCPU reaches by port or memory-mapped I/O: the serial port, the reset line, the
+//! power switch, and the register windows of the virtio devices. Everything else reads as ones and ignores writes, as on
 //! a real bus.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,7 +46,7 @@ impl Bus {
         self.exits.load(Ordering::Relaxed)
     }
 
-    /// A port write. True when it resets the machine.
+    /// A port write. True when it resets the machine or switches it off.
     pub(crate) fn port_write(&self, port: u16, data: &[u8]) -> bool {
         self.count();
         match (port, data) {
@@ -59,7 +59,8 @@ impl Bus {
                 }
                 false
             }
-            (layout::I8042_COMMAND, [I8042_RESET]) => true,
+            (layout::I8042_COMMAND, [I8042_RESET])
+            | (layout::SLEEP_CONTROL, [layout::POWER_OFF]) => true,
             _ => false,
         }
     }
@@ -77,7 +78,8 @@ impl Bus {
                 }
             }
             // No keyboard: nothing to read, always ready for a command.
-            (layout::I8042_COMMAND, [value]) => *value = 0,
+            // Awake: the status register has no bit set.
+            (layout::I8042_COMMAND | layout::SLEEP_CONTROL, [value]) => *value = 0,
             _ => {}
         }
     }
@@ -116,7 +118,7 @@ mod test {
     use super::*;
 
     #[test]
-    fn an_empty_bus_reads_as_ones_and_only_the_reset_line_resets() {
+    fn an_empty_bus_reads_as_ones_and_only_reset_and_power_off_end_the_machine() {
         let bus = Bus::default();
         let mut data = [0; 4];
         bus.mmio_read(layout::VIRTIO_MMIO, &mut data);
@@ -126,5 +128,8 @@ mod test {
         assert!(!bus.port_write(layout::I8042_COMMAND, &[0xd1]));
         assert!(!bus.port_write(0x80, &[0xfe]));
         assert!(bus.port_write(layout::I8042_COMMAND, &[0xfe]));
+        // Clearing the wake status, as every sleep begins, is no sleep.
+        assert!(!bus.port_write(layout::SLEEP_CONTROL, &[0x80]));
+        assert!(bus.port_write(layout::SLEEP_CONTROL, &[0x34]));
     }
 }

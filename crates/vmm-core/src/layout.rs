@@ -53,6 +53,12 @@ pub(crate) const COM1: u16 = 0x3f8;
 pub(crate) const COM1_GSI: u32 = 4;
 /// Command and status port of the i8042 keyboard controller; 0xfe written there means reset.
 pub(crate) const I8042_COMMAND: u16 = 0x64;
+/// ACPI sleep control and status register, one byte; [`POWER_OFF`] written there ends the machine.
+pub(crate) const SLEEP_CONTROL: u16 = 0x600;
+/// Sleep type that means "off", as the DSDT's `_S5` says it.
+pub(crate) const SLEEP_TYPE_OFF: u8 = 5;
+/// Sleep type in bits 2 to 4 and the enable bit (ACPI 6.5, section 4.8.3.7).
+pub(crate) const POWER_OFF: u8 = SLEEP_TYPE_OFF << 2 | 1 << 5;
 /// Interrupt of the ACPI generic event device that announces a new VM generation id.
 pub(crate) const GENERATION_GSI: u32 = 19;
 /// Interrupt of virtio device `index`. Lines 16 and up are IOAPIC only: the PIC never sees them.

@@ -1,5 +1,5 @@
-//! The ACPI tables of a machine: processors, IOAPIC, serial port, virtio windows and the VM
-//! generation id with its generic event device.
+//! The ACPI tables of a machine: processors, IOAPIC, serial port, virtio windows, the VM generation
+//! id with its generic event device, and how to switch the machine off.
 //!
 //! Hardware-reduced ACPI (ACPI 6.5, section 4.1): no PM timer, no SCI, no legacy PIC. Device ids:
 //! `LNRO0005` is virtio-mmio (Linux `drivers/virtio/virtio_mmio.c`), `VMGENCTR` the generation id
@@ -10,6 +10,7 @@ use acpi_tables::aml::{
     Path, ResourceTemplate,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
+use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::madt::{
     EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
 };
@@ -67,6 +68,9 @@ pub(super) fn tables(vcpus: u8) -> Tables {
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton);
     fadt.iapc_boot_arch = BOOT_ARCH_NO_VGA_NO_CMOS.into();
+    // Control and status share one port: the bits do not overlap, and this machine never wakes.
+    fadt.sleep_control_reg = sleep_register();
+    fadt.sleep_status_reg = sleep_register();
     let fadt = out.table(&fadt.finalize());
 
     let mut madt =
@@ -97,8 +101,14 @@ fn dsdt() -> Sdt {
         virtio(index, &mut body);
     }
     generation_id(&mut body);
+    Name::new("_S5_".into(), &Package::new(vec![&layout::SLEEP_TYPE_OFF])).to_aml_bytes(&mut body);
     dsdt.append_slice(&body.0);
     dsdt
+}
+
+fn sleep_register() -> GAS {
+    let port = u64::from(layout::SLEEP_CONTROL);
+    GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, port)
 }
 
 fn line(gsi: u32) -> Interrupt {
