@@ -118,6 +118,13 @@ impl Node {
         template
     }
 
+    /// Whether there is such a template, and such a size of it may be made here.
+    fn check_template(&self, name: &TemplateName, size: Size) -> Result<(), Failure> {
+        let images = self.host.templates().images();
+        images.root(name).map_err(|error| failure::of_template(&error.into()))?;
+        system::check_memory(size, system::memory())
+    }
+
     fn names(&self) -> Result<Vec<TemplateName>, Failure> {
         self.host.templates().images().names().map_err(|error| failure::of_template(&error.into()))
     }
@@ -187,6 +194,7 @@ impl NodeApi for Node {
 
     async fn node_cold_boot(&self, query: ColdBootQuery) -> Result<ColdBoot, Failure> {
         let ColdBootQuery { template, size } = query;
+        self.check_template(&template, size)?;
         let request = CreateSandbox { template, size, ..CreateSandbox::default() };
         let spec = CreateSpec { cold: true, ..spec(request) };
         let created = self.host.create(spec).await.map_err(|error| failure::of_create(&error))?;
@@ -211,8 +219,7 @@ impl NodeApi for Node {
         name: TemplateName,
         size: Size,
     ) -> Result<EventStream<BuildEvent>, Failure> {
-        let images = self.host.templates().images();
-        images.root(&name).map_err(|error| failure::of_template(&error.into()))?;
+        self.check_template(&name, size)?;
         let templates = self.host.templates();
         let there = matches!(templates.state(&name, size), HostTemplateState::Ready(_));
         let watch = templates.start(&name, size);
@@ -222,6 +229,7 @@ impl NodeApi for Node {
     }
 
     async fn sandbox_create(&self, request: CreateSandbox) -> Result<Sandbox, Failure> {
+        self.check_template(&request.template, request.size)?;
         let created = self.host.create(spec(request)).await;
         Ok(sandbox(&created.map_err(|error| failure::of_create(&error))?))
     }

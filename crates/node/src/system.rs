@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use api_node::MemoryUsage;
+use api_node::{ErrorCode, Failure, MemoryUsage};
+use base_types::Size;
 use rustix::process::{Resource, Rlimit};
 
 /// Version of the running kernel.
@@ -17,6 +18,21 @@ pub(crate) fn memory() -> MemoryUsage {
         total_mib: meminfo_mib(&text, "MemTotal"),
         available_mib: meminfo_mib(&text, "MemAvailable"),
     }
+}
+
+/// A sandbox larger than the machine would run until its guest uses what it was promised, and then
+/// take others with it: it is refused instead. Sandboxes may well be more than the machine has
+/// together, because what none of them changed they share.
+pub(crate) fn check_memory(size: Size, memory: MemoryUsage) -> Result<(), Failure> {
+    let (needed_mib, total_mib) = (u64::from(size.memory_mib()), memory.total_mib);
+    if total_mib == 0 || needed_mib <= total_mib {
+        return Ok(());
+    }
+    let message =
+        format!("size {size} has {needed_mib} MiB of memory; this node has {total_mib} MiB");
+    let hint = "choose a smaller size, or run the node where there is more memory \
+                (in the portable host: `sandflare up --memory MIB`)";
+    Err(Failure::new(ErrorCode::NoCapacity, message).with_hint(hint))
 }
 
 fn meminfo_mib(text: &str, name: &str) -> u64 {
@@ -37,6 +53,17 @@ pub(crate) fn raise_open_files_limit() {
 #[cfg(test)]
 mod test {
     use super::*;
+
+    #[test]
+    fn a_size_larger_than_the_machine_is_refused_and_an_unknown_machine_is_not() {
+        let memory = |total_mib| MemoryUsage { total_mib, available_mib: 1 };
+        assert_eq!(check_memory(Size::Small, memory(2048)), Ok(()));
+        assert_eq!(check_memory(Size::Large, memory(0)), Ok(()));
+        let refused = check_memory(Size::Medium, memory(2496)).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::NoCapacity);
+        let said = "size medium has 4096 MiB of memory; this node has 2496 MiB";
+        assert_eq!(refused.message, said);
+    }
 
     #[test]
     fn memory_is_read_in_mib_and_nonsense_is_zero() {
