@@ -45,7 +45,9 @@ async fn read(sandbox: &Sandbox<'_>, path: &str) -> Result<Vec<u8>, ClientError>
         while let Some(piece) = pieces.next().await {
             content.extend_from_slice(&piece?);
         }
-        assert_eq!(length, Some(content.len() as u64), "the length promised");
+        // Files of the kernel's say that they are empty, so of an empty one no length is promised.
+        let promised = Some(content.len() as u64).filter(|length| *length > 0);
+        assert_eq!(length, promised, "the length promised");
         Ok(content)
     };
     timeout(PATIENCE, reading).await.unwrap()

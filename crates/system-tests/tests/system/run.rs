@@ -62,7 +62,7 @@ async fn a_command_whose_time_is_up_ends_with_124_and_keeps_its_output() {
     assert_eq!(said.code, Some(124), "{said:?}");
     assert_eq!(said.stdout(), "out\n");
     assert!(said.stderr().starts_with("err\n"), "{said:?}");
-    assert!(said.stderr().contains("time limit of 8 s was up"), "{said:?}");
+    assert!(said.stderr().contains("time limit of 8.0 s was up"), "{said:?}");
 }
 
 #[tokio::test]
@@ -111,12 +111,12 @@ async fn a_signal_to_the_command_line_ends_the_command_and_leaves_no_sandbox() {
     }
 }
 
-/// The sandbox whose host name is `name`: its id, written as one.
+/// The sandbox whose host name is `name`, which is made of its id.
 async fn sandbox_of_host_name(host: &Session, name: &str) -> SandboxId {
     let list = host.client().sandbox_list().await.unwrap();
-    let ids = list.sandboxes.iter().map(|sandbox| sandbox.id);
-    let named = |id: &SandboxId| id.to_string().replace('_', "-") == name;
-    ids.into_iter().find(named).unwrap_or_else(|| panic!("no sandbox has the host name {name}"))
+    let mut ids = list.sandboxes.iter().map(|sandbox| sandbox.id);
+    let named = |id: &SandboxId| name == format!("sandbox-{:08x}", id.bits() >> 32);
+    ids.find(named).unwrap_or_else(|| panic!("no sandbox has the host name {name}"))
 }
 
 #[tokio::test]
