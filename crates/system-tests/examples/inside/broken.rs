@@ -30,8 +30,11 @@ fn flip(path: &Path) {
     file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
 }
 
+/// A file of a snapshot, and what is done to it.
+type Damage = (&'static str, fn(&Path));
+
 pub(crate) async fn a_damaged_snapshot() {
-    let cases: [(&str, fn(&Path)); 3] = [
+    let cases: [Damage; 3] = [
         ("memory", flip),
         ("disk.qcow2", flip),
         ("state", |path| {

@@ -46,7 +46,7 @@ async fn up_without_qemu_says_what_to_install() {
     let mut up = host.command(&["up", "--portable", "--port", &port]);
     let output = up.env("PATH", "/nonexistent").output().await.unwrap();
     let said = Said { code: output.status.code(), stdout: output.stdout, stderr: output.stderr };
-    refused(&host, &said, &["qemu-system-x86_64", "apt"]);
+    refused(&host, &said, &["`qemu-system-x86_64` is not installed", "install the Debian package"]);
 }
 
 #[tokio::test]
