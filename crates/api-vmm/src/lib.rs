@@ -17,7 +17,7 @@ pub const KVM_FD: i32 = 4;
 /// `cgroup.procs` of the sandbox's cgroup, open for writing; or `/dev/null` where there is none.
 pub const CGROUP_FD: i32 = 5;
 
-/// LIMIT: the largest control message is a [`RestoreSpec`]; everything bigger travels in files.
+/// LIMIT: the largest control message is a [`BootSpec`]; everything bigger travels in files.
 pub const PACKET_BYTES_MAX: usize = 64 * 1024;
 /// LIMIT: kernel `SCM_MAX_FD` is 253; a disk chain is at most [`DISK_FILES_MAX`] long.
 pub const PACKET_FDS_MAX: usize = 64;
@@ -65,12 +65,13 @@ pub struct BootSpec {
     pub disk: DiskSpec,
 }
 
-/// Continue a snapshot in the shell.
+/// Put a snapshot's memory into the shell, so that only state is left to set: [`Command::Restore`]
+/// follows, at once or when the shell is claimed.
 ///
 /// Descriptors: state file, template memfd (sealed), `layers` memory layer files (top first), the
-/// working set when `working_set`, the disk's files, console log (read-write).
+/// working set when `working_set`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RestoreSpec {
+pub struct PrimeSpec {
     /// How clean memory reaches the clone.
     pub memory: MemoryPath,
     /// How many memory layer files are passed, at most [`MEMORY_LAYERS_MAX`]. With
@@ -82,6 +83,13 @@ pub struct RestoreSpec {
     /// Record which pages the guest touches until [`Command::TakeWorkingSet`]. Needs
     /// [`MemoryPath::Userfault`].
     pub record: bool,
+}
+
+/// Continue the snapshot a shell is primed with.
+///
+/// Descriptors: the disk's files, console log (read-write).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreSpec {
     /// Root disk.
     pub disk: DiskSpec,
     /// Start the vCPUs as soon as everything is in place.
@@ -110,6 +118,8 @@ pub enum Command {
     Build(ShellSpec),
     /// See [`BootSpec`].
     Boot(BootSpec),
+    /// See [`PrimeSpec`].
+    Prime(PrimeSpec),
     /// See [`RestoreSpec`].
     Restore(RestoreSpec),
     /// Stop the vCPUs; I/O the guest has begun is finished first.
@@ -141,13 +151,18 @@ pub struct Request {
     pub command: Command,
 }
 
-/// Time spent in each step of a restore, in microseconds.
+/// Time spent putting memory into a shell, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RestoreTimes {
+pub struct PrimeTimes {
     /// Parsing and checking the state file.
     pub parse_us: u32,
     /// Mapping memory, registering userfaultfd, prefetching the working set.
     pub map_us: u32,
+}
+
+/// Time spent in each step of a restore, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreTimes {
     /// Setting vCPU, irqchip and clock state.
     pub state_us: u32,
     /// Opening the disk and thawing devices.
@@ -180,6 +195,8 @@ pub struct MachineStats {
 pub enum Answer {
     /// Done; nothing to report.
     Done,
+    /// Memory is in place.
+    Primed(PrimeTimes),
     /// The machine was restored.
     Restored(RestoreTimes),
     /// The snapshot is on stable storage.
@@ -231,7 +248,7 @@ pub enum Message {
 }
 
 /// Version of this protocol. Node and VMM are shipped together, so they must be equal.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// A packet that is not a message.
 #[derive(Debug, thiserror::Error)]

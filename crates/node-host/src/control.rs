@@ -179,9 +179,10 @@ impl Control {
     ) -> Result<(), ControlError> {
         match self.request(command, files, limit).await? {
             Answer::Done => Ok(()),
-            Answer::Restored(_) | Answer::Snapshotted { .. } | Answer::Stats(_) => {
-                Err(ControlError::Protocol)
-            }
+            Answer::Primed(_)
+            | Answer::Restored(_)
+            | Answer::Snapshotted { .. }
+            | Answer::Stats(_) => Err(ControlError::Protocol),
         }
     }
 
@@ -326,6 +327,7 @@ fn take(message: Message, shared: &Shared) -> Result<(), ControlError> {
             end(state, MachineEnd::Failed(shown(&text)));
         }
         Message::DeviceBroken { device, reason } => {
+            tracing::info!(device = shown(&device), reason = shown(&reason), "a guest broke a device");
             state.send_if_modified(|state| {
                 let room = state.broken.len() < BROKEN_MAX;
                 if room {

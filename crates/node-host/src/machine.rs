@@ -7,7 +7,10 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use api_guest::{AGENT_PORT, Identify};
-use api_vmm::{Answer, BootSpec, Command, DiskSpec, MemoryPath, RestoreSpec, RestoreTimes};
+use api_vmm::{
+    Answer, BootSpec, Command, DiskSpec, MemoryPath, PrimeSpec, PrimeTimes, RestoreSpec,
+    RestoreTimes,
+};
 use base_types::SandboxId;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
@@ -106,8 +109,8 @@ impl<'a> MachineFiles<'a> {
     }
 }
 
-/// How a snapshot is restored.
-#[derive(Clone, Copy, Debug)]
+/// How a snapshot's memory comes into a shell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RestoreOptions {
     pub(crate) memory: MemoryPath,
     /// Bring in the working set before the guest runs, where there is one.
@@ -140,30 +143,41 @@ fn connection(ours: StdUnixStream) -> Result<GuestConnection, MachineError> {
     Ok(GuestConnection::over(UnixStream::from_std(ours).map_err(MachineError::Prepare)?))
 }
 
-/// Restores `template` in `process`, runs it, and makes it a machine of its own. Returns once its
-/// agent said so, at most `limit` after it ran.
-pub(crate) async fn restore(
+/// Puts the memory of `template` into the shell `process`, so that a restore only sets state.
+pub(crate) async fn prime(
     process: &VmmProcess,
     template: &Template,
-    files: MachineFiles<'_>,
     options: RestoreOptions,
-    identity: &Identity,
-    limit: Duration,
-) -> Result<Restored, MachineError> {
-    let control = process.control();
+) -> Result<PrimeTimes, MachineError> {
     let working_set = template.working_set.as_ref().filter(|_| options.prefetch);
-    let spec = RestoreSpec {
+    let spec = PrimeSpec {
         memory: options.memory,
         layers: 0,
         working_set: working_set.is_some(),
         record: options.record,
-        disk: files.disk(),
-        resume: true,
-        generation_id: identity.generation_id,
     };
     let mut descriptors = vec![template.state.as_fd(), template.memory.as_fd()];
     descriptors.extend(working_set.map(AsFd::as_fd));
-    descriptors.extend(files.descriptors());
+    let failed = |source| MachineError::Vmm { doing: "load the snapshot's memory", source };
+    let answer = process.control().request(Command::Prime(spec), &descriptors, ORDER_WITHIN);
+    match answer.await.map_err(failed)? {
+        Answer::Primed(times) => Ok(times),
+        _ => Err(failed(ControlError::Protocol)),
+    }
+}
+
+/// Continues the snapshot that `process` is primed with, runs it, and makes it a machine of its own.
+/// Returns once its agent said so, at most `limit` after it ran.
+pub(crate) async fn restore(
+    process: &VmmProcess,
+    files: MachineFiles<'_>,
+    identity: &Identity,
+    limit: Duration,
+) -> Result<Restored, MachineError> {
+    let control = process.control();
+    let spec =
+        RestoreSpec { disk: files.disk(), resume: true, generation_id: identity.generation_id };
+    let descriptors: Vec<_> = files.descriptors().collect();
 
     // The guest finds the connection waiting when it wakes.
     let (ours, theirs) = StdUnixStream::pair().map_err(MachineError::Prepare)?;

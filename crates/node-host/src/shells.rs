@@ -11,6 +11,10 @@
 //! Only builders make shells. They serve waiting claims before they fill the pool, and fill the
 //! pool only while no sandbox is being made, so that refilling does not take processor time from a
 //! create under way.
+//!
+//! A shell may also wait *primed*: with the memory of the template that its size was last created
+//! from already in place. Its claim then only sets state. Where more than one shell of a size is
+//! kept, one stays bare, for whatever else is asked for.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::control::ControlError;
+use crate::machine::{self, MachineError, RestoreOptions};
+use crate::template::Template;
 use crate::vmm::{VmmLauncher, VmmProcess, VmmStartError};
 
 /// LIMIT: building is bound by processors; more at once only makes each slower.
@@ -53,9 +59,27 @@ pub enum ShellError {
         /// What the VMM said.
         source: ControlError,
     },
+    /// The memory of a template could not be put into a shell ahead of its claim.
+    #[error("prime a shell")]
+    Prime(#[source] MachineError),
     /// The node is stopping.
     #[error("the node is shutting down")]
     Closed,
+}
+
+/// What a shell is primed with.
+#[derive(Clone, Debug)]
+pub(crate) struct Recipe {
+    /// Whose memory.
+    pub template: Arc<Template>,
+    /// How it comes into the shell.
+    pub options: RestoreOptions,
+}
+
+impl PartialEq for Recipe {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.template, &other.template) && self.options == other.options
+    }
 }
 
 /// A machine without a guest.
@@ -65,6 +89,8 @@ pub(crate) struct Shell {
     pub process: VmmProcess,
     /// Whether it had to be built for this claim.
     pub built_for_claim: bool,
+    /// What memory it holds already; none in a bare shell.
+    pub primed: Option<Recipe>,
 }
 
 /// What the pool holds now.
@@ -104,6 +130,8 @@ struct State {
     ready: HashMap<Size, VecDeque<Shell>>,
     waiters: VecDeque<(Size, Waiter)>,
     building: HashMap<Size, usize>,
+    /// What the next create of a size is expected to ask for.
+    expected: HashMap<Size, Recipe>,
     busy: usize,
     hits: u64,
     misses: u64,
@@ -141,13 +169,41 @@ impl Shells {
         Self { shared }
     }
 
-    /// A shell of `size`: from the pool, or as soon as one is built.
-    pub(crate) async fn claim(&self, size: Size) -> Result<Shell, ShellError> {
+    /// Primes shells of `size` with `recipe` from now on. Those primed with something else go.
+    pub(crate) fn expect(&self, size: Size, recipe: &Recipe) {
+        let stale: VecDeque<Shell> = {
+            let mut state = self.shared.lock();
+            if state.expected.get(&size) == Some(recipe) {
+                return;
+            }
+            state.expected.insert(size, recipe.clone());
+            let ready = state.ready.entry(size).or_default();
+            let (stale, keep) = std::mem::take(ready)
+                .into_iter()
+                .partition(|shell| shell.primed.as_ref().is_some_and(|primed| primed != recipe));
+            *ready = keep;
+            stale
+        };
+        drop(stale);
+        self.shared.work.notify_one();
+    }
+
+    /// A shell of `size`, bare or primed with `recipe`: from the pool, or as soon as one is built.
+    pub(crate) async fn claim(
+        &self,
+        size: Size,
+        recipe: Option<&Recipe>,
+    ) -> Result<Shell, ShellError> {
         let waiting = {
             let mut state = self.shared.lock();
             let ready = state.ready.entry(size).or_default();
             // A shell may have died while it waited; dropping it reaps what is left.
-            let shell = std::iter::from_fn(|| ready.pop_front()).find(|s| s.process.is_alive());
+            ready.retain(|shell| shell.process.is_alive());
+            let primed = recipe.and_then(|recipe| {
+                ready.iter().position(|shell| shell.primed.as_ref() == Some(recipe))
+            });
+            let fit = primed.or_else(|| ready.iter().position(|shell| shell.primed.is_none()));
+            let shell = fit.and_then(|index| ready.remove(index));
             match shell {
                 Some(shell) => {
                     state.hits += 1;
@@ -200,6 +256,8 @@ enum Job {
     Claimed(Size),
     /// The pool is short of this size.
     Refill(Size),
+    /// This bare shell is to be primed.
+    Prime(Size, Box<Shell>, Recipe),
 }
 
 impl State {
@@ -222,10 +280,27 @@ impl State {
                 (ready + building(*size) < *target).then_some(Job::Refill(*size))
             };
             self.targets.iter().find_map(short)
-        })?;
-        let (Job::Claimed(size) | Job::Refill(size)) = job;
+        });
+        let job = job.or_else(|| self.next_to_prime())?;
+        let (Job::Claimed(size) | Job::Refill(size) | Job::Prime(size, ..)) = job;
         *self.building.entry(size).or_insert(0) += 1;
         Some(job)
+    }
+
+    /// A bare shell that is expected to be asked for with memory in place; the last bare one of a
+    /// size stays so, unless it is the only one kept.
+    fn next_to_prime(&mut self) -> Option<Job> {
+        let (size, recipe) = self.expected.iter().find(|(size, _)| {
+            let ready = self.ready.get(size);
+            let bare = ready.map_or(0, |r| r.iter().filter(|s| s.primed.is_none()).count());
+            let kept = self.targets.get(size).copied().unwrap_or(0);
+            bare > usize::from(kept > 1)
+        })?;
+        let (size, recipe) = (*size, recipe.clone());
+        let ready = self.ready.get_mut(&size)?;
+        let index = ready.iter().position(|shell| shell.primed.is_none())?;
+        let shell = ready.remove(index)?;
+        Some(Job::Prime(size, Box::new(shell), recipe))
     }
 
     /// The claim that has waited longest for this size.
@@ -252,7 +327,7 @@ impl Shared {
         let mut pause = RETRY_MIN;
         while !self.stop.is_cancelled() {
             let job = self.lock().next_job();
-            let (size, refill) = match job {
+            let (size, refill, prime) = match job {
                 None => {
                     tokio::select! {
                         () = self.work.notified() => {}
@@ -260,22 +335,31 @@ impl Shared {
                     }
                     continue;
                 }
-                Some(Job::Claimed(size)) => (size, false),
-                Some(Job::Refill(size)) => (size, true),
+                Some(Job::Claimed(size)) => (size, false, None),
+                Some(Job::Refill(size)) => (size, true, None),
+                Some(Job::Prime(size, shell, recipe)) => (size, true, Some((shell, recipe))),
             };
             if refill && self.wait_for_quiet().await == Quiet::Outranked {
-                self.lock().built(size);
+                let mut state = self.lock();
+                state.built(size);
+                if let Some((shell, _)) = prime {
+                    state.ready.entry(size).or_default().push_back(*shell);
+                }
                 continue;
             }
             // A second builder may find more to do.
             self.work.notify_one();
             let built = tokio::select! {
-                built = build(&launcher, size) => built,
+                built = make(&launcher, size, prime) => built,
                 () = self.stop.cancelled() => Err(ShellError::Closed),
             };
             match self.deliver(size, built) {
                 Ok(()) => pause = RETRY_MIN,
                 Err(error) => {
+                    if matches!(error, ShellError::Prime(_)) {
+                        // Whoever creates from it next gets the reason; the pool stays bare.
+                        self.lock().expected.remove(&size);
+                    }
                     if !self.stop.is_cancelled() {
                         tracing::warn!("cannot refill the pool: {}", Chain(&error));
                         tokio::select! {
@@ -296,7 +380,9 @@ impl Shared {
         let mut state = self.lock();
         state.built(size);
         let mut result = built;
-        while let Some(waiter) = state.waiter(size) {
+        // A primed shell is not what everybody waits for.
+        let bare = result.as_ref().map_or(true, |shell| shell.primed.is_none());
+        while let Some(waiter) = bare.then(|| state.waiter(size)).flatten() {
             if let Ok(shell) = &mut result {
                 shell.built_for_claim = true;
             }
@@ -339,6 +425,20 @@ enum Quiet {
     Outranked,
 }
 
+/// A new bare shell, or the given one with memory in it.
+async fn make(
+    launcher: &VmmLauncher,
+    size: Size,
+    prime: Option<(Box<Shell>, Recipe)>,
+) -> Result<Shell, ShellError> {
+    let Some((mut shell, recipe)) = prime else { return build(launcher, size).await };
+    machine::prime(&shell.process, &recipe.template, recipe.options)
+        .await
+        .map_err(ShellError::Prime)?;
+    shell.primed = Some(recipe);
+    Ok(*shell)
+}
+
 async fn build(launcher: &VmmLauncher, size: Size) -> Result<Shell, ShellError> {
     let process = launcher.start(size).await.map_err(ShellError::Start)?;
     let memory_mib = size.memory_mib();
@@ -348,5 +448,5 @@ async fn build(launcher: &VmmLauncher, size: Size) -> Result<Shell, ShellError> 
         .order(Command::Build(spec), &[], BUILD_WITHIN)
         .await
         .map_err(|source| ShellError::Build { memory_mib, source })?;
-    Ok(Shell { process, built_for_claim: false })
+    Ok(Shell { process, built_for_claim: false, primed: None })
 }

@@ -71,6 +71,7 @@ fn of_shell(error: &ShellError) -> Failure {
         ShellError::Start(VmmStartError::Kvm(_)) => ErrorCode::KvmUnusable,
         ShellError::Start(VmmStartError::Uids) => ErrorCode::NoCapacity,
         ShellError::Start(_) | ShellError::Build { .. } => ErrorCode::GuestFailed,
+        ShellError::Prime(machine) => return of_machine(machine),
         ShellError::Closed => ErrorCode::Stopping,
     };
     told(code, error)

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use api_vmm::{
-    Answer, Command, DISK_FILES_MAX, MEMORY_LAYERS_MAX, MachineStats, Message, PROTOCOL, Request,
-    RestoreSpec, ShellSpec, StopReason,
+    Answer, Command, DISK_FILES_MAX, MEMORY_LAYERS_MAX, MachineStats, Message, PROTOCOL, PrimeSpec,
+    Request, RestoreSpec, ShellSpec, StopReason,
 };
 use base_types::Chain;
 use kvm_ioctls::Kvm;
@@ -21,7 +21,9 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_virtio::split_token;
 
 use crate::devices::Devices;
-use crate::machine::{BootFiles, Machine, MachineError, RestoreFiles, Surroundings};
+use crate::machine::{
+    BootFiles, Machine, MachineError, PrimeFiles, Primed, RestoreFiles, Surroundings,
+};
 use crate::memory::PageScanner;
 use crate::packet::{ControlError, Packet, deliver, receive};
 use crate::phase::{Phase, Refused};
@@ -95,6 +97,7 @@ pub fn run(inputs: Inputs) -> Result<(), RunError> {
 enum Held {
     Nothing(Kvm),
     Shell(Box<Shell>),
+    Primed(Box<Primed>),
     Machine(Box<Machine>),
     Gone,
 }
@@ -176,8 +179,10 @@ impl Control {
         let request: Request = api_vmm::decode(&bytes).map_err(ControlError::Codec)?;
         let seq = request.seq;
         let stop = request.command == Command::Stop;
-        let ends_on_failure =
-            matches!(request.command, Command::Build(_) | Command::Boot(_) | Command::Restore(_));
+        let ends_on_failure = matches!(
+            request.command,
+            Command::Build(_) | Command::Boot(_) | Command::Prime(_) | Command::Restore(_)
+        );
         let result = self.carry_out(request.command, fds);
         let failed = result.is_err();
         let result = result.map_err(|error| Chain(&error).to_string());
@@ -199,6 +204,7 @@ impl Control {
                 self.machine(Machine::release);
                 Answer::Done
             }
+            Command::Prime(spec) => self.prime(&spec, fds)?,
             Command::Restore(spec) => self.restore(&spec, fds)?,
             Command::Pause => {
                 self.machine(Machine::hold);
@@ -246,6 +252,9 @@ impl Control {
             }
             Command::Stats => Answer::Stats(match &self.held {
                 Held::Machine(machine) => machine.stats(&self.around)?,
+                Held::Primed(primed) => {
+                    MachineStats { pages_prefetched: primed.prefetched(), ..Default::default() }
+                }
                 Held::Nothing(_) | Held::Shell(_) | Held::Gone => MachineStats::default(),
             }),
             Command::Stop => Answer::Done,
@@ -262,10 +271,22 @@ impl Control {
         Ok(Answer::Done)
     }
 
+    fn prime(&mut self, spec: &PrimeSpec, fds: Vec<OwnedFd>) -> Result<Answer, RequestError> {
+        let files = Self::prime_files(spec, fds)?;
+        let (primed, times) = Primed::new(self.take_shell(), spec, files, &mut self.around)?;
+        self.held = Held::Primed(Box::new(primed));
+        Ok(Answer::Primed(times))
+    }
+
     fn restore(&mut self, spec: &RestoreSpec, fds: Vec<OwnedFd>) -> Result<Answer, RequestError> {
         let files = Self::restore_files(spec, fds)?;
-        let (machine, mut times) =
-            Machine::restore(self.take_shell(), spec, files, &mut self.around)?;
+        let primed = match std::mem::replace(&mut self.held, Held::Gone) {
+            Held::Primed(primed) => *primed,
+            Held::Nothing(_) | Held::Shell(_) | Held::Machine(_) | Held::Gone => {
+                unreachable!("phase and what is held change together")
+            }
+        };
+        let (machine, mut times) = Machine::restore(primed, spec, files, &self.around)?;
         let started = Instant::now();
         self.install(machine)?;
         self.seal();
@@ -280,7 +301,7 @@ impl Control {
     fn take_shell(&mut self) -> Shell {
         match std::mem::replace(&mut self.held, Held::Gone) {
             Held::Shell(shell) => *shell,
-            Held::Nothing(_) | Held::Machine(_) | Held::Gone => {
+            Held::Nothing(_) | Held::Primed(_) | Held::Machine(_) | Held::Gone => {
                 unreachable!("phase and what is held change together")
             }
         }
@@ -328,20 +349,29 @@ impl Control {
         Ok(BootFiles { kernel, initrd, disk, console: next()? })
     }
 
-    fn restore_files(spec: &RestoreSpec, fds: Vec<OwnedFd>) -> Result<RestoreFiles, RequestError> {
-        let disk = usize::from(spec.disk.files);
+    fn prime_files(spec: &PrimeSpec, fds: Vec<OwnedFd>) -> Result<PrimeFiles, RequestError> {
         let layers = usize::from(spec.layers);
-        if disk == 0 || disk > DISK_FILES_MAX || layers > MEMORY_LAYERS_MAX {
+        if layers > MEMORY_LAYERS_MAX {
             return Err(RequestError::TooMany);
         }
-        let wanted = 3 + layers + usize::from(spec.working_set) + disk;
-        let mut files = take_files("restore", wanted, fds)?.into_iter();
+        let wanted = 2 + layers + usize::from(spec.working_set);
+        let mut files = take_files("prime", wanted, fds)?.into_iter();
         let mut next = || files.next().ok_or(RequestError::TooMany);
         let (state, template) = (next()?, next()?);
         let layers = (0..layers).map(|_| next()).collect::<Result<_, _>>()?;
         let working_set = if spec.working_set { Some(next()?) } else { None };
+        Ok(PrimeFiles { state, template, layers, working_set })
+    }
+
+    fn restore_files(spec: &RestoreSpec, fds: Vec<OwnedFd>) -> Result<RestoreFiles, RequestError> {
+        let disk = usize::from(spec.disk.files);
+        if disk == 0 || disk > DISK_FILES_MAX {
+            return Err(RequestError::TooMany);
+        }
+        let mut files = take_files("restore", disk + 1, fds)?.into_iter();
+        let mut next = || files.next().ok_or(RequestError::TooMany);
         let disk = (0..disk).map(|_| next()).collect::<Result<_, _>>()?;
-        Ok(RestoreFiles { state, template, layers, working_set, disk, console: next()? })
+        Ok(RestoreFiles { disk, console: next()? })
     }
 
     fn on_guest_end(&mut self) -> Result<Next, RunError> {

@@ -1,7 +1,7 @@
 //! A machine: a shell with a kernel, a disk and memory in it.
 //!
-//! Both ways in, [`Machine::boot`] and [`Machine::restore`], consume the shell and do everything
-//! that can fail before a vCPU runs. What comes out can be released, held, written to files and
+//! Both ways in, [`Machine::boot`] and [`Primed::new`] with [`Machine::restore`], consume the
+//! shell and do everything that can fail before a vCPU runs. What comes out can be released, held, written to files and
 //! asked for counters.
 
 use std::fs::File;
@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use api_vmm::{BootSpec, MachineStats, MemoryPath, RestoreSpec, RestoreTimes};
+use api_vmm::{
+    BootSpec, MachineStats, MemoryPath, PrimeSpec, PrimeTimes, RestoreSpec, RestoreTimes,
+};
 use base_snapshot::{Layer, LayerKind, LayerWriter, Run, Stack, State, WorkingSet};
 use base_types::PAGE_SIZE;
 use kvm_ioctls::{Cap, Kvm, VmFd};
@@ -30,7 +32,7 @@ use crate::memory::{
     FaultCounters, FaultSetup, MemoryError, PageRun, PageScanner, Ram, Userfault, prefetch,
 };
 use crate::serial::{Com1, ConsoleLog, Line};
-use crate::shell::{FaultThread, Shell};
+use crate::shell::{FaultThread, Lines, Shell};
 use crate::snapshot::{MachineState, Shape, StateError};
 use crate::vcpu::{Vcpu, VcpuEnd};
 
@@ -110,15 +112,40 @@ pub(crate) struct BootFiles {
     pub(crate) console: File,
 }
 
-/// The files of a restore, in the order of [`RestoreSpec`].
+/// The files that prime a shell, in the order of [`PrimeSpec`].
 #[derive(Debug)]
-pub(crate) struct RestoreFiles {
+pub(crate) struct PrimeFiles {
     pub(crate) state: File,
     pub(crate) template: File,
     pub(crate) layers: Vec<File>,
     pub(crate) working_set: Option<File>,
+}
+
+/// The files of a restore, in the order of [`RestoreSpec`].
+#[derive(Debug)]
+pub(crate) struct RestoreFiles {
     pub(crate) disk: Vec<File>,
     pub(crate) console: File,
+}
+
+/// A shell with the memory of a snapshot in place: what is left is to set its state.
+#[derive(Debug)]
+pub(crate) struct Primed {
+    // INVARIANT: dropped in the order of `Machine`.
+    vcpus: Vec<Vcpu>,
+    bus: Arc<Bus>,
+    lines: Lines,
+    exited: EventFd,
+    vm: VmFd,
+    kvm: Kvm,
+    machine_tag: String,
+    xsave_bytes: usize,
+    fault_thread: FaultThread,
+    counters: Arc<FaultCounters>,
+    prefetched: u64,
+    template: File,
+    ram: Ram,
+    state: MachineState,
 }
 
 /// See the module.
@@ -195,81 +222,27 @@ impl Machine {
         })
     }
 
-    /// Continues a snapshot in the shell. The vCPUs stay parked.
+    /// Continues the snapshot that `primed` holds the memory of. The vCPUs stay parked.
     pub(crate) fn restore(
-        shell: Shell,
+        primed: Primed,
         spec: &RestoreSpec,
         files: RestoreFiles,
-        around: &mut Surroundings,
+        around: &Surroundings,
     ) -> Result<(Self, RestoreTimes), MachineError> {
         let mut clock = Stopwatch::start();
         let mut times = RestoreTimes::default();
-        if spec.record && spec.memory != MemoryPath::Userfault {
-            return Err(MachineError::Contradiction("recording a working set needs userfault"));
-        }
-
-        let machine_tag = kvm::machine_tag(&shell.cpuid);
-        let xsave_bytes = shell.xsave_bytes();
-        let shape = Shape {
-            vcpus: u8::try_from(shell.vcpus.len()).unwrap_or(u8::MAX),
-            memory_bytes: shell.reservation.bytes(),
-        };
-        let state = State::open(&files.state, &machine_tag).map_err(StateError::Open)?;
-        let state = MachineState::decode(&state, shape)?;
-        let total_pages = shape.memory_bytes / PAGE_SIZE;
-        let layers = files
-            .layers
-            .into_iter()
-            .map(|layer| Layer::open(layer, total_pages).map_err(MachineError::Layer))
-            .collect::<Result<Vec<_>, _>>()?;
-        let stack = Arc::new(Stack::new(layers).map_err(MachineError::Stack)?);
-        let working_set = match &files.working_set {
-            Some(file) => {
-                Some(WorkingSet::open(file, total_pages).map_err(MachineError::WorkingSet)?)
-            }
-            None => None,
-        };
-        times.parse_us = clock.lap();
-
-        let Shell { vcpus, bus, vm, kvm, cpuid: _, lines, exited, mut fault_thread, reservation } =
-            shell;
-        let ram = reservation.attach_template(&files.template)?;
-        let counters: Arc<FaultCounters> = Arc::default();
-        // Before registering with userfaultfd: populating would fault into it.
-        let prefetched = working_set.as_ref().map_or(0, |set| {
-            let boot_cpu = vcpus.first().map(Vcpu::parked);
-            prefetch(ram.reservation(), set, &stack, boot_cpu.as_deref())
-        });
-        match spec.memory {
-            MemoryPath::Private => load_layers(&ram, &stack)?,
-            MemoryPath::Userfault => {
-                let fd = around
-                    .userfaultfd
-                    .take()
-                    .ok_or(MachineError::Contradiction("this process has no userfaultfd"))?;
-                let userfault = Userfault::new(fd)?;
-                userfault.register(ram.reservation().address(), ram.reservation().bytes())?;
-                fault_thread.serve(FaultSetup {
-                    userfault,
-                    stack: Arc::clone(&stack),
-                    ram: Arc::clone(ram.reservation()),
-                    counters: Arc::clone(&counters),
-                    record: spec.record,
-                });
-            }
-        }
-        times.map_us = clock.lap();
+        let Primed { vcpus, bus, lines, vm, kvm, ram, state, .. } = primed;
 
         let tsc_control = kvm.check_extension(Cap::TscControl);
         for (vcpu, state) in vcpus.iter().zip(&state.vcpus) {
-            state.restore(&vcpu.parked(), xsave_bytes, tsc_control)?;
+            state.restore(&vcpu.parked(), primed.xsave_bytes, tsc_control)?;
         }
         state.vm.restore(&vm)?;
         times.state_us = clock.lap();
 
         let console = ConsoleLog::new(files.console).map_err(file("open the console log"))?;
         let com1 = Serial::from_state(
-            &state.serial.clone().into(),
+            &state.serial.into(),
             Line(lines.com1),
             vm_superio::serial::NoEvents,
             console,
@@ -285,15 +258,15 @@ impl Machine {
             devices,
             bus,
             generation: lines.generation,
-            exited,
+            exited: primed.exited,
             vm,
             kvm,
-            machine_tag,
-            xsave_bytes,
-            fault_thread,
-            counters,
-            prefetched,
-            template: Some(files.template),
+            machine_tag: primed.machine_tag,
+            xsave_bytes: primed.xsave_bytes,
+            fault_thread: primed.fault_thread,
+            counters: primed.counters,
+            prefetched: primed.prefetched,
+            template: Some(primed.template),
             ram,
         };
         // After the IOAPIC's state, which would overwrite the pending interrupt.
@@ -499,6 +472,95 @@ impl Machine {
             disk_written_bytes: self.devices.disk_written_bytes(),
             exits: self.bus.exits(),
         })
+    }
+}
+
+impl Primed {
+    /// Verifies a snapshot's state, and puts its memory into the shell.
+    pub(crate) fn new(
+        shell: Shell,
+        spec: &PrimeSpec,
+        files: PrimeFiles,
+        around: &mut Surroundings,
+    ) -> Result<(Self, PrimeTimes), MachineError> {
+        let mut clock = Stopwatch::start();
+        let mut times = PrimeTimes::default();
+        if spec.record && spec.memory != MemoryPath::Userfault {
+            return Err(MachineError::Contradiction("recording a working set needs userfault"));
+        }
+        let machine_tag = kvm::machine_tag(&shell.cpuid);
+        let xsave_bytes = shell.xsave_bytes();
+        let shape = Shape {
+            vcpus: u8::try_from(shell.vcpus.len()).unwrap_or(u8::MAX),
+            memory_bytes: shell.reservation.bytes(),
+        };
+        let state = State::open(&files.state, &machine_tag).map_err(StateError::Open)?;
+        let state = MachineState::decode(&state, shape)?;
+        let total_pages = shape.memory_bytes / PAGE_SIZE;
+        let layers = files
+            .layers
+            .into_iter()
+            .map(|layer| Layer::open(layer, total_pages).map_err(MachineError::Layer))
+            .collect::<Result<Vec<_>, _>>()?;
+        let stack = Arc::new(Stack::new(layers).map_err(MachineError::Stack)?);
+        let working_set = match &files.working_set {
+            Some(file) => {
+                Some(WorkingSet::open(file, total_pages).map_err(MachineError::WorkingSet)?)
+            }
+            None => None,
+        };
+        times.parse_us = clock.lap();
+
+        let Shell { vcpus, bus, vm, kvm, cpuid: _, lines, exited, mut fault_thread, reservation } =
+            shell;
+        let ram = reservation.attach_template(&files.template)?;
+        let counters: Arc<FaultCounters> = Arc::default();
+        // Before registering with userfaultfd: populating would fault into it.
+        let prefetched = working_set.as_ref().map_or(0, |set| {
+            let boot_cpu = vcpus.first().map(Vcpu::parked);
+            prefetch(ram.reservation(), set, &stack, boot_cpu.as_deref())
+        });
+        match spec.memory {
+            MemoryPath::Private => load_layers(&ram, &stack)?,
+            MemoryPath::Userfault => {
+                let fd = around
+                    .userfaultfd
+                    .take()
+                    .ok_or(MachineError::Contradiction("this process has no userfaultfd"))?;
+                let userfault = Userfault::new(fd)?;
+                userfault.register(ram.reservation().address(), ram.reservation().bytes())?;
+                fault_thread.serve(FaultSetup {
+                    userfault,
+                    stack,
+                    ram: Arc::clone(ram.reservation()),
+                    counters: Arc::clone(&counters),
+                    record: spec.record,
+                });
+            }
+        }
+        times.map_us = clock.lap();
+        let primed = Self {
+            vcpus,
+            bus,
+            lines,
+            exited,
+            vm,
+            kvm,
+            machine_tag,
+            xsave_bytes,
+            fault_thread,
+            counters,
+            prefetched,
+            template: files.template,
+            ram,
+            state,
+        };
+        Ok((primed, times))
+    }
+
+    /// Pages mapped ahead.
+    pub(crate) fn prefetched(&self) -> u64 {
+        self.prefetched
     }
 }
 

@@ -1,10 +1,11 @@
 //! What may be asked of a VMM process when.
 //!
 //! ```text
-//!           Build           Boot, Restore              Resume
-//!   Empty ─────────▶ Shell ───────────────▶ Paused ◀───────────▶ Running
-//!     │                │                       │      Pause         │
-//!     └────────────────┴─────── Stop, or the guest ends ────────────┘──▶ Stopped
+//!         Build          Prime           Restore          Resume
+//!   Empty ──────▶ Shell ───────▶ Primed ──────────▶ Paused ◀────────▶ Running
+//!     │             │              │                   │     Pause       ▲ │
+//!     │             └──────────────│──── Boot ─────────│─────────────────┘ │
+//!     └────────────────────────────┴── Stop, or the guest ends ────────────┘──▶ Stopped
 //! ```
 //!
 //! Nothing here acts. `Stopped` is terminal; the process ends right after. A repeated `Pause` or
@@ -19,6 +20,8 @@ pub(crate) enum Phase {
     Empty,
     /// VM, vCPUs and memory slots exist; nothing runs in them.
     Shell,
+    /// A shell with a snapshot's memory in place.
+    Primed,
     /// A machine whose vCPUs are parked.
     Paused,
     /// A machine whose vCPUs run.
@@ -44,35 +47,51 @@ impl Phase {
         match command {
             Command::Build(_) => match self {
                 P::Empty => Ok(P::Shell),
-                P::Shell | P::Paused | P::Running | P::Stopped => refused("build", "empty"),
+                P::Shell | P::Primed | P::Paused | P::Running | P::Stopped => {
+                    refused("build", "empty")
+                }
             },
             Command::Boot(_) => match self {
                 P::Shell => Ok(P::Running),
-                P::Empty | P::Paused | P::Running | P::Stopped => refused("boot", "a shell"),
+                P::Empty | P::Primed | P::Paused | P::Running | P::Stopped => {
+                    refused("boot", "a shell")
+                }
+            },
+            Command::Prime(_) => match self {
+                P::Shell => Ok(P::Primed),
+                P::Empty | P::Primed | P::Paused | P::Running | P::Stopped => {
+                    refused("prime", "a shell")
+                }
             },
             Command::Restore(spec) => match self {
-                P::Shell if spec.resume => Ok(P::Running),
-                P::Shell => Ok(P::Paused),
-                P::Empty | P::Paused | P::Running | P::Stopped => refused("restore", "a shell"),
+                P::Primed if spec.resume => Ok(P::Running),
+                P::Primed => Ok(P::Paused),
+                P::Empty | P::Shell | P::Paused | P::Running | P::Stopped => {
+                    refused("restore", "primed")
+                }
             },
             Command::Pause => match self {
                 P::Running | P::Paused => Ok(P::Paused),
-                P::Empty | P::Shell | P::Stopped => refused("pause", "running"),
+                P::Empty | P::Shell | P::Primed | P::Stopped => refused("pause", "running"),
             },
             Command::Resume => match self {
                 P::Running | P::Paused => Ok(P::Running),
-                P::Empty | P::Shell | P::Stopped => refused("resume", "paused"),
+                P::Empty | P::Shell | P::Primed | P::Stopped => refused("resume", "paused"),
             },
             Command::Snapshot(_) => match self {
                 P::Paused => Ok(P::Paused),
-                P::Empty | P::Shell | P::Running | P::Stopped => refused("snapshot", "paused"),
+                P::Empty | P::Shell | P::Primed | P::Running | P::Stopped => {
+                    refused("snapshot", "paused")
+                }
             },
             Command::Connect { .. } | Command::TakeWorkingSet => match self {
                 P::Paused | P::Running => Ok(self),
-                P::Empty | P::Shell | P::Stopped => refused("connect", "running or paused"),
+                P::Empty | P::Shell | P::Primed | P::Stopped => {
+                    refused("connect", "running or paused")
+                }
             },
             Command::Stats => match self {
-                P::Empty | P::Shell | P::Paused | P::Running => Ok(self),
+                P::Empty | P::Shell | P::Primed | P::Paused | P::Running => Ok(self),
                 P::Stopped => refused("stats", "alive"),
             },
             Command::Stop => Ok(P::Stopped),
@@ -82,29 +101,28 @@ impl Phase {
 
 #[cfg(test)]
 mod test {
-    use api_vmm::{BootSpec, DiskSpec, MemoryPath, RestoreSpec, ShellSpec, SnapshotSpec};
+    use api_vmm::{
+        BootSpec, DiskSpec, MemoryPath, PrimeSpec, RestoreSpec, ShellSpec, SnapshotSpec,
+    };
 
     use super::*;
 
-    const PHASES: [Phase; 5] =
-        [Phase::Empty, Phase::Shell, Phase::Paused, Phase::Running, Phase::Stopped];
+    const PHASES: [Phase; 6] =
+        [Phase::Empty, Phase::Shell, Phase::Primed, Phase::Paused, Phase::Running, Phase::Stopped];
 
     fn commands() -> Vec<Command> {
         let disk = DiskSpec { files: 2 };
-        let restore = |resume| {
-            Command::Restore(RestoreSpec {
+        let restore =
+            |resume| Command::Restore(RestoreSpec { disk, resume, generation_id: [0; 16] });
+        vec![
+            Command::Build(ShellSpec { vcpus: 1, memory_mib: 64 }),
+            Command::Boot(BootSpec { cmdline: String::new(), disk }),
+            Command::Prime(PrimeSpec {
                 memory: MemoryPath::Private,
                 layers: 0,
                 working_set: false,
                 record: false,
-                disk,
-                resume,
-                generation_id: [0; 16],
-            })
-        };
-        vec![
-            Command::Build(ShellSpec { vcpus: 1, memory_mib: 64 }),
-            Command::Boot(BootSpec { cmdline: String::new(), disk }),
+            }),
             restore(false),
             restore(true),
             Command::Pause,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use api_vmm::MemoryPath;
+use api_vmm::{MemoryPath, PrimeTimes};
 use base_types::Chain;
 use node_store::{SandboxRow, Store, StoreError, StoredState};
 use tokio::sync::{mpsc, oneshot, watch};

@@ -175,7 +175,7 @@ async fn make(
     let files = MachineFiles { root: &base, frozen: &[], overlay: &disk, console: &console };
 
     steps.at(5, "boot the kernel");
-    let shell = shared.shells.claim(size).await?;
+    let shell = shared.shells.claim(size, None).await?;
     let machine = |doing| move |source| TemplateError::Machine { doing, source };
     let booting = Instant::now();
     machine::boot(&shell.process, kernel, files, shared.boot_within)
@@ -370,7 +370,7 @@ async fn record(
     let overlay = scratch.create_overlay("record.qcow2", template.root_bytes)?;
     let console = scratch.create_file("record.log")?;
     remove(&scratch.path("record.log"))?;
-    let shell = shared.shells.claim(size).await?;
+    let shell = shared.shells.claim(size, None).await?;
     let identity = Identity::random(SandboxId::from_bits(0), "template".to_owned());
     let files = MachineFiles {
         root: &template.root,
@@ -380,9 +380,8 @@ async fn record(
     };
     let options = RestoreOptions { memory: MemoryPath::Userfault, prefetch: false, record: true };
     let identity = identity.map_err(machine)?;
-    machine::restore(&shell.process, template, files, options, &identity, RECORD_WITHIN)
-        .await
-        .map_err(machine)?;
+    machine::prime(&shell.process, template, options).await.map_err(machine)?;
+    machine::restore(&shell.process, files, &identity, RECORD_WITHIN).await.map_err(machine)?;
     let working_set = scratch.create_file("working-set")?;
     shell
         .process

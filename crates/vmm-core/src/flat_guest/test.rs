@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use api_vmm::{BootSpec, DiskSpec, MemoryPath, RestoreSpec, ShellSpec};
+use api_vmm::{BootSpec, DiskSpec, MemoryPath, PrimeSpec, RestoreSpec, ShellSpec};
 use base_types::PAGE_SIZE;
 use kvm_ioctls::Kvm;
 use vm_memory::{Bytes, GuestAddress};
@@ -12,7 +12,7 @@ use vmm_sys_util::epoll::Epoll;
 
 use super::kernel::{COUNTER, counting, resetting};
 use crate::devices::Devices;
-use crate::machine::{BootFiles, Machine, RestoreFiles, Surroundings};
+use crate::machine::{BootFiles, Machine, PrimeFiles, Primed, RestoreFiles, Surroundings};
 use crate::memory::PageScanner;
 use crate::shell::Shell;
 use crate::vcpu::VcpuEnd;
@@ -123,24 +123,17 @@ fn restore(
     record: bool,
 ) -> (Machine, Surroundings) {
     let mut around = around();
-    let spec = RestoreSpec {
-        memory,
-        layers: layers.len() as u8,
-        working_set: false,
-        record,
-        disk: DiskSpec { files: 2 },
-        resume: false,
-        generation_id: [7; 16],
-    };
-    let files = RestoreFiles {
+    let spec = PrimeSpec { memory, layers: layers.len() as u8, working_set: false, record };
+    let files = PrimeFiles {
         state: taken.state.try_clone().unwrap(),
         template: template.try_clone().unwrap(),
         layers,
         working_set: None,
-        disk: disk(),
-        console: tempfile::tempfile().unwrap(),
     };
-    let (machine, _) = Machine::restore(shell(), &spec, files, &mut around).unwrap();
+    let (primed, _) = Primed::new(shell(), &spec, files, &mut around).unwrap();
+    let spec = RestoreSpec { disk: DiskSpec { files: 2 }, resume: false, generation_id: [7; 16] };
+    let files = RestoreFiles { disk: disk(), console: tempfile::tempfile().unwrap() };
+    let (machine, _) = Machine::restore(primed, &spec, files, &around).unwrap();
     (machine, around)
 }
 
@@ -165,7 +158,9 @@ fn a_machine_held_in_the_middle_of_a_port_read_continues_elsewhere_with_equal_re
         }
         let (taken, _) = snapshot(&machine, &around, false);
         let saved = machine.boot_cpu_registers();
-        assert_eq!(u64::from(counter(&machine)), saved.rcx & 0xffff_ffff);
+        // Held between the two, the guest has counted in its register but not yet in memory.
+        let behind = (saved.rcx & 0xffff_ffff) - u64::from(counter(&machine));
+        assert!(behind <= 1, "the counter is {behind} behind its register");
 
         let clone = restore(&taken, &template(&taken.memory), vec![], memory, false).0;
         assert_eq!(clone.boot_cpu_registers(), saved);
@@ -256,34 +251,24 @@ fn a_snapshot_for_another_shape_or_cut_short_is_refused_with_one_sentence() {
     let (machine, around) = counted();
     let (taken, _) = snapshot(&machine, &around, false);
     let template = template(&taken.memory);
-    let spec = RestoreSpec {
-        memory: MemoryPath::Private,
-        layers: 0,
-        working_set: false,
-        record: false,
-        disk: DiskSpec { files: 2 },
-        resume: false,
-        generation_id: [7; 16],
-    };
-    let files = |state: &File| RestoreFiles {
+    let spec =
+        PrimeSpec { memory: MemoryPath::Private, layers: 0, working_set: false, record: false };
+    let files = |state: &File| PrimeFiles {
         state: state.try_clone().unwrap(),
         template: template.try_clone().unwrap(),
         layers: vec![],
         working_set: None,
-        disk: disk(),
-        console: tempfile::tempfile().unwrap(),
     };
     let kvm = Kvm::new().unwrap();
     let two = ShellSpec { vcpus: 2, memory_mib: MEMORY_MIB };
     let other = Shell::build(kvm, two, &Devices::QUEUES, false).unwrap();
     let mut surroundings = self::around();
-    let error = Machine::restore(other, &spec, files(&taken.state), &mut surroundings).unwrap_err();
+    let error = Primed::new(other, &spec, files(&taken.state), &mut surroundings).unwrap_err();
     let text = base_types::Chain(&error).to_string();
     assert!(text.contains("1 vCPUs and 64 MiB, the shell has 2"), "{text}");
 
     taken.state.set_len(taken.state.metadata().unwrap().len() / 2).unwrap();
-    let error =
-        Machine::restore(shell(), &spec, files(&taken.state), &mut surroundings).unwrap_err();
+    let error = Primed::new(shell(), &spec, files(&taken.state), &mut surroundings).unwrap_err();
     let text = base_types::Chain(&error).to_string();
     assert!(text.contains("state file"), "{text}");
 }
