@@ -29,7 +29,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7878")]
     listen: SocketAddr,
     /// Shells kept ready, for each size that should have some.
-    #[arg(long, value_name = "SIZE=COUNT", value_parser = parse_pool, default_value = "nano=4")]
+    #[arg(long, value_name = "SIZE=COUNT", value_parser = parse_pool, default_value = "nano=24")]
     pool: Vec<(Size, usize)>,
     /// Sandboxes that may be alive at once.
     #[arg(long, value_name = "COUNT", default_value_t = 64)]
@@ -127,7 +127,7 @@ impl Options {
 
 fn parse_pool(text: &str) -> Result<(Size, usize), String> {
     let (size, count) =
-        text.split_once('=').ok_or_else(|| format!("`{text}` is not like nano=4"))?;
+        text.split_once('=').ok_or_else(|| format!("`{text}` is not like nano=24"))?;
     let size = size.parse().map_err(|error| format!("{error}"))?;
     match count.parse() {
         Ok(count) if count <= POOL_MAX => Ok((size, count)),

@@ -66,6 +66,12 @@ impl<'m> Buffers<'m> {
         front
     }
 
+    /// Puts back what [`split_front`](Self::split_front) took.
+    pub(crate) fn put_back(&mut self, front: Buffers<'m>) {
+        self.len = self.len.saturating_add(front.len);
+        front.slices.into_iter().rev().for_each(|slice| self.slices.push_front(slice));
+    }
+
     pub(crate) fn push(&mut self, slice: VolatileSlice<'m>) {
         if !slice.is_empty() {
             self.len = self.len.saturating_add(slice.len());

@@ -204,7 +204,7 @@ impl Connection {
     }
 
     /// Moves what the host's stream has into `data`, as much as the guest can take. 0 when there
-    /// is nothing after all.
+    /// is nothing after all, and then `data` is as it was: another connection may have something.
     pub(super) fn fill(&mut self, data: &mut Buffers<'_>) -> usize {
         let limit = PACKET_BYTES_MAX
             .min(data.len())
@@ -239,6 +239,9 @@ impl Connection {
                     }
                 },
             }
+        }
+        if total == 0 {
+            data.put_back(room);
         }
         self.sent += Wrapping(u32::try_from(total).unwrap_or(0));
         if self.has_data()

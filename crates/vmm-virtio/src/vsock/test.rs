@@ -183,6 +183,21 @@ fn pattern(len: usize) -> Vec<u8> {
 }
 
 #[test]
+fn a_connection_with_nothing_to_say_leaves_the_buffer_to_the_next() {
+    let mut sockets = Sockets::new();
+    let _quiet = sockets.connect();
+    let mut lively = sockets.connect();
+    lively.write_all(b"hello").unwrap();
+    let requests = [sockets.expect(Operation::Request), sockets.expect(Operation::Request)];
+    // Answered in one turn, both wait in line to send.
+    requests.iter().for_each(|request| sockets.reply(request, Operation::Response));
+    sockets.pump();
+    let (header, data) = sockets.received.pop_front().expect("the second one's data");
+    assert_eq!((header.src_port, data.as_slice()), (requests[1].src_port, b"hello".as_slice()));
+    assert_eq!(sockets.guest.transport.take_broken(), None);
+}
+
+#[test]
 fn a_mebibyte_goes_both_ways_through_small_windows() {
     let mut sockets = Sockets::new();
     sockets.buf_alloc = 20_000;
