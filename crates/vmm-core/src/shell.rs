@@ -97,7 +97,7 @@ impl Shell {
             return Err(ShellError::OutOfRange { vcpus: spec.vcpus, memory_mib: spec.memory_mib });
         }
         let reservation = Reservation::new(u64::from(spec.memory_mib) << 20)?;
-        let vm = kvm.create_vm().map_err(KvmError::ioctl("KVM_CREATE_VM"))?;
+        let vm = create_vm(&kvm).map_err(KvmError::ioctl("KVM_CREATE_VM"))?;
         vm.set_tss_address(layout::KVM_TSS).map_err(KvmError::ioctl("KVM_SET_TSS_ADDR"))?;
         // Before the vCPUs: their local APICs are created with it.
         vm.create_irq_chip().map_err(KvmError::ioctl("KVM_CREATE_IRQCHIP"))?;
@@ -154,6 +154,21 @@ impl Lines {
         irqfd(&generation, layout::GENERATION_GSI)?;
         Ok(Self { com1, generation, devices })
     }
+}
+
+/// LIMIT: the kernel starts a thread for each VM and gives up when a signal comes just then; the
+/// next try succeeds unless signals never end.
+const CREATE_TRIES: usize = 16;
+
+/// A new VM, tried again when a signal came in between.
+fn create_vm(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
+    for _ in 1..CREATE_TRIES {
+        match kvm.create_vm() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            done => return done,
+        }
+    }
+    kvm.create_vm()
 }
 
 /// Puts the calling thread under its seccomp filter. A thread that cannot be confined must not run.

@@ -1,5 +1,6 @@
 //! How fast KVM can be here: the least any VMM must do to get a guest to run.
 
+use crate::create::create_vm;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -176,7 +177,7 @@ fn run_once(
         last = now;
     };
 
-    let vm = kvm.create_vm().map_err(kvm_failed("KVM_CREATE_VM"))?;
+    let vm = create_vm(kvm).map_err(kvm_failed("KVM_CREATE_VM"))?;
     vm.set_tss_address(TSS_ADDRESS).map_err(kvm_failed("KVM_SET_TSS_ADDR"))?;
     lap();
     vm.create_irq_chip().map_err(kvm_failed("KVM_CREATE_IRQCHIP"))?;

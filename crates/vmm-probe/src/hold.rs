@@ -6,6 +6,7 @@
 //! can go on executing what was there while the scheduler is patched, and the host dies of it. So
 //! somebody should hold a VM for as long as others come and go.
 
+use crate::create::create_vm;
 use std::io;
 
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
@@ -32,7 +33,7 @@ pub struct HoldError {
 pub fn hold() -> Result<Held, HoldError> {
     let failed = |call| move |source| HoldError { call, source };
     let kvm = Kvm::new().map_err(failed("opening /dev/kvm"))?;
-    let vm = kvm.create_vm().map_err(failed("KVM_CREATE_VM"))?;
+    let vm = create_vm(&kvm).map_err(failed("KVM_CREATE_VM"))?;
     vm.create_irq_chip().map_err(failed("KVM_CREATE_IRQCHIP"))?;
     let vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
     Ok(Held { _vcpu: vcpu, _vm: vm })

@@ -13,6 +13,7 @@
 
 mod alarm;
 mod command;
+mod create;
 mod flat;
 mod floor;
 mod guest;

@@ -1,5 +1,6 @@
 //! Does KVM run Linux here?
 
+use crate::create::create_vm;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd};
@@ -186,7 +187,7 @@ type Failed = (&'static str, kvm_ioctls::Error);
 
 fn build(kvm: &Kvm, memory: &GuestMemory) -> Result<(VmFd, VcpuFd), Failed> {
     let failed = |call| move |error| (call, error);
-    let vm = kvm.create_vm().map_err(failed("KVM_CREATE_VM"))?;
+    let vm = create_vm(kvm).map_err(failed("KVM_CREATE_VM"))?;
     vm.set_tss_address(TSS_ADDRESS).map_err(failed("KVM_SET_TSS_ADDR"))?;
     memory.give_to(&vm).map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
     let vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
