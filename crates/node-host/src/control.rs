@@ -327,7 +327,11 @@ fn take(message: Message, shared: &Shared) -> Result<(), ControlError> {
             end(state, MachineEnd::Failed(shown(&text)));
         }
         Message::DeviceBroken { device, reason } => {
-            tracing::info!(device = shown(&device), reason = shown(&reason), "a guest broke a device");
+            tracing::info!(
+                device = shown(&device),
+                reason = shown(&reason),
+                "a guest broke a device"
+            );
             state.send_if_modified(|state| {
                 let room = state.broken.len() < BROKEN_MAX;
                 if room {

@@ -21,12 +21,11 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_virtio::split_token;
 
 use crate::devices::Devices;
-use crate::machine::{
-    BootFiles, Machine, MachineError, PrimeFiles, Primed, RestoreFiles, Surroundings,
-};
+use crate::machine::{BootFiles, Machine, MachineError, RestoreFiles, Surroundings};
 use crate::memory::PageScanner;
 use crate::packet::{ControlError, Packet, deliver, receive};
 use crate::phase::{Phase, Refused};
+use crate::prime::{PrimeFiles, Primed};
 use crate::shell::{Shell, ShellError};
 use crate::vcpu::VcpuEnd;
 

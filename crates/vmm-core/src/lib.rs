@@ -21,6 +21,8 @@ mod machine;
 mod memory;
 mod packet;
 mod phase;
+mod prime;
+mod record;
 mod serial;
 mod shell;
 mod snapshot;

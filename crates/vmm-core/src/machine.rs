@@ -5,18 +5,12 @@
 //! asked for counters.
 
 use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use api_vmm::{
-    BootSpec, MachineStats, MemoryPath, PrimeSpec, PrimeTimes, RestoreSpec, RestoreTimes,
-};
-use base_snapshot::{Layer, LayerKind, LayerWriter, Run, Stack, State, WorkingSet};
-use base_types::PAGE_SIZE;
+use api_vmm::{BootSpec, RestoreSpec, RestoreTimes};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 use vm_superio::Serial;
@@ -26,14 +20,13 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::boot::{self, BootError};
 use crate::bus::Bus;
 use crate::devices::{DeviceError, Devices};
-use crate::kvm::{self, KvmError, VcpuState, VmState};
+use crate::kvm::{self, KvmError};
 use crate::layout;
-use crate::memory::{
-    FaultCounters, FaultSetup, MemoryError, PageRun, PageScanner, Ram, Userfault, prefetch,
-};
+use crate::memory::{FaultCounters, MemoryError, PageScanner, Ram};
+use crate::prime::Primed;
 use crate::serial::{Com1, ConsoleLog, Line};
-use crate::shell::{FaultThread, Lines, Shell};
-use crate::snapshot::{MachineState, Shape, StateError};
+use crate::shell::{FaultThread, Shell};
+use crate::snapshot::StateError;
 use crate::vcpu::{Vcpu, VcpuEnd};
 
 /// Why a machine could not be made, held or written.
@@ -91,7 +84,8 @@ pub enum MachineError {
     Contradiction(&'static str),
 }
 
-fn file(call: &'static str) -> impl Fn(io::Error) -> MachineError {
+/// Adapts an I/O error for `map_err`.
+pub(crate) fn file(call: &'static str) -> impl Fn(io::Error) -> MachineError {
     move |source| MachineError::File { call, source }
 }
 
@@ -112,15 +106,6 @@ pub(crate) struct BootFiles {
     pub(crate) console: File,
 }
 
-/// The files that prime a shell, in the order of [`PrimeSpec`].
-#[derive(Debug)]
-pub(crate) struct PrimeFiles {
-    pub(crate) state: File,
-    pub(crate) template: File,
-    pub(crate) layers: Vec<File>,
-    pub(crate) working_set: Option<File>,
-}
-
 /// The files of a restore, in the order of [`RestoreSpec`].
 #[derive(Debug)]
 pub(crate) struct RestoreFiles {
@@ -128,46 +113,26 @@ pub(crate) struct RestoreFiles {
     pub(crate) console: File,
 }
 
-/// A shell with the memory of a snapshot in place: what is left is to set its state.
-#[derive(Debug)]
-pub(crate) struct Primed {
-    // INVARIANT: dropped in the order of `Machine`.
-    vcpus: Vec<Vcpu>,
-    bus: Arc<Bus>,
-    lines: Lines,
-    exited: EventFd,
-    vm: VmFd,
-    kvm: Kvm,
-    machine_tag: String,
-    xsave_bytes: usize,
-    fault_thread: FaultThread,
-    counters: Arc<FaultCounters>,
-    prefetched: u64,
-    template: File,
-    ram: Ram,
-    state: MachineState,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Machine {
     // INVARIANT: dropped in this order: threads that run the VM, devices, the VM, memory.
-    vcpus: Vec<Vcpu>,
-    devices: Devices,
-    bus: Arc<Bus>,
-    generation: EventFd,
-    exited: EventFd,
-    vm: VmFd,
-    kvm: Kvm,
-    machine_tag: String,
-    xsave_bytes: usize,
+    pub(crate) vcpus: Vec<Vcpu>,
+    pub(crate) devices: Devices,
+    pub(crate) bus: Arc<Bus>,
+    pub(crate) generation: EventFd,
+    pub(crate) exited: EventFd,
+    pub(crate) vm: VmFd,
+    pub(crate) kvm: Kvm,
+    pub(crate) machine_tag: String,
+    pub(crate) xsave_bytes: usize,
     #[expect(dead_code, reason = "held so that the thread ends with the machine")]
-    fault_thread: FaultThread,
-    counters: Arc<FaultCounters>,
-    prefetched: u64,
+    pub(crate) fault_thread: FaultThread,
+    pub(crate) counters: Arc<FaultCounters>,
+    pub(crate) prefetched: u64,
     /// What a restored machine is a clone of.
-    template: Option<File>,
-    ram: Ram,
+    pub(crate) template: Option<File>,
+    pub(crate) ram: Ram,
 }
 
 impl Machine {
@@ -325,89 +290,6 @@ impl Machine {
         &self.devices
     }
 
-    /// Writes state and memory of the held machine, and puts `overlay` on top of its disk.
-    /// Returns how many pages were written.
-    pub(crate) fn snapshot(
-        &self,
-        mut state_file: File,
-        memory_file: File,
-        overlay: Option<File>,
-        only_dirty: bool,
-        around: &Surroundings,
-    ) -> Result<u64, MachineError> {
-        if only_dirty && self.template.is_none() {
-            return Err(MachineError::NothingBelow);
-        }
-        // Devices first: finishing their requests may raise interrupts that belong to the state.
-        self.devices.settle()?;
-        let devices = self.devices.freeze();
-        let first = self.vcpus.first().map(Vcpu::parked);
-        let indices = match &first {
-            Some(fd) => kvm::saved_indices(&self.kvm, fd)?,
-            None => Vec::new(),
-        };
-        drop(first);
-        let vcpus = self
-            .vcpus
-            .iter()
-            .map(|vcpu| VcpuState::save(&vcpu.parked(), &indices, self.xsave_bytes))
-            .collect::<Result<Vec<_>, _>>()?;
-        let vm = VmState::save(&self.vm)?;
-        let serial = self
-            .bus
-            .com1()
-            .map(|com1| com1.state().into())
-            .ok_or(MachineError::Contradiction("the machine has no serial port"))?;
-        let shape = Shape {
-            vcpus: u8::try_from(self.vcpus.len()).unwrap_or(u8::MAX),
-            memory_bytes: self.ram.reservation().bytes(),
-        };
-        let state = MachineState { shape, vcpus, vm, devices, serial };
-        let bytes = state.encode(&self.machine_tag)?;
-        state_file.rewind().map_err(file("write the state file"))?;
-        state_file.write_all(&bytes).map_err(file("write the state file"))?;
-        state_file.sync_data().map_err(file("sync the state file"))?;
-
-        let pages = self.write_memory(memory_file, only_dirty, around)?;
-        if let Some(overlay) = overlay {
-            self.devices.push_overlay(overlay)?;
-        }
-        Ok(pages)
-    }
-
-    fn write_memory(
-        &self,
-        memory_file: File,
-        only_dirty: bool,
-        around: &Surroundings,
-    ) -> Result<u64, MachineError> {
-        let ram = self.ram.reservation();
-        let total = ram.bytes() / PAGE_SIZE;
-        let (kind, runs) = match (only_dirty, self.template.is_some()) {
-            (true, _) => (LayerKind::Diff, around.scanner.private(ram)?),
-            // What a booted machine never touched is not present, and zero.
-            (false, false) => (LayerKind::Base, around.scanner.present(ram)?),
-            (false, true) => (LayerKind::Base, vec![PageRun { first: 0, pages: total }]),
-        };
-        let mut writer =
-            LayerWriter::new(memory_file, total, kind).map_err(MachineError::WriteLayer)?;
-        for run in runs {
-            let mut first = run.first;
-            let end = run.first + run.pages;
-            while first < end {
-                let pages = (end - first).min(SNAPSHOT_STEP_PAGES);
-                self.ram
-                    .with_pages(first, pages, |bytes| writer.pages(first, bytes))
-                    .ok_or(MachineError::Contradiction("a page lies outside guest memory"))?
-                    .map_err(MachineError::WriteLayer)?;
-                first += pages;
-            }
-        }
-        let (memory_file, summary) = writer.finish().map_err(MachineError::WriteLayer)?;
-        memory_file.sync_data().map_err(file("sync the memory layer"))?;
-        Ok(summary.data_pages)
-    }
-
     /// Guest memory, for tests that look into it.
     #[cfg(test)]
     pub(crate) fn memory(&self) -> &vm_memory::GuestMemoryMmap<()> {
@@ -419,210 +301,19 @@ impl Machine {
     pub(crate) fn boot_cpu_registers(&self) -> kvm_bindings::kvm_regs {
         self.vcpus[0].parked().get_regs().unwrap()
     }
-
-    /// Ends recording and writes the working set: every page asked for, and which were written.
-    pub(crate) fn take_working_set(
-        &self,
-        mut to: File,
-        around: &Surroundings,
-    ) -> Result<u64, MachineError> {
-        let mut pages: Vec<(u64, bool)> =
-            self.counters.take_recorded().into_iter().map(|page| (page, false)).collect();
-        for run in around.scanner.private(self.ram.reservation())? {
-            for page in run.first..run.first + run.pages {
-                pages.push((page, self.differs_from_template(page)?));
-            }
-        }
-        let count = pages.len() as u64;
-        let total = self.ram.reservation().bytes() / PAGE_SIZE;
-        let set = WorkingSet::from_pages(total, pages, WORKING_SET_GAP_PAGES)
-            .map_err(MachineError::EncodeWorkingSet)?;
-        let bytes = set.encode();
-        to.rewind().map_err(file("write the working set"))?;
-        to.write_all(&bytes).map_err(file("write the working set"))?;
-        to.sync_data().map_err(file("sync the working set"))?;
-        Ok(count)
-    }
-
-    /// Whether `page` holds something else than in the template. A private page need not: KVM's
-    /// worker for pages that are slow to come (`async_pf_execute`) asks for every page as if to
-    /// write it, and so copies pages that the guest only read.
-    fn differs_from_template(&self, page: u64) -> Result<bool, MachineError> {
-        let Some(template) = &self.template else { return Ok(true) };
-        let mut original = [0; PAGE_SIZE as usize];
-        template
-            .read_exact_at(&mut original, page * PAGE_SIZE)
-            .map_err(file("read the template's memory"))?;
-        self.ram
-            .with_pages(page, 1, |now| now != original)
-            .ok_or(MachineError::Contradiction("a page lies outside guest memory"))
-    }
-
-    /// Counters.
-    pub(crate) fn stats(&self, around: &Surroundings) -> Result<MachineStats, MachineError> {
-        let private: u64 =
-            around.scanner.private(self.ram.reservation())?.iter().map(|run| run.pages).sum();
-        let own_kib = own_kib(&around.smaps).map_err(file("read memory usage"))?;
-        Ok(MachineStats {
-            faults: self.counters.faults.load(Ordering::Relaxed),
-            pages_copied: self.counters.copied.load(Ordering::Relaxed),
-            pages_prefetched: self.prefetched,
-            private_pages: private,
-            overhead_kib: own_kib.saturating_sub(private * PAGE_SIZE / 1024),
-            disk_written_bytes: self.devices.disk_written_bytes(),
-            exits: self.bus.exits(),
-        })
-    }
 }
 
-impl Primed {
-    /// Verifies a snapshot's state, and puts its memory into the shell.
-    pub(crate) fn new(
-        shell: Shell,
-        spec: &PrimeSpec,
-        files: PrimeFiles,
-        around: &mut Surroundings,
-    ) -> Result<(Self, PrimeTimes), MachineError> {
-        let mut clock = Stopwatch::start();
-        let mut times = PrimeTimes::default();
-        if spec.record && spec.memory != MemoryPath::Userfault {
-            return Err(MachineError::Contradiction("recording a working set needs userfault"));
-        }
-        let machine_tag = kvm::machine_tag(&shell.cpuid);
-        let xsave_bytes = shell.xsave_bytes();
-        let shape = Shape {
-            vcpus: u8::try_from(shell.vcpus.len()).unwrap_or(u8::MAX),
-            memory_bytes: shell.reservation.bytes(),
-        };
-        let state = State::open(&files.state, &machine_tag).map_err(StateError::Open)?;
-        let state = MachineState::decode(&state, shape)?;
-        let total_pages = shape.memory_bytes / PAGE_SIZE;
-        let layers = files
-            .layers
-            .into_iter()
-            .map(|layer| Layer::open(layer, total_pages).map_err(MachineError::Layer))
-            .collect::<Result<Vec<_>, _>>()?;
-        let stack = Arc::new(Stack::new(layers).map_err(MachineError::Stack)?);
-        let working_set = match &files.working_set {
-            Some(file) => {
-                Some(WorkingSet::open(file, total_pages).map_err(MachineError::WorkingSet)?)
-            }
-            None => None,
-        };
-        times.parse_us = clock.lap();
-
-        let Shell { vcpus, bus, vm, kvm, cpuid: _, lines, exited, mut fault_thread, reservation } =
-            shell;
-        let ram = reservation.attach_template(&files.template)?;
-        let counters: Arc<FaultCounters> = Arc::default();
-        // Before registering with userfaultfd: populating would fault into it.
-        let prefetched = working_set.as_ref().map_or(0, |set| {
-            let boot_cpu = vcpus.first().map(Vcpu::parked);
-            prefetch(ram.reservation(), set, &stack, boot_cpu.as_deref())
-        });
-        match spec.memory {
-            MemoryPath::Private => load_layers(&ram, &stack)?,
-            MemoryPath::Userfault => {
-                let fd = around
-                    .userfaultfd
-                    .take()
-                    .ok_or(MachineError::Contradiction("this process has no userfaultfd"))?;
-                let userfault = Userfault::new(fd)?;
-                userfault.register(ram.reservation().address(), ram.reservation().bytes())?;
-                fault_thread.serve(FaultSetup {
-                    userfault,
-                    stack,
-                    ram: Arc::clone(ram.reservation()),
-                    counters: Arc::clone(&counters),
-                    record: spec.record,
-                });
-            }
-        }
-        times.map_us = clock.lap();
-        let primed = Self {
-            vcpus,
-            bus,
-            lines,
-            exited,
-            vm,
-            kvm,
-            machine_tag,
-            xsave_bytes,
-            fault_thread,
-            counters,
-            prefetched,
-            template: files.template,
-            ram,
-            state,
-        };
-        Ok((primed, times))
-    }
-
-    /// Pages mapped ahead.
-    pub(crate) fn prefetched(&self) -> u64 {
-        self.prefetched
-    }
-}
-
-/// Copies the data of every layer into the clone's private memory, lowest first.
-fn load_layers(ram: &Ram, stack: &Stack) -> Result<(), MachineError> {
-    let memory = ram.memory();
-    let pieces = ram.reservation().pieces();
-    let write = |page: u64, bytes: &[u8]| -> io::Result<()> {
-        let offset = page * PAGE_SIZE;
-        let piece = pieces
-            .iter()
-            .find(|piece| offset >= piece.offset && offset < piece.offset + piece.bytes)
-            .ok_or(io::ErrorKind::InvalidData)?;
-        memory
-            .write_slice(bytes, GuestAddress(piece.guest + (offset - piece.offset)))
-            .map_err(io::Error::other)
-    };
-    let zeros = [0; PAGE_SIZE as usize];
-    for layer in stack.layers().iter().rev() {
-        layer
-            .load(&mut |run| match run {
-                Run::Data { first_page, bytes } => write(first_page, bytes),
-                Run::Zero { first_page, pages } => {
-                    (first_page..first_page + pages).try_for_each(|page| write(page, &zeros))
-                }
-            })
-            .map_err(MachineError::ReadLayer)?;
-    }
-    Ok(())
-}
-
-/// Clean pages mapped along when they lie between two of the working set.
-const WORKING_SET_GAP_PAGES: u64 = 16;
-/// LIMIT: pages looked at in one go while a snapshot is written (2 MiB).
-const SNAPSHOT_STEP_PAGES: u64 = 512;
-/// LIMIT: `/proc/self/smaps_rollup` is under 1 KiB; anything longer is not it.
-const SMAPS_BYTES_MAX: usize = 8192;
-
-/// Memory of this process in KiB: anonymous pages, the guest's among them, and its share of the
-/// program's own pages. The template's pages are neither.
-fn own_kib(smaps: &File) -> io::Result<u64> {
-    let mut text = vec![0; SMAPS_BYTES_MAX];
-    let got = smaps.read_at(&mut text, 0)?;
-    text.truncate(got);
-    let text = String::from_utf8_lossy(&text);
-    let field = |line: &str| -> Option<u64> {
-        let (name, value) = line.split_once(':')?;
-        matches!(name, "Anonymous" | "Pss_File")
-            .then(|| value.trim().trim_end_matches(" kB").trim().parse().ok())?
-    };
-    Ok(text.lines().filter_map(field).sum())
-}
-
-struct Stopwatch(Instant);
+/// Measures steps.
+pub(crate) struct Stopwatch(Instant);
 
 impl Stopwatch {
-    fn start() -> Self {
+    /// Starts now.
+    pub(crate) fn start() -> Self {
         Self(Instant::now())
     }
 
     /// Microseconds since the last lap.
-    fn lap(&mut self) -> u32 {
+    pub(crate) fn lap(&mut self) -> u32 {
         let now = Instant::now();
         let lap = now.duration_since(self.0).as_micros();
         self.0 = now;

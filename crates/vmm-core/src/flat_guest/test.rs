@@ -12,8 +12,9 @@ use vmm_sys_util::epoll::Epoll;
 
 use super::kernel::{COUNTER, counting, resetting};
 use crate::devices::Devices;
-use crate::machine::{BootFiles, Machine, PrimeFiles, Primed, RestoreFiles, Surroundings};
+use crate::machine::{BootFiles, Machine, RestoreFiles, Surroundings};
 use crate::memory::PageScanner;
+use crate::prime::{PrimeFiles, Primed};
 use crate::shell::Shell;
 use crate::vcpu::VcpuEnd;
 
@@ -202,7 +203,7 @@ fn a_snapshot_of_a_clone_writes_only_what_it_changed_and_stacks_on_its_template(
         wait_until("the clone counting", || counter(&clone) > start + 50);
         clone.hold();
         let (layer, pages) = snapshot(&clone, &clone_around, true);
-        assert!(pages >= 1 && pages <= 16, "{pages} of {full} pages with {memory:?}");
+        assert!((1..=16).contains(&pages), "{pages} of {full} pages with {memory:?}");
 
         for memory in [MemoryPath::Private, MemoryPath::Userfault] {
             let layers = vec![layer.memory.try_clone().unwrap()];
