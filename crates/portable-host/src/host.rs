@@ -163,7 +163,7 @@ impl PortableHost {
             vcpus: config.vcpus,
             stop_seconds: config.stop_seconds,
         };
-        let description = host.state.join("running.json");
+        let description = host.description();
         let text = serde_json::to_vec(&running)
             .map_err(|source| HostError::Manifest { path: description.clone(), source })?;
         fs::write(&description, text).on("write", &description)?;
@@ -181,9 +181,18 @@ impl PortableHost {
         }
         let _lock = self.lock()?;
         let Some(running) = self.running() else { return Ok(None) };
-        let Some(pid) = Pid::from_raw(running.pid) else { return Ok(None) };
+        self.end(&running)?;
+        // It describes nothing any more. One that cannot be removed is not believed either: the
+        // process it names is gone.
+        let _ = fs::remove_file(self.description());
+        Ok(Some(running))
+    }
+
+    /// Ends the QEMU of `running`, which is ours.
+    fn end(&self, running: &Running) -> Result<(), HostError> {
+        let Some(pid) = Pid::from_raw(running.pid) else { return Ok(()) };
         let Ok(process) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else {
-            return Ok(Some(running));
+            return Ok(());
         };
         let ended = |time: Duration| ends_within(&process, time);
         let asked = UnixStream::connect(self.control_socket()).and_then(|mut control| {
@@ -192,15 +201,15 @@ impl PortableHost {
         let patience = Duration::from_secs(running.stop_seconds) + POWER_OFF_TIME;
         // The connection stays open until the end: QEMU drops what a vanished peer sent last.
         if asked.is_ok() && ended(patience) {
-            return Ok(Some(running));
+            return Ok(());
         }
         if qmp::quit(&self.qmp_socket()).is_ok() && ended(QUIT_TIME) {
-            return Ok(Some(running));
+            return Ok(());
         }
         rustix::process::pidfd_send_signal(&process, Signal::KILL)
             .on("stop the QEMU of", &self.state)?;
         if ended(QUIT_TIME) {
-            return Ok(Some(running));
+            return Ok(());
         }
         Err(HostError::Qemu { said: format!("process {} does not end", running.pid) })
     }
@@ -232,7 +241,7 @@ impl PortableHost {
         if !is_our_qemu(pid, &self.qmp_socket()) {
             return None;
         }
-        let text = fs::read(self.state.join("running.json")).ok()?;
+        let text = fs::read(self.description()).ok()?;
         let running: Running = serde_json::from_slice(&text).ok()?;
         // A start that was killed between QEMU and its description leaves the one of the run before.
         Some(Running { pid, ..running })
@@ -278,6 +287,10 @@ impl PortableHost {
             }
         }
         Ok(())
+    }
+
+    fn description(&self) -> PathBuf {
+        self.state.join("running.json")
     }
 
     fn pid_file(&self) -> PathBuf {

@@ -7,6 +7,7 @@ mod broken;
 mod clones;
 mod command_line;
 mod files;
+mod flat;
 mod guest_ends;
 mod host;
 mod inside;

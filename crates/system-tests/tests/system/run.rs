@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use api_node::ExecRequest;
 use base_types::{SandboxId, Size};
 use client::ClientError;
 use rustix::process::{Pid, Signal, kill_process};
@@ -10,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::host::{PATIENCE, Said, Session, images, shared};
 use crate::random_bytes;
+use crate::sandbox::{End, command};
 
 /// `sandflare run --template base`, with `args` behind it.
 async fn run(host: &Session, args: &[&str]) -> Said {
@@ -129,4 +131,21 @@ async fn a_command_that_ends_at_once_a_hundred_times_always_tells_its_code() {
     for code in [0, 1, 2, 7, 42, 124, 125, 126, 127, 128, 137, 200, 254, 255] {
         assert_eq!(sandbox.sh(&format!("exit {code}")).await.code(), code);
     }
+}
+
+#[tokio::test]
+async fn the_end_of_a_command_tells_its_signal_and_whether_its_time_was_up() {
+    let host = shared().await;
+    let sandbox = host.sandbox("base").await;
+    let done = sandbox.sh("kill -HUP $$").await;
+    assert!(
+        matches!(done.end, End::Exit { code: 129, signal: Some(1), timed_out: false }),
+        "{done:?}"
+    );
+    let limited = ExecRequest { time_limit_ms: Some(500), ..command(&["sleep", "1000"]) };
+    let done = sandbox.exec(&limited).await;
+    assert!(
+        matches!(done.end, End::Exit { code: 137, signal: Some(9), timed_out: true }),
+        "{done:?}"
+    );
 }
