@@ -28,7 +28,7 @@ pub(crate) struct Done {
 /// The last event of a command's stream.
 #[derive(Debug)]
 pub(crate) enum End {
-    Exit { code: u8 },
+    Exit { code: u8, signal: Option<u8>, timed_out: bool },
     Error { failure: Failure, code: u8 },
 }
 
@@ -36,7 +36,7 @@ impl Done {
     /// Exit code, whoever gave it.
     pub(crate) fn code(&self) -> u8 {
         match self.end {
-            End::Exit { code } | End::Error { code, .. } => code,
+            End::Exit { code, .. } | End::Error { code, .. } => code,
         }
     }
 
@@ -80,7 +80,9 @@ pub(crate) async fn follow(mut events: Events<api_node::ExecEvent>) -> Done {
                 stderr.extend(data);
                 continue;
             }
-            ExecBody::Exit { exit_code: code, .. } => End::Exit { code },
+            ExecBody::Exit { exit_code: code, signal, timed_out } => {
+                End::Exit { code, signal, timed_out }
+            }
             ExecBody::Error { failure, exit_code: code } => End::Error { failure, code },
             _ => continue,
         };
