@@ -152,7 +152,7 @@ mod test {
     fn the_defaults_are_a_small_local_node() {
         let settings = resolve(&[]).unwrap();
         assert!(settings.listen.ip().is_loopback());
-        assert_eq!(settings.host.pool, BTreeMap::from([(Size::Nano, 4)]));
+        assert_eq!(settings.host.pool, BTreeMap::from([(Size::Nano, 24)]));
         assert_eq!(settings.host.memory, MemoryPath::Private);
         assert!(settings.host.prefetch);
         assert!(settings.host.vmm.ends_with("sandflare-vmm"));
