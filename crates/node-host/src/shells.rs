@@ -374,8 +374,8 @@ impl Shared {
         self.lock().waiters.clear();
     }
 
-    /// Hands the result to a claim that waits, or puts the shell into the pool. An error comes back
-    /// when nobody waits for it.
+    /// Hands the result to a claim that waits, or puts the shell into the pool if it is short of
+    /// them. An error comes back when nobody waits for it.
     fn deliver(&self, size: Size, built: Result<Shell, ShellError>) -> Result<(), ShellError> {
         let mut state = self.lock();
         state.built(size);
@@ -393,7 +393,15 @@ impl Shared {
         }
         let mut shell = result?;
         shell.built_for_claim = false;
-        state.ready.entry(size).or_default().push_back(shell);
+        let target = state.targets.get(&size).copied().unwrap_or(0);
+        let ready = state.ready.entry(size).or_default();
+        if ready.len() < target {
+            ready.push_back(shell);
+        } else {
+            // Its claim was given up, and the pool keeps no more of this size.
+            drop(state);
+            drop(shell);
+        }
         Ok(())
     }
 
