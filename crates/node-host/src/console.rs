@@ -11,9 +11,18 @@ const TAIL_BYTES: u64 = 32 * 1024;
 
 /// What Linux says when it switches its machine off.
 pub(crate) const POWER_DOWN: &str = "reboot: Power down";
+/// What Linux says when it restarts its machine.
+pub(crate) const RESTART: [&str; 2] = ["reboot: Restarting system", "sysrq: Resetting"];
 /// Texts by which Linux says why it ended, most telling first.
-const TELLING: [&str; 5] =
-    ["Kernel panic", POWER_DOWN, "reboot: System halted", "Out of memory", "oom-kill"];
+const TELLING: [&str; 7] = [
+    "Kernel panic",
+    POWER_DOWN,
+    RESTART[0],
+    RESTART[1],
+    "reboot: System halted",
+    "Out of memory",
+    "oom-kill",
+];
 
 /// One line that tells most about the end of the guest that wrote `console`; the last one when
 /// none is telling, and nothing when the console is empty or cannot be read.

@@ -6,7 +6,7 @@ use crate::disks::DATA_BYTES_DEFAULT;
 /// Memory of the portable host, in MiB. Thirty idle sandboxes of one template fit.
 pub const MEMORY_MIB_DEFAULT: u32 = 2560;
 
-/// Virtual CPUs of the portable host, each a thread here.
+/// Virtual CPUs that programs in the portable host run on, each a thread here.
 pub const VCPUS_DEFAULT: u32 = 2;
 
 /// What the portable host is made of.
@@ -18,7 +18,7 @@ pub struct Config {
     pub images: PathBuf,
     /// Memory in MiB.
     pub memory_mib: u32,
-    /// Virtual CPUs.
+    /// Virtual CPUs that programs run on.
     pub vcpus: u32,
     /// Size of the data disk in bytes, used when it is first made; it takes only what is written to it.
     pub data_bytes: u64,

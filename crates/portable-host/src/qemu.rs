@@ -45,6 +45,7 @@ pub(crate) struct Machine {
     pub(crate) kernel: PathBuf,
     pub(crate) initrd: PathBuf,
     pub(crate) memory_mib: u32,
+    /// Those programs run on; QEMU gets the reserved ones beside them.
     pub(crate) vcpus: u32,
     pub(crate) disks: Vec<Disk>,
     /// (port on 127.0.0.1, port inside)
@@ -71,7 +72,8 @@ impl Machine {
         // No fast string operations: with them Linux clears and copies memory by `rep stosb`, which
         // the translator runs byte by byte, ten times slower than the loop Linux uses without.
         arguments.words(&["-cpu", "max,la57=off,erms=off,fsrm=off"]);
-        arguments.words(&["-smp", &self.vcpus.to_string(), "-m", &self.memory_mib.to_string()]);
+        let processors = self.vcpus + portable_init::RESERVED_PROCESSORS;
+        arguments.words(&["-smp", &processors.to_string(), "-m", &self.memory_mib.to_string()]);
         arguments.words(&["-display", "none", "-no-reboot"]);
         // Going to the background needs the very calls the strict filter denies: fork and setsid.
         let strict = ",elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -203,6 +205,11 @@ mod tests {
             "id=images,format=raw,discard=unmap,werror=report,rerror=report,read-only=on"
         ));
         assert!(line.contains("virtio-blk-pci,drive=images,serial=images"));
+    }
+
+    #[test]
+    fn the_reserved_processor_is_none_of_the_promised_ones() {
+        assert!(line(&machine()).contains("-smp 3 -m 2560"));
     }
 
     #[test]

@@ -38,6 +38,15 @@ pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 /// The way out of QEMU's user network.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
+/// How many processors, from the first on, run no program and so no microVM.
+///
+/// QEMU up to 10.0 at least, emulating several processors on threads of their own: whenever a processor restores
+/// floating point state (`FXRSTOR`, `XRSTOR`: every switch of tasks), it clears a flag in the state word of the
+/// *first* processor without an atomic instruction (`cpu_clear_ignne` on `hflags2`). Entry to a guest and exit from
+/// it change the same word. A change that is lost there leaves the first processor in a guest without nested
+/// paging, or in the host with it: the microVM, or the portable host itself, dies of a triple fault.
+pub const RESERVED_PROCESSORS: u32 = 1;
+
 /// What the portable host is to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -5,6 +5,7 @@ mod disks;
 mod kernel_log;
 mod modules;
 mod network;
+mod processors;
 mod root;
 mod settings;
 mod supervise;
@@ -36,6 +37,7 @@ fn run() -> Result<()> {
     root::mount_kernel_filesystems()?;
     let text = fs::read(format!("/{BOOT_FILE}")).context("the initrd holds no boot description")?;
     let boot: Boot = serde_json::from_slice(&text).context("the boot description is damaged")?;
+    processors::leave_reserved()?;
     modules::load_all()?;
     root::leave_initramfs()?;
     root::mount_the_rest()?;

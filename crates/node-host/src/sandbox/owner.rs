@@ -182,7 +182,16 @@ impl Owner {
             (MachineOver::Guest, Some(line)) if line.contains("Kernel panic") => {
                 format!("the guest's kernel panicked: {line}")
             }
-            (MachineOver::Guest, _) => "the guest shut itself down".to_owned(),
+            (MachineOver::Guest, Some(line))
+                if crate::console::RESTART.iter().any(|said| line.contains(said)) =>
+            {
+                "the guest shut itself down".to_owned()
+            }
+            // A kernel that means to end says so first.
+            (MachineOver::Guest, _) => {
+                "a processor of the guest stopped without a word from its kernel (triple fault)"
+                    .to_owned()
+            }
             // It switched off a machine that has no switch, and answers nobody any more.
             (MachineOver::Vmm(_), Some(line)) if line.contains(crate::console::POWER_DOWN) => {
                 "the guest shut itself down".to_owned()
