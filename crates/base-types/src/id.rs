@@ -13,59 +13,84 @@ pub struct ParseIdError {
     pub text: String,
 }
 
-/// One sandbox, for as long as anything of it exists. Shown as `sbx_` and 16 hex digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SandboxId(u64);
+/// An id: a prefix that tells its kind, and 16 hex digits.
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(u64);
 
-impl SandboxId {
-    const PREFIX: &'static str = "sbx";
+        impl $name {
+            const PREFIX: &'static str = $prefix;
 
-    /// The id made of these random bits.
-    pub const fn from_bits(bits: u64) -> Self {
-        Self(bits)
-    }
+            /// The id made of these random bits.
+            pub const fn from_bits(bits: u64) -> Self {
+                Self(bits)
+            }
 
-    /// The bits of this id.
-    pub const fn bits(self) -> u64 {
-        self.0
-    }
+            /// The bits of this id.
+            pub const fn bits(self) -> u64 {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}_{:016x}", Self::PREFIX, self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseIdError;
+
+            fn from_str(text: &str) -> Result<Self, ParseIdError> {
+                parse(text, Self::PREFIX).map(Self)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
 }
 
-impl fmt::Display for SandboxId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}_{:016x}", Self::PREFIX, self.0)
-    }
+id! {
+    /// One sandbox, for as long as anything of it exists. Shown as `sbx_` and 16 hex digits.
+    SandboxId, "sbx"
 }
 
-impl FromStr for SandboxId {
-    type Err = ParseIdError;
-
-    fn from_str(text: &str) -> Result<Self, ParseIdError> {
-        let digits = text.strip_prefix(Self::PREFIX).and_then(|rest| rest.strip_prefix('_'));
-        digits
-            .filter(|digits| {
-                digits.len() == 16
-                    && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-            })
-            .and_then(|digits| u64::from_str_radix(digits, 16).ok())
-            .map(Self)
-            .ok_or_else(|| ParseIdError {
-                expected: Self::PREFIX,
-                text: text.chars().take(64).collect(),
-            })
-    }
+id! {
+    /// One project: what sandboxes, snapshots and keys belong to. Shown as `prj_` and 16 hex digits.
+    ProjectId, "prj"
 }
 
-impl Serialize for SandboxId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
+id! {
+    /// One API key, which is not the key itself. Shown as `key_` and 16 hex digits.
+    KeyId, "key"
 }
 
-impl<'de> Deserialize<'de> for SandboxId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
+impl ProjectId {
+    /// The project every node has from its first start.
+    pub const DEFAULT: Self = Self(0);
+}
+
+fn parse(text: &str, expected: &'static str) -> Result<u64, ParseIdError> {
+    let digits = text.strip_prefix(expected).and_then(|rest| rest.strip_prefix('_'));
+    digits
+        .filter(|digits| {
+            digits.len() == 16
+                && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        })
+        .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+        .ok_or_else(|| ParseIdError { expected, text: text.chars().take(64).collect() })
 }
 
 #[cfg(test)]
