@@ -8,6 +8,7 @@
 mod schema;
 mod thread;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::mpsc;
@@ -50,6 +51,9 @@ pub enum StoreError {
     /// SQLite refused.
     #[error("use the node's database")]
     Sqlite(#[source] rusqlite::Error),
+    /// A value has no form the database can hold.
+    #[error("write a value for the node's database")]
+    Unwritable(#[source] serde_json::Error),
     /// A row holds what this build cannot read.
     #[error("the node's database holds {what} `{value}`, which this node cannot read")]
     Unreadable {
@@ -85,12 +89,16 @@ pub struct SandboxRow {
     pub template: TemplateName,
     /// Its size.
     pub size: Size,
+    /// Environment of every command in it. May hold secrets.
+    pub env: BTreeMap<String, String>,
     /// Where it is.
     pub state: StoredState,
     /// When it was asked for, milliseconds since 1970 UTC.
     pub created_at_ms: u64,
     /// Why it is over.
     pub reason: Option<String>,
+    /// How long its making took, as the node wrote it; empty until it serves.
+    pub times: String,
 }
 
 /// A way to ask the database thread. Cheap to clone; the database closes with the last clone.
@@ -104,6 +112,7 @@ type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 #[derive(Debug)]
 enum Ask {
     Insert(SandboxRow, Answer<()>),
+    SetRunning(SandboxId, String, Answer<()>),
     SetState(SandboxId, StoredState, Option<String>, Answer<()>),
     Delete(SandboxId, Answer<()>),
     List(Answer<Vec<SandboxRow>>),
@@ -127,6 +136,16 @@ impl Store {
         row: SandboxRow,
     ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
         self.ask(|answer| Ask::Insert(row, answer))
+    }
+
+    /// Remembers that a sandbox serves, and how long its making took. A sandbox that is not there is
+    /// left so.
+    pub fn sandbox_set_running(
+        &self,
+        id: SandboxId,
+        times: String,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        self.ask(|answer| Ask::SetRunning(id, times, answer))
     }
 
     /// Remembers where a sandbox is now, and why. A sandbox that is not there is left so.

@@ -9,7 +9,8 @@ use crate::OpenStoreError;
 
 /// One step per version, never changed once it was released. The database's `user_version` says
 /// how many were taken.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE sandboxes (
         id            TEXT PRIMARY KEY,
         name          TEXT,
@@ -19,14 +20,25 @@ const MIGRATIONS: [&str; 1] = ["
         created_at_ms INTEGER NOT NULL,
         reason        TEXT
     ) STRICT;
-"];
+",
+    // What a sandbox needs to go on under another daemon.
+    "
+    ALTER TABLE sandboxes ADD COLUMN env TEXT NOT NULL DEFAULT '{}';
+    ALTER TABLE sandboxes ADD COLUMN times TEXT NOT NULL DEFAULT '';
+",
+];
 
 /// LIMIT: only a person with a SQLite shell competes for the lock.
 const BUSY_WITHIN: Duration = Duration::from_secs(5);
 
+/// For its owner only.
+const MODE: u32 = 0o600;
+
 /// Opens `path` and brings it to the newest version.
 pub(crate) fn open(path: &Path) -> Result<Connection, OpenStoreError> {
     let failed = |source| OpenStoreError::Open { path: path.into(), source };
+    // Environments hold secrets. The log beside it gets the mode of the database.
+    keep_private(path);
     let mut connection = Connection::open(path).map_err(failed)?;
     connection.busy_timeout(BUSY_WITHIN).map_err(failed)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
@@ -47,4 +59,12 @@ pub(crate) fn open(path: &Path) -> Result<Connection, OpenStoreError> {
     transaction.pragma_update(None, "user_version", newest).map_err(failed)?;
     transaction.commit().map_err(failed)?;
     Ok(connection)
+}
+
+/// Makes the database its owner's alone, new or not. What cannot be done here, opening it says.
+fn keep_private(path: &Path) {
+    use std::fs::{File, Permissions};
+    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+    let file = File::options().create(true).append(true).mode(MODE).open(path);
+    let _ = file.and_then(|file| file.set_permissions(Permissions::from_mode(MODE)));
 }

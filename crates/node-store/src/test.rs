@@ -11,6 +11,8 @@ fn row(bits: u64) -> SandboxRow {
         state: StoredState::Creating,
         created_at_ms: 1000 - bits,
         reason: None,
+        env: [("TOKEN".to_owned(), format!("secret \"{bits}\""))].into(),
+        times: String::new(),
     }
 }
 
@@ -25,14 +27,17 @@ async fn what_was_stored_survives_the_store() {
     let (one, two) = (SandboxId::from_bits(1), SandboxId::from_bits(2));
     store.sandbox_set_state(two, StoredState::Failed, Some("panic".into())).await.unwrap();
     store.sandbox_delete(one).await.unwrap();
+    store.sandbox_set_running(SandboxId::from_bits(3), "a while".into()).await.unwrap();
     // Repeats are free.
     store.sandbox_delete(one).await.unwrap();
+    store.sandbox_set_running(one, String::new()).await.unwrap();
     store.sandbox_set_state(one, StoredState::Running, None).await.unwrap();
     drop(store);
 
     let rows = Store::open(&path).unwrap().sandbox_list().await.unwrap();
     let failed = SandboxRow { state: StoredState::Failed, reason: Some("panic".into()), ..row(2) };
-    assert_eq!(rows, [row(3), failed]);
+    let running = SandboxRow { state: StoredState::Running, times: "a while".into(), ..row(3) };
+    assert_eq!(rows, [running, failed]);
 }
 
 #[tokio::test]
@@ -89,4 +94,25 @@ async fn a_row_this_build_cannot_read_is_an_error_with_its_value() {
     Connection::open(&path).unwrap().execute("UPDATE sandboxes SET size = 'vast'", []).unwrap();
     let error = store.sandbox_list().await.unwrap_err();
     assert!(error.to_string().contains("size `vast`"), "{error}");
+}
+
+#[tokio::test]
+async fn an_environment_that_cannot_be_read_is_not_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.db");
+    let store = Store::open(&path).unwrap();
+    store.sandbox_insert(row(1)).await.unwrap();
+    let damage = "UPDATE sandboxes SET env = '{\"TOKEN\": \"hunter2\"'";
+    Connection::open(&path).unwrap().execute(damage, []).unwrap();
+    let error = base_types::Chain(&store.sandbox_list().await.unwrap_err()).to_string();
+    assert!(error.contains("environment") && !error.contains("hunter2"), "{error}");
+}
+
+#[test]
+fn nobody_but_the_node_reads_its_database() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.db");
+    drop(Store::open(&path).unwrap());
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }

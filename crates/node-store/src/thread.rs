@@ -21,6 +21,9 @@ pub(crate) fn run(connection: Connection, asks: &mpsc::Receiver<Ask>) {
     for ask in asks {
         match ask {
             Ask::Insert(row, answer) => drop(answer.send(insert(&connection, &row))),
+            Ask::SetRunning(id, times, answer) => {
+                drop(answer.send(set_running(&connection, id, &times)));
+            }
             Ask::SetState(id, state, reason, answer) => {
                 drop(answer.send(set_state(&connection, id, state, reason.as_deref())));
             }
@@ -34,9 +37,10 @@ pub(crate) fn run(connection: Connection, asks: &mpsc::Receiver<Ask>) {
 
 fn insert(connection: &Connection, row: &SandboxRow) -> Result<(), StoreError> {
     let mut statement = connection.prepare_cached(
-        "INSERT INTO sandboxes (id, name, template, size, state, created_at_ms, reason)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO sandboxes (id, name, template, size, state, created_at_ms, reason, env, times)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?;
+    let env = serde_json::to_string(&row.env).map_err(StoreError::Unwritable)?;
     statement.execute(params![
         row.id.to_string(),
         row.name,
@@ -46,7 +50,17 @@ fn insert(connection: &Connection, row: &SandboxRow) -> Result<(), StoreError> {
         // Milliseconds fit for another 290 million years.
         i64::try_from(row.created_at_ms).unwrap_or(i64::MAX),
         row.reason,
+        env,
+        row.times,
     ])?;
+    Ok(())
+}
+
+fn set_running(connection: &Connection, id: SandboxId, times: &str) -> Result<(), StoreError> {
+    let mut statement = connection.prepare_cached(
+        "UPDATE sandboxes SET state = ?2, reason = NULL, times = ?3 WHERE id = ?1",
+    )?;
+    statement.execute(params![id.to_string(), state_name(StoredState::Running), times])?;
     Ok(())
 }
 
@@ -70,7 +84,7 @@ fn delete(connection: &Connection, id: SandboxId) -> Result<(), StoreError> {
 
 fn list(connection: &Connection) -> Result<Vec<SandboxRow>, StoreError> {
     let mut statement = connection.prepare_cached(
-        "SELECT id, name, template, size, state, created_at_ms, reason
+        "SELECT id, name, template, size, state, created_at_ms, reason, env, times
          FROM sandboxes ORDER BY created_at_ms, id",
     )?;
     let mut rows = statement.query([])?;
@@ -84,7 +98,7 @@ fn list(connection: &Connection) -> Result<Vec<SandboxRow>, StoreError> {
 fn read(row: &Row<'_>) -> Result<SandboxRow, StoreError> {
     let text = |index| row.get::<_, String>(index);
     let unreadable = |what, value: &str| StoreError::Unreadable { what, value: value.to_owned() };
-    let (id, template, size, state) = (text(0)?, text(2)?, text(3)?, text(4)?);
+    let (id, template, size, state, env) = (text(0)?, text(2)?, text(3)?, text(4)?, text(7)?);
     Ok(SandboxRow {
         id: id.parse().map_err(|_| unreadable("sandbox id", &id))?,
         name: row.get(1)?,
@@ -93,6 +107,9 @@ fn read(row: &Row<'_>) -> Result<SandboxRow, StoreError> {
         state: state_named(&state).ok_or_else(|| unreadable("state", &state))?,
         created_at_ms: u64::try_from(row.get::<_, i64>(5)?).unwrap_or_default(),
         reason: row.get(6)?,
+        // Not shown when it cannot be read: it may hold secrets.
+        env: serde_json::from_str(&env).map_err(|_| unreadable("environment", "…"))?,
+        times: text(8)?,
     })
 }
 

@@ -281,6 +281,8 @@ async fn make(
         state: StoredState::Creating,
         created_at_ms: facts.created_at_ms,
         reason: None,
+        env: facts.env.clone(),
+        times: String::new(),
     });
     let made = if spec.cold {
         make_cold(around, facts, spec).await
