@@ -274,6 +274,11 @@ impl State {
             .iter()
             .map(|(size, _)| *size)
             .find(|size| building(*size) < waiting.get(size).copied().unwrap_or(0));
+        if claimed.is_none() && !self.waiters.is_empty() {
+            // All of them are being built for. The pool comes after them: whoever delivers the last
+            // looks for more work itself.
+            return None;
+        }
         let job = claimed.map(Job::Claimed).or_else(|| {
             let short = |(size, target): (&Size, &usize)| {
                 let ready = self.ready.get(size).map_or(0, VecDeque::len);
@@ -457,4 +462,25 @@ async fn build(launcher: &VmmLauncher, size: Size) -> Result<Shell, ShellError> 
         .await
         .map_err(|source| ShellError::Build { memory_mib, source })?;
     Ok(Shell { process, built_for_claim: false, primed: None })
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn the_pool_is_not_filled_while_a_claim_waits_for_what_is_being_built() {
+        let (sender, waiting) = oneshot::channel();
+        let mut state = State {
+            targets: BTreeMap::from([(Size::Nano, 1)]),
+            waiters: VecDeque::from([(Size::Micro, sender)]),
+            ..State::default()
+        };
+        assert!(matches!(state.next_job(), Some(Job::Claimed(Size::Micro))));
+        assert!(state.next_job().is_none(), "a builder that took a refill now would give it back");
+        // Whoever waited has left.
+        drop(waiting);
+        assert!(matches!(state.next_job(), Some(Job::Refill(Size::Nano))));
+        assert!(state.next_job().is_none(), "one is enough");
+    }
 }
