@@ -1,0 +1,61 @@
+"""Sandboxes for AI agents: a microVM of its own for each.
+
+    from sandflare import Sandbox
+
+    with Sandbox.create() as sandbox:
+        print(sandbox.run("uname -a").stdout)
+
+:class:`AsyncSandbox` and :class:`AsyncClient` have the same methods, to be awaited.
+"""
+
+from sandflare import errors
+from sandflare._async.client import AsyncClient
+from sandflare._async.files import AsyncFiles
+from sandflare._async.process import AsyncEvents, AsyncProcess
+from sandflare._async.sandbox import AsyncSandbox
+from sandflare._sync.client import Client
+from sandflare._sync.files import Files
+from sandflare._sync.process import Events, Process
+from sandflare._sync.sandbox import Sandbox
+from sandflare._version import __version__
+from sandflare.errors import CommandFailed, NotFound, SandflareError
+from sandflare.models import (
+    Event,
+    FileEntry,
+    Health,
+    LocalCopy,
+    Metrics,
+    ProcessInfo,
+    Result,
+    SandboxInfo,
+    Snapshot,
+    Template,
+)
+
+__all__ = [
+    "AsyncClient",
+    "AsyncEvents",
+    "AsyncFiles",
+    "AsyncProcess",
+    "AsyncSandbox",
+    "Client",
+    "CommandFailed",
+    "Event",
+    "Events",
+    "FileEntry",
+    "Files",
+    "Health",
+    "LocalCopy",
+    "Metrics",
+    "NotFound",
+    "Process",
+    "ProcessInfo",
+    "Result",
+    "Sandbox",
+    "SandboxInfo",
+    "SandflareError",
+    "Snapshot",
+    "Template",
+    "__version__",
+    "errors",
+]

@@ -1,0 +1,279 @@
+"""Processes in a sandbox: what they print, what they are given, how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from sandflare import _decode
+from sandflare import _operations as operations
+from sandflare._http import SILENCE_S_MAX, in_pieces
+from sandflare._input import NOBODY_READS, Input, pieces
+from sandflare._retry import RETRIES, Again, pause
+from sandflare.errors import ConnectionBroken, RequestTimeout, SandflareError, WaitTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from types import TracebackType
+
+    import httpx
+
+    from sandflare._ask import Ask
+    from sandflare._async.transport import AsyncTransport
+    from sandflare._operations import Signal
+    from sandflare.models import Event, ProcessInfo, Result
+
+
+class AsyncEvents:
+    """What happens to a process, as it happens. Iterate over it; it ends with the process.
+
+    Nothing is asked of the node, and no command starts, before the first event is asked for.
+    Closing it early (with :meth:`close`, or by leaving its ``with``) kills a command that was
+    started by ``stream`` and leaves a spawned process alone.
+    """
+
+    def __init__(
+        self,
+        transport: AsyncTransport,
+        ask: Callable[[int | None], Ask[Any]],
+        shaper: _decode.Shaper,
+        *,
+        attach: bool,
+        after: int | None = None,
+        on_started: Callable[[int], Callable[[], Awaitable[None]]] | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        self._transport = transport
+        self._ask = ask
+        self._shaper = shaper
+        self._attach = attach
+        self._on_started = on_started
+        self._finish: Callable[[], Awaitable[None]] | None = None
+        self._deadline = deadline
+        self._reader = _decode.EventReader()
+        self._reader.last_seq = after
+        self._ready: deque[Event] = deque()
+        self._broken = 0
+        self._closed = False
+        self._response: httpx.Response | None = None
+        self._pieces: AsyncIterator[bytes] | None = None
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._ready:
+            if self._closed or self._reader.ended:
+                await self.close()
+                raise StopAsyncIteration
+            for event in self._reader.feed(await self._read()):
+                self._broken = 0
+                if event.process is not None and self._on_started is not None:
+                    self._finish = self._on_started(event.process)
+                self._ready.extend(self._shaper.shape(event))
+        event = self._ready.popleft()
+        failure = _decode.lost(event)
+        if failure is not None:
+            await self.close()
+            raise failure
+        return event
+
+    async def __aenter__(self) -> AsyncEvents:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if not self._closed:
+            self._closed = True
+            if self._response is not None:
+                await self._response.aclose()
+            if self._finish is not None:
+                await self._finish()
+
+    async def _open(self) -> None:
+        silence = (await self._left()) if self._deadline is not None else SILENCE_S_MAX
+        self._opened_at = time.monotonic()
+        self._response = await self._transport.open(
+            self._ask(self._reader.last_seq), min(silence, SILENCE_S_MAX)
+        )
+        self._pieces = self._transport.pieces(self._response)
+
+    async def _left(self) -> float:
+        assert self._deadline is not None  # noqa: S101 -- asked only when there is one
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            await self.close()
+            raise WaitTimeout("the process was still running when the time was up")
+        return left
+
+    async def _read(self) -> bytes:
+        if self._response is None:
+            await self._open()
+        while True:
+            if self._deadline is not None:
+                await self._left()
+                # How long a read may take is fixed when the stream is opened.
+                if time.monotonic() - self._opened_at > 1.0:
+                    await self._reopen()
+            try:
+                if self._pieces is not None:
+                    async for piece in self._pieces:
+                        return piece
+                failure: SandflareError = ConnectionBroken(
+                    "the stream ended before the process did"
+                )
+            except (ConnectionBroken, RequestTimeout) as error:
+                failure = error
+            if self._deadline is not None:
+                await self._left()
+            if not self._attach:
+                await self.close()
+                raise failure
+            self._broken += 1
+            wait = pause(Again.SAFE, ConnectionBroken(failure.message), self._broken, RETRIES)
+            if wait is None:
+                await self.close()
+                raise failure
+            await asyncio.sleep(wait)
+            await self._reopen()
+
+    async def _reopen(self) -> None:
+        if self._response is not None:
+            await self._response.aclose()
+        self._reader.restart()
+        await self._open()
+
+
+def feed(
+    transport: AsyncTransport, sandbox: str, process: int, source: Input
+) -> Callable[[], Awaitable[None]]:
+    """Send a command its input beside reading its output, which could fill up otherwise.
+
+    Returns what to call at the command's end: it stops the sending and raises what went wrong.
+    """
+
+    async def send(data: bytes, close: bool) -> bool:
+        try:
+            await transport.ask(operations.process_stdin(sandbox, process, data, close))
+        except NOBODY_READS:
+            return False
+        return True
+
+    async def work() -> None:
+        reads = True
+        try:
+            async for piece in in_pieces(pieces(source)):
+                reads = await send(piece, False)
+                if not reads:
+                    return
+        finally:
+            # Also when the source failed: the command must not wait for what never comes.
+            if reads:
+                await send(b"", True)
+
+    task = asyncio.ensure_future(work())
+
+    async def finish() -> None:
+        if task.done():
+            task.result()
+            return
+        # What goes wrong after the end goes wrong because of it.
+        task.cancel()
+        await asyncio.wait([task])
+
+    return finish
+
+
+class AsyncProcess:
+    """A process that lives on when nobody listens; made by ``spawn`` and ``pty``."""
+
+    def __init__(self, transport: AsyncTransport, sandbox: str, info: ProcessInfo) -> None:
+        self._transport = transport
+        self._sandbox = sandbox
+        self.info = info
+
+    def __repr__(self) -> str:
+        return f"<AsyncProcess {self.id} of {self._sandbox}>"
+
+    @property
+    def id(self) -> int:
+        """Its number, never used twice in the life of a sandbox."""
+        return self.info.id
+
+    def events(self, *, after: int | None = None, lines: bool = True) -> AsyncEvents:
+        """Listen to it, from its start or after the event numbered ``after``.
+
+        A broken connection is made again, and nothing is missed that the node still keeps; when
+        older output is gone, an event ``dropped`` says so. With ``lines=False`` events are pieces
+        as the node sent them: with those, ``after=event.seq`` goes on exactly where it stopped.
+        """
+        shaper = _decode.LineShaper() if lines else _decode.PieceShaper()
+        return self._events(shaper, after=after)
+
+    async def wait(
+        self,
+        timeout: float | None = None,
+        *,
+        check: bool = False,
+        max_output: int = _decode.OUTPUT_BYTES_MAX,
+    ) -> Result:
+        """Wait for its end, at most ``timeout`` seconds; all it printed is in the result.
+
+        When the time is up it raises :class:`WaitTimeout`, and the process goes on.
+        """
+        deadline = time.monotonic() + timeout if timeout is not None else None
+        collector = _decode.Collector(self.info.argv, max_output)
+        async with self._events(_decode.Shaper(), deadline=deadline) as events:
+            async for event in events:
+                collector.add(event)
+        result = collector.result()
+        return result.check() if check else result
+
+    async def write(self, data: str | bytes) -> None:
+        """Send it input; returns when the sandbox took it. Needs ``stdin=True`` or a terminal."""
+        for piece in pieces(data):
+            await self._transport.ask(
+                operations.process_stdin(self._sandbox, self.id, piece, False)
+            )
+
+    async def close_stdin(self) -> None:
+        """End its input."""
+        await self._transport.ask(operations.process_stdin(self._sandbox, self.id, b"", True))
+
+    async def signal(self, signal: Signal) -> None:
+        """Send it and all it started a signal: 2, ``"SIGINT"`` or ``signal.SIGINT``."""
+        await self._transport.ask(operations.process_signal(self._sandbox, self.id, signal))
+
+    async def kill(self) -> None:
+        """End it and all it started, at once."""
+        await self.signal("SIGKILL")
+
+    async def resize(self, rows: int, cols: int) -> None:
+        """Tell it that its terminal has another size."""
+        await self._transport.ask(operations.process_resize(self._sandbox, self.id, rows, cols))
+
+    def _events(
+        self,
+        shaper: _decode.Shaper,
+        *,
+        after: int | None = None,
+        deadline: float | None = None,
+    ) -> AsyncEvents:
+        return AsyncEvents(
+            self._transport,
+            lambda seq: operations.process_events(self._sandbox, self.id, seq),
+            shaper,
+            attach=True,
+            after=after,
+            deadline=deadline,
+        )

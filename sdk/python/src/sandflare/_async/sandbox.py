@@ -1,0 +1,469 @@
+"""A sandbox: a machine of its own for one agent."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+from sandflare import _archive as archive
+from sandflare import _decode
+from sandflare import _operations as operations
+from sandflare import _transfer as transfer
+from sandflare._async.files import AsyncFiles
+from sandflare._async.process import AsyncEvents, AsyncProcess, feed
+from sandflare._threads import in_thread, waited
+from sandflare.errors import NotFound
+from sandflare.models import (
+    FileEntry,
+    LocalCopy,
+    Metrics,
+    ProcessInfo,
+    Result,
+    SandboxInfo,
+    Snapshot,
+)
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+    from types import TracebackType
+
+    from sandflare._async.client import AsyncClient
+    from sandflare._async.transport import AsyncTransport
+    from sandflare._input import Input
+    from sandflare._operations import Command
+from sandflare._transfer import Source, Target
+
+
+class AsyncSandbox:
+    """A machine of its own for one agent. Make one with :meth:`create`.
+
+    Used as a context manager, it is killed at the end.
+    """
+
+    def __init__(self, transport: AsyncTransport, info: SandboxInfo) -> None:
+        self._transport = transport
+        self.info = info
+        self.files = AsyncFiles(transport, info.id)
+
+    def __repr__(self) -> str:
+        return f"<AsyncSandbox {self.id} {self.state}>"
+
+    async def __aenter__(self) -> AsyncSandbox:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.kill()
+
+    @classmethod
+    async def create(
+        cls,
+        name: str | None = None,
+        *,
+        template: str | None = None,
+        size: str | None = None,
+        env: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        idle_timeout: float | None = None,
+        on_timeout: str | None = None,
+        snapshot: str | Snapshot | None = None,
+        client: AsyncClient | None = None,
+        api_key: str | None = None,
+        url: str | None = None,
+        request_timeout: float | None = None,
+    ) -> AsyncSandbox:
+        """Create a sandbox; returns when it is ready to run commands.
+
+        Args:
+            name: for people; need not be unique.
+            template: what it is a clone of; default ``agent``.
+            size: ``nano`` (default), ``micro``, ``small``, ``medium`` or ``large``.
+            env: environment of every command in it.
+            metadata: what you want to find it by.
+            timeout: seconds it may live; 0 is without end. Default: the node's.
+            idle_timeout: seconds it may live unused; 0 (default) is without end.
+            on_timeout: ``kill`` (default) or ``pause``.
+            snapshot: a snapshot to create it from, instead of a template.
+            client: the node to ask; default: the one that ``url`` and ``api_key`` name.
+            api_key: see :class:`AsyncClient`.
+            url: see :class:`AsyncClient`.
+            request_timeout: seconds to wait for the node's answer.
+
+        """
+        return await _client(client, url, api_key).create(
+            name,
+            template=template,
+            size=size,
+            env=env,
+            metadata=metadata,
+            timeout=timeout,
+            idle_timeout=idle_timeout,
+            on_timeout=on_timeout,
+            snapshot=snapshot,
+            request_timeout=request_timeout,
+        )
+
+    @classmethod
+    async def get(
+        cls,
+        id: str,
+        *,
+        client: AsyncClient | None = None,
+        api_key: str | None = None,
+        url: str | None = None,
+    ) -> AsyncSandbox:
+        """Get the sandbox of this id."""
+        return await _client(client, url, api_key).get(id)
+
+    @classmethod
+    async def get_or_create(
+        cls,
+        name: str,
+        *,
+        template: str | None = None,
+        size: str | None = None,
+        env: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        idle_timeout: float | None = None,
+        on_timeout: str | None = None,
+        snapshot: str | Snapshot | None = None,
+        client: AsyncClient | None = None,
+        api_key: str | None = None,
+        url: str | None = None,
+        request_timeout: float | None = None,
+    ) -> AsyncSandbox:
+        """Get the oldest living sandbox of this name, or create one as :meth:`create` does.
+
+        Two callers at the same moment may both create one.
+        """
+        return await _client(client, url, api_key).get_or_create(
+            name,
+            template=template,
+            size=size,
+            env=env,
+            metadata=metadata,
+            timeout=timeout,
+            idle_timeout=idle_timeout,
+            on_timeout=on_timeout,
+            snapshot=snapshot,
+            request_timeout=request_timeout,
+        )
+
+    @classmethod
+    async def list(
+        cls,
+        *,
+        state: str | None = None,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        client: AsyncClient | None = None,
+        api_key: str | None = None,
+        url: str | None = None,
+    ) -> AsyncIterator[AsyncSandbox]:
+        """Iterate over sandboxes, oldest first; pages are fetched as they are needed."""
+        found = _client(client, url, api_key).list(state=state, name=name, metadata=metadata)
+        async for sandbox in found:
+            yield sandbox
+
+    @property
+    def id(self) -> str:
+        """Its id, for ever."""
+        return self.info.id
+
+    @property
+    def name(self) -> str | None:
+        """The name it was created with."""
+        return self.info.name
+
+    @property
+    def state(self) -> str:
+        """Where it was in its life when it was last asked; see :meth:`refresh`."""
+        return self.info.state
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What it was created with."""
+        return self.info.metadata
+
+    async def refresh(self) -> SandboxInfo:
+        """Ask the node how it is; ``info`` is new afterwards."""
+        self.info = await self._transport.ask(operations.sandbox_get(self.id))
+        return self.info
+
+    async def run(
+        self,
+        command: Command,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+        input: Input | None = None,
+        check: bool = False,
+        max_output: int = _decode.OUTPUT_BYTES_MAX,
+    ) -> Result:
+        """Run a command to its end.
+
+        Args:
+            command: a line for the shell, or a list: a program and its arguments.
+            env: environment added to the sandbox's.
+            cwd: directory; default: the user's home.
+            user: default ``agent``.
+            timeout: kill it, and all it started, after this many seconds.
+            input: its standard input; default: none.
+            check: raise :class:`CommandFailed` unless it ends well.
+            max_output: bytes to keep of each of its outputs.
+
+        """
+        events = self._execute(
+            command,
+            _decode.Shaper(),
+            env=env,
+            cwd=cwd,
+            user=user,
+            timeout=timeout,
+            input=input,
+        )
+        collector = _decode.Collector(command, max_output)
+        async with events:
+            async for event in events:
+                collector.add(event)
+        result = collector.result()
+        return result.check() if check else result
+
+    exec = run
+
+    def stream(
+        self,
+        command: Command,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+        input: Input | None = None,
+        lines: bool = True,
+    ) -> AsyncEvents:
+        """Run a command and iterate over what happens, as it happens; arguments as for :meth:`run`.
+
+        Output comes line by line, or with ``lines=False`` in pieces as the command wrote them. The
+        command is killed when you stop listening.
+        """
+        shaper = _decode.LineShaper() if lines else _decode.PieceShaper()
+        return self._execute(
+            command, shaper, env=env, cwd=cwd, user=user, timeout=timeout, input=input
+        )
+
+    async def spawn(
+        self,
+        command: Command,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+        stdin: bool = False,
+    ) -> AsyncProcess:
+        """Start a process that lives on when nobody listens; arguments as for :meth:`run`.
+
+        With ``stdin=True`` its input stays open for :meth:`AsyncProcess.write`.
+        """
+        ask = operations.process_spawn(
+            self.id,
+            command,
+            env=env,
+            cwd=cwd,
+            user=user,
+            timeout=timeout,
+            stdin=stdin,
+            pty=None,
+        )
+        return AsyncProcess(self._transport, self.id, await self._transport.ask(ask))
+
+    async def pty(
+        self,
+        command: Command = ("bash", "-l"),
+        *,
+        rows: int = 24,
+        cols: int = 80,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncProcess:
+        """Start a process on a terminal of its own; all it prints comes as ``stdout``."""
+        ask = operations.process_spawn(
+            self.id,
+            command,
+            env=env,
+            cwd=cwd,
+            user=user,
+            timeout=timeout,
+            stdin=True,
+            pty=(rows, cols),
+        )
+        return AsyncProcess(self._transport, self.id, await self._transport.ask(ask))
+
+    async def processes(self) -> builtins.list[ProcessInfo]:
+        """Every process that was spawned and is still known."""
+        return await self._transport.ask(operations.process_list(self.id))
+
+    async def process(self, id: int) -> AsyncProcess:
+        """The spawned process of this number, to listen to it and to steer it."""
+        info = operations.find_process(await self.processes(), id)
+        return AsyncProcess(self._transport, self.id, info)
+
+    async def upload(
+        self,
+        source: Source,
+        path: str,
+        *,
+        mode: int | None = None,
+        user: str | None = None,
+    ) -> FileEntry | None:
+        """Write to ``path`` in the sandbox.
+
+        ``source`` is the content as bytes or text, a file opened to read, or a local path as
+        ``pathlib.Path``. Text is never taken for a path. A local directory is copied with all that
+        is in it, into the directory ``path``; then there is nothing to return.
+        """
+        folder = transfer.local_path(source)
+        if folder is None or not folder.is_dir():
+            return await self.files.write(path, source, mode=mode, user=user)
+        await self.files.make_dir(path, mode=mode, user=user)
+        unpack = ["tar", "-C", path, "-xf", "-"]
+        await self.run(unpack, user=user, cwd="/", input=archive.pack(folder), check=True)
+        return None
+
+    @overload
+    async def download(self, path: str, *, user: str | None = None) -> bytes: ...
+
+    @overload
+    async def download(self, path: str, to: Target, *, user: str | None = None) -> LocalCopy: ...
+
+    async def download(
+        self, path: str, to: Target | None = None, *, user: str | None = None
+    ) -> bytes | LocalCopy:
+        """Read ``path`` in the sandbox: a file as bytes, or a file or directory into ``to``.
+
+        ``to`` is a local path, or a file opened to write bytes. Of a directory, links and devices
+        are left out; their names are in the answer's ``skipped``.
+        """
+        if to is None:
+            return await self.files.read(path, user=user)
+        if not isinstance(to, (str, Path)) and hasattr(to, "write"):
+            size = 0
+            async for piece in self.files.stream(path, user=user):
+                await in_thread(partial(to.write, piece))
+                size += len(piece)
+            return LocalCopy(files=1, bytes=size)
+        target = Path(to)
+        if (await self.files.stat(path)).is_directory:
+            return await self._unpacked(path, target, user)
+        landing = transfer.Landing(target)
+        well = False
+        try:
+            async for piece in self.files.stream(path, user=user):
+                await in_thread(partial(landing.write, piece))
+            well = True
+        finally:
+            landing.end(well)
+        return LocalCopy(files=1, bytes=landing.bytes)
+
+    async def pause(self) -> None:
+        """Stop it and keep all of it on disk; anything that touches it resumes it."""
+        self.info = await self._transport.ask(operations.sandbox_pause(self.id))
+
+    async def resume(self) -> None:
+        """Go on where it was paused."""
+        self.info = await self._transport.ask(operations.sandbox_resume(self.id))
+
+    async def fork(self, count: int = 1, *, name: str | None = None) -> builtins.list[AsyncSandbox]:
+        """Make running copies of it, all from this moment; it keeps running itself."""
+        made = await self._transport.ask(operations.sandbox_fork(self.id, count, name))
+        return [AsyncSandbox(self._transport, info) for info in made]
+
+    async def snapshot(self, name: str | None = None) -> Snapshot:
+        """Keep it as it is now, to create others from it; it keeps running itself."""
+        return await self._transport.ask(operations.sandbox_snapshot(self.id, name))
+
+    async def set_timeout(self, timeout: float) -> None:
+        """Let it live this many seconds from now; 0 is without end."""
+        await self._transport.ask(operations.sandbox_timeout(self.id, timeout))
+
+    async def metrics(self) -> Metrics:
+        """Counters of its machine since it was made."""
+        return await self._transport.ask(operations.sandbox_metrics(self.id))
+
+    async def logs(self) -> str:
+        """The end of what its machine printed on its console."""
+        return await self._transport.ask(operations.sandbox_logs(self.id))
+
+    async def kill(self) -> bool:
+        """End it; returns when nothing of it is left. ``False`` if it was gone before."""
+        try:
+            await self._transport.ask(operations.sandbox_kill(self.id))
+        except NotFound:
+            return False
+        return True
+
+    def _execute(
+        self,
+        command: Command,
+        shaper: _decode.Shaper,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+        input: Input | None = None,
+    ) -> AsyncEvents:
+        ask = operations.execute(
+            self.id,
+            command,
+            env=env,
+            cwd=cwd,
+            user=user,
+            timeout=timeout,
+            stdin=input is not None,
+        )
+        on_started: Callable[[int], Callable[[], Awaitable[None]]] | None = None
+        if input is not None:
+            on_started = partial(feed, self._transport, self.id, source=input)
+        return AsyncEvents(
+            self._transport, lambda _: ask, shaper, attach=False, on_started=on_started
+        )
+
+    async def _unpacked(self, path: str, target: Path, user: str | None) -> LocalCopy:
+        packed = self._packed(path, user)
+        try:
+            return await in_thread(partial(archive.unpack, waited(packed), target))
+        finally:
+            await packed.aclose()
+
+    async def _packed(self, path: str, user: str | None) -> AsyncGenerator[bytes, None]:
+        command = ["tar", "-C", path, "-cf", "-", "."]
+        errors = _decode.Collector(command, _decode.LINE_BYTES_MAX)
+        async with self._execute(command, _decode.Shaper(), user=user or "root", cwd="/") as events:
+            async for event in events:
+                if event.event == "stdout":
+                    yield event.data
+                else:
+                    errors.add(event)
+        errors.result().check()
+
+
+def _client(client: AsyncClient | None, url: str | None, api_key: str | None) -> AsyncClient:
+    if client is not None:
+        return client
+    from sandflare._async.client import client_for
+
+    return client_for(url, api_key)

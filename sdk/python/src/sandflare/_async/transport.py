@@ -1,0 +1,101 @@
+"""Sends requests, and awaits them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx
+
+from sandflare import _http
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sandflare._ask import Ask
+    from sandflare._settings import Settings
+    from sandflare.errors import SandflareError
+
+T = TypeVar("T")
+
+
+class AsyncTransport:
+    """The connections to one node."""
+
+    def __init__(self, settings: Settings, request_timeout: float | None, retries: int) -> None:
+        self.settings = settings
+        self._request_timeout = request_timeout
+        self._retries = retries
+        self._http = httpx.AsyncClient(**_http.options(settings))
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def ask(self, ask: Ask[T], request_timeout: float | None = None) -> T:
+        """Send a request and read its answer."""
+        if request_timeout is None:
+            request_timeout = self._request_timeout
+        response = await self._send(ask, _http.timeouts(ask, request_timeout))
+        try:
+            body = await self._whole(response)
+        finally:
+            await response.aclose()
+        return ask.parse(body)
+
+    async def open(self, ask: Ask[Any], silence: float = _http.SILENCE_S_MAX) -> httpx.Response:
+        """Send a request whose answer is read as it comes, and closed by the caller."""
+        return await self._send(ask, _http.stream_timeouts(silence))
+
+    async def pieces(self, response: httpx.Response) -> AsyncIterator[bytes]:
+        """Yield the bytes of an answer as they come."""
+        try:
+            async for piece in response.aiter_raw():
+                yield piece
+        except httpx.HTTPError as error:
+            raise _http.failed(error, self.settings) from error
+        finally:
+            await response.aclose()
+
+    async def _send(self, ask: Ask[Any], timeouts: httpx.Timeout) -> httpx.Response:
+        sent = 0
+        while True:
+            response = None
+            cause: httpx.HTTPError | None = None
+            body = _http.content(ask)
+            try:
+                request = self._http.build_request(
+                    **_http.arguments(
+                        ask,
+                        body if body is None or isinstance(body, bytes) else _http.in_pieces(body),
+                    ),
+                    timeout=timeouts,
+                )
+                response = await self._http.send(request, stream=True)
+                if response.is_success:
+                    return response
+                failure = await self._refused(response)
+            except httpx.HTTPError as error:
+                cause = error
+                failure = _http.failed(error, self.settings)
+            sent += 1
+            wait = _http.next_pause(ask, failure, sent, self._retries, response)
+            if wait is None:
+                raise failure from cause
+            await asyncio.sleep(wait)
+
+    async def _refused(self, response: httpx.Response) -> SandflareError:
+        try:
+            return _http.refused(response, await self._whole(response))
+        finally:
+            await response.aclose()
+
+    async def _whole(self, response: httpx.Response) -> bytes:
+        body = bytearray()
+        try:
+            async for piece in response.aiter_bytes():
+                body += piece
+                if len(body) > _http.ANSWER_BYTES_MAX:
+                    raise _http.too_large(self.settings)
+        except httpx.HTTPError as error:
+            raise _http.failed(error, self.settings) from error
+        return bytes(body)

@@ -1,0 +1,388 @@
+"""Every operation of the node as the request that asks for it. Pure: nothing is sent from here."""
+
+from __future__ import annotations
+
+import math
+import signal as signals
+from collections.abc import Mapping, Sequence
+from typing import Any, Union
+
+from sandflare._ask import Ask, Body, given, idempotency, many, nothing, one, page, parsed, segment
+from sandflare._ask import text as as_text
+from sandflare._retry import Again
+from sandflare.errors import ConfigurationError, NotFound
+from sandflare.models import (
+    FileEntry,
+    Health,
+    Metrics,
+    ProcessInfo,
+    SandboxInfo,
+    Snapshot,
+    Template,
+)
+
+#: What ``run`` takes: a line for the shell, or a program and its arguments.
+Command = Union[str, Sequence[str]]
+#: A signal by its number, its name (``"SIGINT"`` or ``"INT"``), or as :class:`signal.Signals`.
+Signal = Union[int, str, signals.Signals]
+
+_STATES = ("creating", "running", "pausing", "paused", "resuming", "stopping", "failed")
+# Linux's numbers, which other systems count differently; a sandbox is always Linux.
+_SIGNALS = {
+    "HUP": 1,
+    "INT": 2,
+    "QUIT": 3,
+    "ILL": 4,
+    "TRAP": 5,
+    "ABRT": 6,
+    "BUS": 7,
+    "FPE": 8,
+    "KILL": 9,
+    "USR1": 10,
+    "SEGV": 11,
+    "USR2": 12,
+    "PIPE": 13,
+    "ALRM": 14,
+    "TERM": 15,
+    "STKFLT": 16,
+    "CHLD": 17,
+    "CONT": 18,
+    "STOP": 19,
+    "TSTP": 20,
+    "TTIN": 21,
+    "TTOU": 22,
+    "URG": 23,
+    "XCPU": 24,
+    "XFSZ": 25,
+    "VTALRM": 26,
+    "PROF": 27,
+    "WINCH": 28,
+    "IO": 29,
+    "PWR": 30,
+    "SYS": 31,
+}
+
+
+def health() -> Ask[Health]:
+    return Ask("GET", "/health", one(Health), again=Again.SAFE)
+
+
+def templates() -> Ask[list[Template]]:
+    return Ask("GET", "/templates", many(Template, "templates"), again=Again.SAFE)
+
+
+def sandbox_create(
+    *,
+    name: str | None,
+    template: str | None,
+    size: str | None,
+    env: Mapping[str, str] | None,
+    metadata: Mapping[str, str] | None,
+    timeout: float | None,
+    idle_timeout: float | None,
+    on_timeout: str | None,
+    snapshot: str | Snapshot | None,
+) -> Ask[SandboxInfo]:
+    body = given(
+        name=name,
+        template=template,
+        size=size,
+        env=dict(env) if env else None,
+        metadata=dict(metadata) if metadata else None,
+        timeout_s=seconds("timeout", timeout),
+        idle_timeout_s=seconds("idle_timeout", idle_timeout),
+        on_timeout=on_timeout,
+        snapshot=snapshot.id if isinstance(snapshot, Snapshot) else snapshot,
+    )
+    return Ask(
+        "POST",
+        "/sandboxes",
+        one(SandboxInfo),
+        json=body,
+        headers=idempotency(),
+        again=Again.SAFE,
+        slow=True,
+    )
+
+
+def sandbox_list(
+    *,
+    state: str | None = None,
+    name: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    cursor: str | None = None,
+) -> Ask[tuple[list[SandboxInfo], str | None]]:
+    if state is not None and state not in _STATES:
+        raise ConfigurationError(
+            f"no sandbox has the state {state!r}", hint=f"one of {', '.join(_STATES)}"
+        )
+    pairs = [f"{key}:{value}" for key, value in (metadata or {}).items()]
+    if len(pairs) > 1:
+        raise ConfigurationError("sandboxes can be listed by one entry of their metadata at a time")
+    params = given(
+        state=state,
+        name=name,
+        metadata=pairs[0] if pairs else None,
+        limit=str(limit) if limit is not None else None,
+        cursor=cursor,
+    )
+    return Ask("GET", "/sandboxes", page(SandboxInfo, "sandboxes"), params=params, again=Again.SAFE)
+
+
+def sandbox_get(id: str) -> Ask[SandboxInfo]:
+    return Ask("GET", _of(id), one(SandboxInfo), again=Again.SAFE)
+
+
+def sandbox_kill(id: str) -> Ask[None]:
+    return Ask("DELETE", _of(id), nothing, again=Again.SAFE)
+
+
+def sandbox_timeout(id: str, timeout: float) -> Ask[None]:
+    body = {"timeout_s": seconds("timeout", timeout)}
+    return Ask("POST", _of(id, "/timeout"), nothing, json=body, again=Again.SAFE)
+
+
+def sandbox_pause(id: str) -> Ask[SandboxInfo]:
+    return Ask("POST", _of(id, "/pause"), one(SandboxInfo), slow=True)
+
+
+def sandbox_resume(id: str) -> Ask[SandboxInfo]:
+    return Ask("POST", _of(id, "/resume"), one(SandboxInfo), slow=True)
+
+
+def sandbox_fork(id: str, count: int, name: str | None) -> Ask[list[SandboxInfo]]:
+    return Ask(
+        "POST",
+        _of(id, "/fork"),
+        many(SandboxInfo, "sandboxes"),
+        json=given(count=count, name=name),
+        headers=idempotency(),
+        slow=True,
+    )
+
+
+def sandbox_snapshot(id: str, name: str | None) -> Ask[Snapshot]:
+    return Ask(
+        "POST",
+        _of(id, "/snapshots"),
+        one(Snapshot),
+        json=given(name=name),
+        headers=idempotency(),
+        slow=True,
+    )
+
+
+def sandbox_metrics(id: str) -> Ask[Metrics]:
+    return Ask("GET", _of(id, "/stats"), one(Metrics), again=Again.SAFE)
+
+
+def sandbox_logs(id: str) -> Ask[str]:
+    return Ask("GET", _of(id, "/logs"), as_text, again=Again.SAFE)
+
+
+def snapshot_list(cursor: str | None = None) -> Ask[tuple[list[Snapshot], str | None]]:
+    read = page(Snapshot, "snapshots")
+    return Ask("GET", "/snapshots", read, params=given(cursor=cursor), again=Again.SAFE)
+
+
+def snapshot_get(id: str) -> Ask[Snapshot]:
+    return Ask("GET", f"/snapshots/{segment(id)}", one(Snapshot), again=Again.SAFE)
+
+
+def snapshot_delete(id: str) -> Ask[None]:
+    return Ask("DELETE", f"/snapshots/{segment(id)}", nothing, again=Again.SAFE)
+
+
+def execute(
+    id: str,
+    command: Command,
+    *,
+    env: Mapping[str, str] | None,
+    cwd: str | None,
+    user: str | None,
+    timeout: float | None,
+    stdin: bool,
+) -> Ask[Any]:
+    body = _command(command, env, cwd, user, timeout, stdin)
+    return Ask("POST", _of(id, "/exec"), parsed, json=body)
+
+
+def process_spawn(
+    id: str,
+    command: Command,
+    *,
+    env: Mapping[str, str] | None,
+    cwd: str | None,
+    user: str | None,
+    timeout: float | None,
+    stdin: bool,
+    pty: tuple[int, int] | None,
+) -> Ask[ProcessInfo]:
+    body = _command(command, env, cwd, user, timeout, stdin)
+    if pty is not None:
+        body["pty"] = {"rows": pty[0], "cols": pty[1]}
+    return Ask("POST", _of(id, "/processes"), one(ProcessInfo), json=body)
+
+
+def process_list(id: str) -> Ask[list[ProcessInfo]]:
+    return Ask("GET", _of(id, "/processes"), many(ProcessInfo, "processes"), again=Again.SAFE)
+
+
+def process_events(id: str, process: int, after: int | None) -> Ask[Any]:
+    params = given(after=str(after) if after is not None else None)
+    return Ask("GET", _process(id, process, "events"), parsed, params=params, again=Again.SAFE)
+
+
+def process_stdin(id: str, process: int, data: bytes, close: bool) -> Ask[None]:
+    params = {"close": "true"} if close else {}
+    return Ask("POST", _process(id, process, "stdin"), nothing, params=params, body=data)
+
+
+def process_signal(id: str, process: int, signal: Signal) -> Ask[None]:
+    body = {"signal": signal_number(signal)}
+    return Ask("POST", _process(id, process, "signal"), nothing, json=body)
+
+
+def process_resize(id: str, process: int, rows: int, cols: int) -> Ask[None]:
+    body = {"rows": rows, "cols": cols}
+    return Ask("POST", _process(id, process, "resize"), nothing, json=body, again=Again.SAFE)
+
+
+def file_read(id: str, path: str, user: str | None) -> Ask[bytes]:
+    params = given(path=path, user=user)
+    return Ask("GET", _of(id, "/files"), bytes, params=params, again=Again.SAFE)
+
+
+def file_write(
+    id: str,
+    path: str,
+    body: Body,
+    *,
+    length: int | None,
+    mode: int | None,
+    user: str | None,
+) -> Ask[FileEntry]:
+    return Ask(
+        "PUT",
+        _of(id, "/files"),
+        one(FileEntry),
+        params=given(path=path, mode=str(mode) if mode is not None else None, user=user),
+        body=body,
+        length=length,
+    )
+
+
+def file_list(id: str, path: str) -> Ask[list[FileEntry]]:
+    read = many(FileEntry, "entries")
+    return Ask("GET", _of(id, "/files/list"), read, params={"path": path}, again=Again.SAFE)
+
+
+def file_stat(id: str, path: str) -> Ask[FileEntry]:
+    params = {"path": path}
+    return Ask("GET", _of(id, "/files/stat"), one(FileEntry), params=params, again=Again.SAFE)
+
+
+def file_make(id: str, path: str, mode: int | None, user: str | None) -> Ask[FileEntry]:
+    body = given(path=path, mode=mode, user=user)
+    return Ask("POST", _of(id, "/files/make"), one(FileEntry), json=body, again=Again.SAFE)
+
+
+def file_move(id: str, source: str, to: str) -> Ask[FileEntry]:
+    body = {"from": source, "to": to}
+    return Ask("POST", _of(id, "/files/move"), one(FileEntry), json=body)
+
+
+def file_remove(id: str, path: str, recursive: bool) -> Ask[None]:
+    params = given(path=path, recursive="true" if recursive else None)
+    return Ask("DELETE", _of(id, "/files"), nothing, params=params)
+
+
+def argv(command: Command) -> list[str]:
+    """Write a command as a program and its arguments; a string goes to the shell."""
+    if isinstance(command, str):
+        return ["sh", "-c", command]
+    words = [str(word) for word in command]
+    if not words:
+        raise ConfigurationError("the command is empty")
+    return words
+
+
+def seconds(what: str, value: float | None) -> int | None:
+    """Write a duration as the node takes it: whole seconds, rounded up."""
+    if value is None:
+        return None
+    if not 0 <= value < float("inf"):
+        raise ConfigurationError(f"`{what}` is {value}; it is seconds, 0 or more")
+    return math.ceil(value)
+
+
+def signal_number(signal: Signal) -> int:
+    """Write a signal as Linux numbers it."""
+    if isinstance(signal, signals.Signals):
+        signal = signal.name
+    if isinstance(signal, str):
+        name = signal.upper()
+        number = _SIGNALS.get(name.removeprefix("SIG"))
+        if number is None:
+            raise ConfigurationError(f"there is no signal {signal!r}")
+        return number
+    return int(signal)
+
+
+def _command(
+    command: Command,
+    env: Mapping[str, str] | None,
+    cwd: str | None,
+    user: str | None,
+    timeout: float | None,
+    stdin: bool,
+) -> dict[str, Any]:
+    limit = None
+    if timeout is not None:
+        if not 0 < timeout < float("inf"):
+            raise ConfigurationError(f"`timeout` is {timeout}; it is seconds, more than 0")
+        limit = math.ceil(timeout * 1000)
+    return given(
+        argv=argv(command),
+        env=dict(env) if env else None,
+        cwd=cwd,
+        user=user,
+        time_limit_ms=limit,
+        stdin=True if stdin else None,
+    )
+
+
+def _of(id: str, rest: str = "") -> str:
+    return f"/sandboxes/{segment(id)}{rest}"
+
+
+def _process(id: str, process: int, rest: str) -> str:
+    return f"{_of(id)}/processes/{process}/{rest}"
+
+
+def lives(state: str) -> bool:
+    """Whether a sandbox of this state can be used, perhaps after it resumed."""
+    return state not in ("stopping", "failed")
+
+
+def matches(
+    info: SandboxInfo,
+    state: str | None,
+    name: str | None,
+    metadata: Mapping[str, str] | None,
+) -> bool:
+    """Whether a sandbox is among those asked for, also when the node lists more."""
+    return (
+        (state is None or info.state == state)
+        and (name is None or info.name == name)
+        and all(info.metadata.get(key) == value for key, value in (metadata or {}).items())
+    )
+
+
+def find_process(processes: Sequence[ProcessInfo], id: int) -> ProcessInfo:
+    """Find a process by its number."""
+    for info in processes:
+        if info.id == id:
+            return info
+    raise NotFound(f"there is no process {id}")

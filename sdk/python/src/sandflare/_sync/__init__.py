@@ -1,0 +1,1 @@
+"""Clients whose methods wait."""

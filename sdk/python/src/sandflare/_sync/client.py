@@ -1,0 +1,189 @@
+"""A node, to ask: bound once to its address and a key."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from sandflare import _operations as operations
+from sandflare._retry import RETRIES
+from sandflare._settings import Settings
+from sandflare._sync.sandbox import Sandbox
+from sandflare._sync.transport import Transport
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Iterator, Mapping
+    from types import TracebackType
+
+    from sandflare.models import Health, Snapshot, Template
+
+
+class Client:
+    """A node, to ask. One is enough for a program; threads can share it.
+
+    Args:
+        url: the node's address; default ``SANDFLARE_API_URL``, else the node of this machine.
+        api_key: default ``SANDFLARE_API_KEY``, else the key file of this machine's node.
+        request_timeout: seconds for an answer; 0 is without end. Default: 60, and 600 where the
+            node may have to boot a guest or write its memory to disk.
+        retries: how often a request is sent again when that is safe.
+
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        request_timeout: float | None = None,
+        retries: int = RETRIES,
+    ) -> None:
+        self._transport = Transport(Settings.find(url, api_key), request_timeout, retries)
+
+    def __repr__(self) -> str:
+        return f"<Client of {self.url}>"
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """The node's address."""
+        return self._transport.settings.url
+
+    def close(self) -> None:
+        """Close its connections. Sandboxes live on."""
+        self._transport.close()
+
+    def create(
+        self,
+        name: str | None = None,
+        *,
+        template: str | None = None,
+        size: str | None = None,
+        env: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        idle_timeout: float | None = None,
+        on_timeout: str | None = None,
+        snapshot: str | Snapshot | None = None,
+        request_timeout: float | None = None,
+    ) -> Sandbox:
+        """Create a sandbox; see :meth:`Sandbox.create`."""
+        ask = operations.sandbox_create(
+            name=name,
+            template=template,
+            size=size,
+            env=env,
+            metadata=metadata,
+            timeout=timeout,
+            idle_timeout=idle_timeout,
+            on_timeout=on_timeout,
+            snapshot=snapshot,
+        )
+        return Sandbox(self._transport, self._transport.ask(ask, request_timeout))
+
+    def get(self, id: str) -> Sandbox:
+        """The sandbox of this id."""
+        return Sandbox(self._transport, self._transport.ask(operations.sandbox_get(id)))
+
+    def get_or_create(
+        self,
+        name: str,
+        *,
+        template: str | None = None,
+        size: str | None = None,
+        env: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        idle_timeout: float | None = None,
+        on_timeout: str | None = None,
+        snapshot: str | Snapshot | None = None,
+        request_timeout: float | None = None,
+    ) -> Sandbox:
+        """Get or create a sandbox; see :meth:`Sandbox.get_or_create`."""
+        for sandbox in self.list(name=name):
+            if operations.lives(sandbox.state):
+                return sandbox
+        return self.create(
+            name,
+            template=template,
+            size=size,
+            env=env,
+            metadata=metadata,
+            timeout=timeout,
+            idle_timeout=idle_timeout,
+            on_timeout=on_timeout,
+            snapshot=snapshot,
+            request_timeout=request_timeout,
+        )
+
+    def list(
+        self,
+        *,
+        state: str | None = None,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Iterator[Sandbox]:
+        """Iterate over sandboxes, oldest first; pages are fetched as they are needed."""
+        cursor: str | None = None
+        while True:
+            found, cursor = self._transport.ask(
+                operations.sandbox_list(state=state, name=name, metadata=metadata, cursor=cursor)
+            )
+            for info in found:
+                if operations.matches(info, state, name, metadata):
+                    yield Sandbox(self._transport, info)
+            if cursor is None:
+                return
+
+    def health(self) -> Health:
+        """Whether the node serves, and its version."""
+        return self._transport.ask(operations.health())
+
+    def templates(self) -> builtins.list[Template]:
+        """Every template in every size."""
+        return self._transport.ask(operations.templates())
+
+    def snapshots(self) -> Iterator[Snapshot]:
+        """Iterate over snapshots; pages are fetched as they are needed."""
+        cursor: str | None = None
+        while True:
+            found, cursor = self._transport.ask(operations.snapshot_list(cursor))
+            yield from found
+            if cursor is None:
+                return
+
+    def snapshot(self, id: str) -> Snapshot:
+        """The snapshot of this id."""
+        return self._transport.ask(operations.snapshot_get(id))
+
+    def delete_snapshot(self, id: str) -> None:
+        """Delete a snapshot. Sandboxes made from it live on."""
+        self._transport.ask(operations.snapshot_delete(id))
+
+
+_bound: dict[Settings, tuple[int, Client]] = {}
+_binding = threading.Lock()
+
+
+def client_for(url: str | None, api_key: str | None) -> Client:
+    """The client for these settings; one for each, so that connections are used again."""
+    settings = Settings.find(url, api_key)
+    with _binding:
+        process, client = _bound.get(settings, (None, None))
+        if client is None or process != os.getpid():
+            # A process that was forked must not share connections with its parent.
+            client = Client(settings.url, settings.api_key)
+            _bound[settings] = (os.getpid(), client)
+        return client

@@ -1,0 +1,458 @@
+"""A sandbox: a machine of its own for one agent."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+from sandflare import _archive as archive
+from sandflare import _decode
+from sandflare import _operations as operations
+from sandflare import _transfer as transfer
+from sandflare._sync.files import Files
+from sandflare._sync.process import Events, Process, feed
+from sandflare.errors import NotFound
+from sandflare.models import (
+    FileEntry,
+    LocalCopy,
+    Metrics,
+    ProcessInfo,
+    Result,
+    SandboxInfo,
+    Snapshot,
+)
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Callable, Iterator, Mapping
+    from types import TracebackType
+
+    from sandflare._input import Input
+    from sandflare._operations import Command
+    from sandflare._sync.client import Client
+    from sandflare._sync.transport import Transport
+    from sandflare._transfer import Source, Target
+
+
+class Sandbox:
+    """A machine of its own for one agent. Make one with :meth:`create`.
+
+    Used as a context manager, it is killed at the end.
+    """
+
+    def __init__(self, transport: Transport, info: SandboxInfo) -> None:
+        self._transport = transport
+        self.info = info
+        self.files = Files(transport, info.id)
+
+    def __repr__(self) -> str:
+        return f"<Sandbox {self.id} {self.state}>"
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
+
+    @classmethod
+    def create(
+        cls,
+        name: str | None = None,
+        *,
+        template: str | None = None,
+        size: str | None = None,
+        env: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        idle_timeout: float | None = None,
+        on_timeout: str | None = None,
+        snapshot: str | Snapshot | None = None,
+        client: Client | None = None,
+        api_key: str | None = None,
+        url: str | None = None,
+        request_timeout: float | None = None,
+    ) -> Sandbox:
+        """Create a sandbox; returns when it is ready to run commands.
+
+        Args:
+            name: for people; need not be unique.
+            template: what it is a clone of; default ``agent``.
+            size: ``nano`` (default), ``micro``, ``small``, ``medium`` or ``large``.
+            env: environment of every command in it.
+            metadata: what you want to find it by.
+            timeout: seconds it may live; 0 is without end. Default: the node's.
+            idle_timeout: seconds it may live unused; 0 (default) is without end.
+            on_timeout: ``kill`` (default) or ``pause``.
+            snapshot: a snapshot to create it from, instead of a template.
+            client: the node to ask; default: the one that ``url`` and ``api_key`` name.
+            api_key: see :class:`Client`.
+            url: see :class:`Client`.
+            request_timeout: seconds to wait for the node's answer.
+
+        """
+        return _client(client, url, api_key).create(
+            name,
+            template=template,
+            size=size,
+            env=env,
+            metadata=metadata,
+            timeout=timeout,
+            idle_timeout=idle_timeout,
+            on_timeout=on_timeout,
+            snapshot=snapshot,
+            request_timeout=request_timeout,
+        )
+
+    @classmethod
+    def get(
+        cls,
+        id: str,
+        *,
+        client: Client | None = None,
+        api_key: str | None = None,
+        url: str | None = None,
+    ) -> Sandbox:
+        """Get the sandbox of this id."""
+        return _client(client, url, api_key).get(id)
+
+    @classmethod
+    def get_or_create(
+        cls,
+        name: str,
+        *,
+        template: str | None = None,
+        size: str | None = None,
+        env: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        idle_timeout: float | None = None,
+        on_timeout: str | None = None,
+        snapshot: str | Snapshot | None = None,
+        client: Client | None = None,
+        api_key: str | None = None,
+        url: str | None = None,
+        request_timeout: float | None = None,
+    ) -> Sandbox:
+        """Get the oldest living sandbox of this name, or create one as :meth:`create` does.
+
+        Two callers at the same moment may both create one.
+        """
+        return _client(client, url, api_key).get_or_create(
+            name,
+            template=template,
+            size=size,
+            env=env,
+            metadata=metadata,
+            timeout=timeout,
+            idle_timeout=idle_timeout,
+            on_timeout=on_timeout,
+            snapshot=snapshot,
+            request_timeout=request_timeout,
+        )
+
+    @classmethod
+    def list(
+        cls,
+        *,
+        state: str | None = None,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        client: Client | None = None,
+        api_key: str | None = None,
+        url: str | None = None,
+    ) -> Iterator[Sandbox]:
+        """Iterate over sandboxes, oldest first; pages are fetched as they are needed."""
+        found = _client(client, url, api_key).list(state=state, name=name, metadata=metadata)
+        yield from found
+
+    @property
+    def id(self) -> str:
+        """Its id, for ever."""
+        return self.info.id
+
+    @property
+    def name(self) -> str | None:
+        """The name it was created with."""
+        return self.info.name
+
+    @property
+    def state(self) -> str:
+        """Where it was in its life when it was last asked; see :meth:`refresh`."""
+        return self.info.state
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What it was created with."""
+        return self.info.metadata
+
+    def refresh(self) -> SandboxInfo:
+        """Ask the node how it is; ``info`` is new afterwards."""
+        self.info = self._transport.ask(operations.sandbox_get(self.id))
+        return self.info
+
+    def run(
+        self,
+        command: Command,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+        input: Input | None = None,
+        check: bool = False,
+        max_output: int = _decode.OUTPUT_BYTES_MAX,
+    ) -> Result:
+        """Run a command to its end.
+
+        Args:
+            command: a line for the shell, or a list: a program and its arguments.
+            env: environment added to the sandbox's.
+            cwd: directory; default: the user's home.
+            user: default ``agent``.
+            timeout: kill it, and all it started, after this many seconds.
+            input: its standard input; default: none.
+            check: raise :class:`CommandFailed` unless it ends well.
+            max_output: bytes to keep of each of its outputs.
+
+        """
+        events = self._execute(
+            command,
+            _decode.Shaper(),
+            env=env,
+            cwd=cwd,
+            user=user,
+            timeout=timeout,
+            input=input,
+        )
+        collector = _decode.Collector(command, max_output)
+        with events:
+            for event in events:
+                collector.add(event)
+        result = collector.result()
+        return result.check() if check else result
+
+    exec = run
+
+    def stream(
+        self,
+        command: Command,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+        input: Input | None = None,
+        lines: bool = True,
+    ) -> Events:
+        """Run a command and iterate over what happens, as it happens; arguments as for :meth:`run`.
+
+        Output comes line by line, or with ``lines=False`` in pieces as the command wrote them. The
+        command is killed when you stop listening.
+        """
+        shaper = _decode.LineShaper() if lines else _decode.PieceShaper()
+        return self._execute(
+            command, shaper, env=env, cwd=cwd, user=user, timeout=timeout, input=input
+        )
+
+    def spawn(
+        self,
+        command: Command,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+        stdin: bool = False,
+    ) -> Process:
+        """Start a process that lives on when nobody listens; arguments as for :meth:`run`.
+
+        With ``stdin=True`` its input stays open for :meth:`Process.write`.
+        """
+        ask = operations.process_spawn(
+            self.id,
+            command,
+            env=env,
+            cwd=cwd,
+            user=user,
+            timeout=timeout,
+            stdin=stdin,
+            pty=None,
+        )
+        return Process(self._transport, self.id, self._transport.ask(ask))
+
+    def pty(
+        self,
+        command: Command = ("bash", "-l"),
+        *,
+        rows: int = 24,
+        cols: int = 80,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+    ) -> Process:
+        """Start a process on a terminal of its own; all it prints comes as ``stdout``."""
+        ask = operations.process_spawn(
+            self.id,
+            command,
+            env=env,
+            cwd=cwd,
+            user=user,
+            timeout=timeout,
+            stdin=True,
+            pty=(rows, cols),
+        )
+        return Process(self._transport, self.id, self._transport.ask(ask))
+
+    def processes(self) -> builtins.list[ProcessInfo]:
+        """Every process that was spawned and is still known."""
+        return self._transport.ask(operations.process_list(self.id))
+
+    def process(self, id: int) -> Process:
+        """The spawned process of this number, to listen to it and to steer it."""
+        info = operations.find_process(self.processes(), id)
+        return Process(self._transport, self.id, info)
+
+    def upload(
+        self,
+        source: Source,
+        path: str,
+        *,
+        mode: int | None = None,
+        user: str | None = None,
+    ) -> FileEntry | None:
+        """Write to ``path`` in the sandbox.
+
+        ``source`` is the content as bytes or text, a file opened to read, or a local path as
+        ``pathlib.Path``. Text is never taken for a path. A local directory is copied with all that
+        is in it, into the directory ``path``; then there is nothing to return.
+        """
+        folder = transfer.local_path(source)
+        if folder is None or not folder.is_dir():
+            return self.files.write(path, source, mode=mode, user=user)
+        self.files.make_dir(path, mode=mode, user=user)
+        unpack = ["tar", "-C", path, "-xf", "-"]
+        self.run(unpack, user=user, cwd="/", input=archive.pack(folder), check=True)
+        return None
+
+    @overload
+    def download(self, path: str, *, user: str | None = None) -> bytes: ...
+
+    @overload
+    def download(self, path: str, to: Target, *, user: str | None = None) -> LocalCopy: ...
+
+    def download(
+        self, path: str, to: Target | None = None, *, user: str | None = None
+    ) -> bytes | LocalCopy:
+        """Read ``path`` in the sandbox: a file as bytes, or a file or directory into ``to``.
+
+        ``to`` is a local path, or a file opened to write bytes. Of a directory, links and devices
+        are left out; their names are in the answer's ``skipped``.
+        """
+        if to is None:
+            return self.files.read(path, user=user)
+        if not isinstance(to, (str, Path)) and hasattr(to, "write"):
+            size = 0
+            for piece in self.files.stream(path, user=user):
+                to.write(piece)
+                size += len(piece)
+            return LocalCopy(files=1, bytes=size)
+        target = Path(to)
+        if self.files.stat(path).is_directory:
+            return archive.unpack(self._packed(path, user), target)
+        landing = transfer.Landing(target)
+        well = False
+        try:
+            for piece in self.files.stream(path, user=user):
+                landing.write(piece)
+            well = True
+        finally:
+            landing.end(well)
+        return LocalCopy(files=1, bytes=landing.bytes)
+
+    def pause(self) -> None:
+        """Stop it and keep all of it on disk; anything that touches it resumes it."""
+        self.info = self._transport.ask(operations.sandbox_pause(self.id))
+
+    def resume(self) -> None:
+        """Go on where it was paused."""
+        self.info = self._transport.ask(operations.sandbox_resume(self.id))
+
+    def fork(self, count: int = 1, *, name: str | None = None) -> builtins.list[Sandbox]:
+        """Make running copies of it, all from this moment; it keeps running itself."""
+        made = self._transport.ask(operations.sandbox_fork(self.id, count, name))
+        return [Sandbox(self._transport, info) for info in made]
+
+    def snapshot(self, name: str | None = None) -> Snapshot:
+        """Keep it as it is now, to create others from it; it keeps running itself."""
+        return self._transport.ask(operations.sandbox_snapshot(self.id, name))
+
+    def set_timeout(self, timeout: float) -> None:
+        """Let it live this many seconds from now; 0 is without end."""
+        self._transport.ask(operations.sandbox_timeout(self.id, timeout))
+
+    def metrics(self) -> Metrics:
+        """Counters of its machine since it was made."""
+        return self._transport.ask(operations.sandbox_metrics(self.id))
+
+    def logs(self) -> str:
+        """The end of what its machine printed on its console."""
+        return self._transport.ask(operations.sandbox_logs(self.id))
+
+    def kill(self) -> bool:
+        """End it; returns when nothing of it is left. ``False`` if it was gone before."""
+        try:
+            self._transport.ask(operations.sandbox_kill(self.id))
+        except NotFound:
+            return False
+        return True
+
+    def _execute(
+        self,
+        command: Command,
+        shaper: _decode.Shaper,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+        input: Input | None = None,
+    ) -> Events:
+        ask = operations.execute(
+            self.id,
+            command,
+            env=env,
+            cwd=cwd,
+            user=user,
+            timeout=timeout,
+            stdin=input is not None,
+        )
+        on_started: Callable[[int], Callable[[], None]] | None = None
+        if input is not None:
+            on_started = partial(feed, self._transport, self.id, source=input)
+        return Events(self._transport, lambda _: ask, shaper, attach=False, on_started=on_started)
+
+    def _packed(self, path: str, user: str | None) -> Iterator[bytes]:
+        command = ["tar", "-C", path, "-cf", "-", "."]
+        errors = _decode.Collector(command, _decode.LINE_BYTES_MAX)
+        with self._execute(command, _decode.Shaper(), user=user or "root", cwd="/") as events:
+            for event in events:
+                if event.event == "stdout":
+                    yield event.data
+                else:
+                    errors.add(event)
+        errors.result().check()
+
+
+def _client(client: Client | None, url: str | None, api_key: str | None) -> Client:
+    if client is not None:
+        return client
+    from sandflare._sync.client import client_for
+
+    return client_for(url, api_key)

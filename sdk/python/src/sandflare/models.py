@@ -1,0 +1,242 @@
+"""What the node says about things, as it was when it was asked.
+
+Fields newer than this version are in ``raw``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sandflare.errors import BadAnswer, CommandFailed, SandflareError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+M = TypeVar("M", bound="Model")
+
+_RAW: Any = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What every answer of the node has in common."""
+
+    @classmethod
+    def parse(cls: type[M], answer: Any) -> M:
+        """Make one from JSON. Unknown fields are kept in ``raw``; a missing one is an error."""
+        if not isinstance(answer, dict):
+            raise BadAnswer(f"the node answered {type(answer).__name__} for a {cls.__name__}")
+        known = {f.name for f in dataclasses.fields(cls)} - {"raw"}
+        values = {name: value for name, value in answer.items() if name in known}
+        try:
+            return cls(raw=answer, **values)  # type: ignore[call-arg]
+        except TypeError as error:
+            raise BadAnswer(f"the node's {cls.__name__} is not complete: {error}") from error
+
+
+@dataclass(frozen=True)
+class SandboxInfo(Model):
+    """A sandbox. Times are milliseconds since 1970; ``phases`` are microseconds of its making."""
+
+    id: str
+    template: str
+    size: str
+    state: str
+    created_at_ms: int
+    name: str | None = None
+    reason: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    timeout_at_ms: int | None = None
+    idle_timeout_s: int = 0
+    on_timeout: str = "kill"
+    phases: Mapping[str, Any] = field(default_factory=dict)
+    raw: Mapping[str, Any] = _RAW
+
+
+@dataclass(frozen=True)
+class Snapshot(Model):
+    """A snapshot of a sandbox, from which others are created."""
+
+    id: str
+    template: str
+    size: str
+    created_at_ms: int
+    name: str | None = None
+    sandbox: str | None = None
+    bytes: int = 0
+    raw: Mapping[str, Any] = _RAW
+
+
+@dataclass(frozen=True)
+class Template(Model):
+    """A template at one size."""
+
+    name: str
+    size: str
+    state: str
+    snapshot_bytes: int = 0
+    built_at_ms: int | None = None
+    message: str | None = None
+    raw: Mapping[str, Any] = _RAW
+
+
+@dataclass(frozen=True)
+class Metrics(Model):
+    """Counters of a sandbox's machine since it was made."""
+
+    faults: int = 0
+    pages_copied: int = 0
+    pages_prefetched: int = 0
+    private_pages: int = 0
+    overhead_kib: int = 0
+    disk_written_bytes: int = 0
+    exits: int = 0
+    raw: Mapping[str, Any] = _RAW
+
+    @property
+    def private_kib(self) -> int:
+        """Guest memory that is this sandbox's own, in KiB."""
+        return self.private_pages * 4
+
+
+@dataclass(frozen=True)
+class ProcessInfo(Model):
+    """A process that was spawned in a sandbox."""
+
+    id: int
+    argv: list[str] = field(default_factory=list)
+    user: str | None = None
+    cwd: str | None = None
+    pty: Any = None
+    started_at_ms: int = 0
+    running: bool = True
+    exit: Mapping[str, Any] | None = None
+    raw: Mapping[str, Any] = _RAW
+
+
+@dataclass(frozen=True)
+class FileEntry(Model):
+    """A file or directory of a sandbox. ``kind`` is file, directory, symlink or other."""
+
+    name: str
+    kind: str
+    size: int
+    mode: int
+    uid: int
+    gid: int
+    modified_at_ms: int
+    target: str | None = None
+    raw: Mapping[str, Any] = _RAW
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory; a symbolic link to one is not."""
+        return self.kind == "directory"
+
+
+@dataclass(frozen=True)
+class Health(Model):
+    """Whether the node serves, and its version."""
+
+    ready: bool
+    version: str
+    raw: Mapping[str, Any] = _RAW
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened to a process.
+
+    Attributes:
+        event: ``started``, ``stdout``, ``stderr``, ``exit``, ``error`` or ``dropped``.
+        seq: number of the node's event that brought the last byte of this one.
+        ts: when the node learned of it, in seconds since 1970.
+        data: the bytes, exactly; all ``data`` of one kind in order is all that was written.
+        line: the text of ``data`` without its line ending; bytes that are no UTF-8 become U+FFFD.
+        process: the number of the process, with ``started``.
+        exit_code: with ``exit`` and ``error``.
+        signal: the signal that ended it, if one did.
+        timed_out: whether it was killed because its time was up.
+        failure: why it could not be started, with ``error``.
+
+    """
+
+    event: str
+    seq: int
+    ts: float
+    data: bytes = b""
+    line: str = ""
+    process: int | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    timed_out: bool = False
+    failure: SandflareError | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A command that ended.
+
+    Attributes:
+        command: what was run, as it was given.
+        exit_code: the command's; 128 plus the signal that ended it; 127 when there is no such
+            program and 126 when it cannot be run.
+        duration: seconds from its start to its end, by the node's clock.
+        timed_out: whether it was killed because its ``timeout`` was up.
+        truncated: whether output beyond ``max_output``, or older than the node keeps, is missing.
+        failure: why it could not be started, if it could not.
+
+    """
+
+    command: Any
+    exit_code: int
+    stdout_bytes: bytes = field(default=b"", repr=False)
+    stderr_bytes: bytes = field(default=b"", repr=False)
+    duration: float = 0.0
+    timed_out: bool = False
+    truncated: bool = False
+    signal: int | None = None
+    failure: SandflareError | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ended by itself with exit code 0."""
+        return self.exit_code == 0 and not self.timed_out
+
+    @property
+    def stdout(self) -> str:
+        """Its standard output as text; bytes that are no UTF-8 become U+FFFD."""
+        return self.stdout_bytes.decode("utf-8", "replace")
+
+    @property
+    def stderr(self) -> str:
+        """Its standard error as text; bytes that are no UTF-8 become U+FFFD."""
+        return self.stderr_bytes.decode("utf-8", "replace")
+
+    def check(self) -> Result:
+        """Return itself, or raise :class:`CommandFailed` unless it is ``ok``."""
+        if self.ok:
+            return self
+        what = self.command if isinstance(self.command, str) else " ".join(self.command)
+        # LIMIT: what fits a line of a log; `result` has all of it.
+        what = what if len(what) <= 80 else what[:77] + "..."
+        if self.timed_out:
+            reason = "was killed because its time was up"
+        elif self.signal is not None:
+            reason = f"was ended by signal {self.signal}"
+        else:
+            reason = f"ended with exit code {self.exit_code}"
+        last = self.stderr.strip().rsplit("\n", 1)[-1][:200]
+        message = f"`{what}` {reason}" + (f": {last}" if last else "")
+        raise CommandFailed(message, result=self)
+
+
+@dataclass(frozen=True)
+class LocalCopy:
+    """What a download wrote to this machine, and the names of links and devices it left out."""
+
+    files: int
+    bytes: int
+    skipped: list[str] = field(default_factory=list)
