@@ -4,7 +4,11 @@
 //! packet is one postcard-encoded message of at most [`PACKET_BYTES_MAX`] bytes; file descriptors
 //! ride along by `SCM_RIGHTS`, in the order each [`Command`] documents. The VMM answers requests in
 //! the order it got them, so the node may send the next one before the answer to the last.
-//! End of file on the socket means the node is gone: the VMM exits at once.
+//!
+//! End of file on the socket means the node is gone. Then the VMM exits at once, unless its machine
+//! is [kept](Command::Keep): a kept machine runs on, its VMM takes the next node's connection, says
+//! [`Message::Hello`] and then tells of every device that broke so far. Requests that were under way
+//! when a connection ended are answered to nobody.
 //!
 //! This crate is data only. Neither side trusts the other's bytes: [`decode`] is bounded.
 
@@ -136,6 +140,13 @@ pub enum Command {
     },
     /// End recording and write the working set to the file passed along.
     TakeWorkingSet,
+    /// Let the machine outlive this connection. From now on the end of the control socket does not end the
+    /// process: whoever connects next to the socket passed along, as the user who runs the node, is
+    /// the node. May be repeated; the last socket counts.
+    ///
+    /// Descriptors: a bound `SOCK_SEQPACKET` Unix socket. The VMM listens on it, so that those who
+    /// connect learn from the kernel which process answers.
+    Keep,
     /// Counters.
     Stats,
     /// End the process.
@@ -221,13 +232,31 @@ pub enum StopReason {
     VmmFailure(String),
 }
 
+/// How far a VMM process has come, as it tells a node that connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Progress {
+    /// Jailed, nothing built.
+    Empty,
+    /// It has a shell, perhaps primed.
+    Shell,
+    /// It has a machine whose vCPUs are parked.
+    Paused,
+    /// It has a machine whose vCPUs run.
+    Running,
+    /// Its machine is over.
+    Stopped,
+}
+
 /// A packet from the VMM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
-    /// Jailed and ready for [`Command::Build`].
+    /// Jailed and ready for requests. The first packet of every connection.
     Hello {
         /// [`PROTOCOL`] of the VMM; the node refuses another.
         protocol: u32,
+        /// How far it has come: [`Progress::Empty`] in its first connection.
+        progress: Progress,
     },
     /// The answer to a request, or one sentence saying what failed, because of what.
     Reply {
@@ -248,7 +277,7 @@ pub enum Message {
 }
 
 /// Version of this protocol. Node and VMM are shipped together, so they must be equal.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// A packet that is not a message.
 #[derive(Debug, thiserror::Error)]
@@ -298,7 +327,7 @@ mod test {
 
     #[test]
     fn a_packet_cut_short_is_refused() {
-        let packet = encode(&Message::Hello { protocol: 1 }).unwrap();
+        let packet = encode(&Message::Hello { protocol: 1, progress: Progress::Empty }).unwrap();
         for end in 0..packet.len() {
             assert!(decode::<Message>(&packet[..end]).is_err());
         }

@@ -1,5 +1,7 @@
 //! One cgroup v2 per machine: what it may use, and the sure way to end everything in it.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -76,7 +78,7 @@ impl CgroupTree {
     /// Makes the group of the VMM process with user id `uid`, with the limits of `size`.
     pub(crate) fn create(&self, uid: u32, size: Size) -> io::Result<Option<Cgroup>> {
         let Some(root) = &self.root else { return Ok(None) };
-        let path = root.join(format!("machine-{uid}"));
+        let path = root.join(group_name(uid));
         make_dir(&path)?;
         let group = Cgroup { path };
         let memory = (u64::from(size.memory_mib()) * PAGES_PER_WRITE + SLACK_MIB) << 20;
@@ -97,12 +99,22 @@ impl CgroupTree {
         Ok(Some(group))
     }
 
-    /// Ends every process a daemon before this one left behind, and removes its groups.
-    /// Blocks until they are gone or the limit is reached.
-    pub(crate) fn clear(&self) {
+    /// The group a daemon before this one made for the VMM process with user id `uid`.
+    pub(crate) fn find(&self, uid: u32) -> Option<Cgroup> {
+        let path = self.root.as_ref()?.join(group_name(uid));
+        path.is_dir().then_some(Cgroup { path })
+    }
+
+    /// Ends every process a daemon before this one left behind, and removes its groups, but for those
+    /// of the user ids in `keep`. Blocks until they are gone or the limit is reached.
+    pub(crate) fn clear(&self, keep: &BTreeSet<u32>) {
         let Some(root) = &self.root else { return };
         let Ok(entries) = fs::read_dir(root) else { return };
+        let keep: BTreeSet<_> = keep.iter().map(|uid| OsString::from(group_name(*uid))).collect();
         for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())) {
+            if keep.contains(&entry.file_name()) {
+                continue;
+            }
             let leftover = Cgroup { path: entry.path() };
             tracing::info!("ending what is left of {}", leftover.path.display());
             leftover.kill();
@@ -157,6 +169,10 @@ impl Cgroup {
             self.path.display()
         );
     }
+}
+
+fn group_name(uid: u32) -> String {
+    format!("machine-{uid}")
 }
 
 fn make_dir(path: &Path) -> io::Result<()> {

@@ -13,7 +13,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use api_vmm::{Answer, Command, Message, PACKET_BYTES_MAX, PACKET_FDS_MAX, Request, StopReason};
+use api_vmm::{
+    Answer, Command, Message, PACKET_BYTES_MAX, PACKET_FDS_MAX, Progress, Request, StopReason,
+};
 use rustix::net::{
     RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
@@ -65,8 +67,8 @@ pub(crate) enum MachineEnd {
 /// What is known of the process by its socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SocketState {
-    /// The VMM is jailed and speaks our protocol.
-    pub hello: bool,
+    /// The VMM is jailed and speaks our protocol; how far it had come when it said so.
+    pub hello: Option<Progress>,
     /// Set once, when the machine is over.
     pub end: Option<MachineEnd>,
     /// Devices the guest broke: name and what it did.
@@ -76,7 +78,7 @@ pub(crate) struct SocketState {
 type Reply = Result<Answer, ControlError>;
 
 /// A way to ask one VMM. Cheap to clone. Keeping a clone keeps the socket open, and an open socket
-/// keeps the VMM alive.
+/// keeps the VMM alive, until its machine is [kept](api_vmm::Command::Keep) anyway.
 #[derive(Clone, Debug)]
 pub(crate) struct Control {
     shared: Arc<Shared>,
@@ -191,17 +193,17 @@ impl Control {
         self.shared.give_up(reason.to_owned());
     }
 
-    /// Waits until the VMM has said hello, at most `limit`.
-    pub(crate) async fn hello(&self, limit: Duration) -> Result<(), ControlError> {
+    /// Waits until the VMM has said hello, at most `limit`, and says how far it had come then.
+    pub(crate) async fn hello(&self, limit: Duration) -> Result<Progress, ControlError> {
         let mut state = self.state();
-        let known = timeout(limit, state.wait_for(|s| s.hello || s.end.is_some()))
+        let known = timeout(limit, state.wait_for(|s| s.hello.is_some() || s.end.is_some()))
             .await
             .map_err(|_| ControlError::Late(limit))?
             .map_err(|_| ControlError::Gone)?;
-        match &known.end {
-            None => Ok(()),
-            Some(MachineEnd::Failed(reason)) => Err(ControlError::Refused(reason.clone())),
-            Some(MachineEnd::Guest | MachineEnd::Silent) => Err(ControlError::Gone),
+        match (&known.end, known.hello) {
+            (None, Some(progress)) => Ok(progress),
+            (Some(MachineEnd::Failed(reason)), _) => Err(ControlError::Refused(reason.clone())),
+            (Some(MachineEnd::Guest | MachineEnd::Silent) | None, _) => Err(ControlError::Gone),
         }
     }
 }
@@ -248,7 +250,7 @@ impl Shared {
     /// Declares the machine failed, unless it is over already.
     fn give_up(&self, reason: String) {
         end(&self.state, MachineEnd::Failed(reason));
-        // The VMM sees this as the end of its node, and exits when it can.
+        // The VMM sees this as the end of its node, and exits when it can, unless it is kept.
         let _ = rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Both);
     }
 
@@ -303,10 +305,10 @@ async fn read_all(shared: Arc<Shared>) {
 fn take(message: Message, shared: &Shared) -> Result<(), ControlError> {
     let state = &shared.state;
     match message {
-        Message::Hello { protocol: api_vmm::PROTOCOL } => {
-            state.send_modify(|state| state.hello = true);
+        Message::Hello { protocol: api_vmm::PROTOCOL, progress } => {
+            state.send_modify(|state| state.hello = Some(progress));
         }
-        Message::Hello { protocol } => {
+        Message::Hello { protocol, .. } => {
             let ours = api_vmm::PROTOCOL;
             end(
                 state,

@@ -1,6 +1,6 @@
 //! The node's side of the machine it runs on, as one thing: start it, ask it, close it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -141,7 +141,7 @@ impl Host {
         // A VMM ends when its node does, so what is left is dying or already dead: sandboxes end
         // with the daemon. Processes first, so that nothing writes to files being removed.
         let cgroups = CgroupTree::open(&data_dir);
-        cgroups.clear();
+        cgroups.clear(&BTreeSet::new());
         clear_dir(&sandboxes_dir).map_err(dir(sandboxes_dir.clone()))?;
         let store = Store::open(&data_dir.join("node.db"))?;
         for row in store.sandbox_list().await.map_err(StartError::Forget)? {

@@ -17,6 +17,7 @@ mod disk;
 mod guest;
 mod host;
 mod images;
+mod keeper;
 mod machine;
 mod measure;
 mod phase;

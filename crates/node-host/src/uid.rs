@@ -38,6 +38,17 @@ impl Uids {
         state.next = (offset + 1) % COUNT;
         Some(UidLease { uids: self.clone(), offset })
     }
+
+    /// The lease of `id`, for a machine that already runs as it. `None` when it is not one of ours or
+    /// somebody holds it.
+    pub(crate) fn lease_again(&self, id: u32) -> Option<UidLease> {
+        let offset = id.checked_sub(BASE).filter(|offset| *offset < COUNT)?;
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = state.used.insert(offset);
+        // Those that come next are further from what an earlier run used.
+        state.next = state.next.max((offset + 1) % COUNT);
+        free.then(|| UidLease { uids: self.clone(), offset })
+    }
 }
 
 impl UidLease {
@@ -67,6 +78,19 @@ mod test {
         assert!(uids.lease().is_none());
         drop(held);
         assert_eq!(uids.lease().unwrap().id(), BASE);
+    }
+
+    #[test]
+    fn an_id_that_is_in_use_already_is_given_to_nobody_else() {
+        let uids = Uids::default();
+        let found = uids.lease_again(BASE).unwrap();
+        assert!(uids.lease_again(BASE).is_none());
+        for foreign in [0, 1000, BASE - 1, BASE + COUNT, u32::MAX] {
+            assert!(uids.lease_again(foreign).is_none(), "{foreign}");
+        }
+        let others: Vec<_> = (0..COUNT).map_while(|_| uids.lease()).collect();
+        assert_eq!(others.len(), COUNT as usize - 1);
+        assert!(others.iter().all(|other| other.id() != found.id()));
     }
 
     #[test]

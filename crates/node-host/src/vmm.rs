@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_vmm::{Command, Progress};
 use base_types::Size;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
@@ -24,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cgroup::{Cgroup, CgroupTree};
 use crate::control::{Control, ControlError, MachineEnd, shown};
+use crate::keeper;
 use crate::spawn::{Program, SpawnError, Spawned, Spawner};
 use crate::uid::{UidLease, Uids};
 use crate::watched::watched;
@@ -31,6 +34,8 @@ use crate::watched::watched;
 /// LIMIT: start, jail and hello take about 100 ms on the slowest machine this is tested on; twenty
 /// at once on two cores take a second or two.
 const HELLO_WITHIN: Duration = Duration::from_secs(20);
+/// LIMIT: a socket changes hands; this is for a machine with twenty creates at once.
+const KEEP_WITHIN: Duration = Duration::from_secs(20);
 /// LIMIT: reading at most a pipe's worth of text.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(5);
 /// LIMIT: what one VMM may write to the node's log; a hijacked one must not fill the disk.
@@ -62,6 +67,36 @@ pub enum VmmStartError {
         /// What its control socket said.
         source: ControlError,
     },
+}
+
+/// Why a machine of an earlier daemon is not taken over.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdoptError {
+    /// Nobody answers for it any more.
+    #[error("its machine ended while no node was running")]
+    Gone,
+    /// Somebody answers, who is no VMM of this node.
+    #[error("process {pid} of user {uid} answers in its place")]
+    Stranger {
+        /// Its number.
+        pid: i32,
+        /// Its user.
+        uid: u32,
+    },
+    /// It could not be asked.
+    #[error("look for its machine")]
+    Find(#[source] io::Error),
+}
+
+/// Why a machine cannot outlive this daemon.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// The socket could not be made.
+    #[error("make a socket in the sandbox's directory")]
+    Bind(#[source] io::Error),
+    /// The VMM did not take it.
+    #[error("let the machine outlive the node")]
+    Vmm(#[source] ControlError),
 }
 
 /// Everything needed to start VMM processes.
@@ -98,16 +133,28 @@ impl VmmLauncher {
                 return Err(error);
             }
         };
-        let process = self.watch(spawned, cgroup, uid, control_socket, stderr);
+        let process = self.watch(spawned, cgroup, uid, control_socket, Some(stderr));
         let process = process.map_err(VmmStartError::Socket)?;
         match process.control.hello(HELLO_WITHIN).await {
-            Ok(()) => Ok(process),
+            Ok(_) => Ok(process),
             Err(source) => {
                 process.kill();
                 process.gone().await;
                 Err(VmmStartError::Hello { stderr: process.last_words(), source })
             }
         }
+    }
+
+    /// Takes over the machine of the sandbox in `dir`, which a daemon before this one left running.
+    /// Returns before the VMM has said hello.
+    pub(crate) fn adopt(&self, dir: &Path) -> Result<VmmProcess, AdoptError> {
+        let found = keeper::find(dir).map_err(AdoptError::Find)?.ok_or(AdoptError::Gone)?;
+        let keeper::Found { socket, pidfd, pid, uid } = found;
+        // Whatever it is, it is nothing of ours: it is left alone.
+        let lease = self.uids.lease_again(uid).ok_or(AdoptError::Stranger { pid, uid })?;
+        let cgroup = self.cgroups.find(uid);
+        let spawned = Spawned { pid, pidfd };
+        self.watch(spawned, cgroup, lease, socket, None).map_err(AdoptError::Find)
     }
 
     async fn spawn(
@@ -153,23 +200,27 @@ impl VmmLauncher {
         cgroup: Option<Cgroup>,
         uid: UidLease,
         control_socket: OwnedFd,
-        stderr: OwnedFd,
+        stderr: Option<OwnedFd>,
     ) -> io::Result<VmmProcess> {
         let Spawned { pid, pidfd } = spawned;
+        let id = uid.id();
         let pidfd = Arc::new(pidfd);
         let (exit_sender, exit) = watch::channel(None);
         let (words_sender, words) = watch::channel(String::new());
         let watched = watched(pidfd.clone(), Interest::READABLE);
         let guard = KillOnDrop(pidfd);
         let control = Control::start(control_socket)?;
-        let stderr = pipe::Receiver::from_owned_fd(stderr)?;
+        // Of a process that an earlier daemon started, that daemon had the other end.
+        let stderr = stderr.map(pipe::Receiver::from_owned_fd).transpose()?;
         let watched = watched?;
-        let relay = self.tasks.spawn(relay_stderr(stderr, pid, words_sender));
+        let relay = stderr.map(|stderr| self.tasks.spawn(relay_stderr(stderr, pid, words_sender)));
         let tasks = self.tasks.clone();
         self.tasks.spawn(async move {
             let status = reap(&watched).await;
             // All of the process's namespace died with it, so its standard error ends now.
-            if timeout(LAST_WORDS_WITHIN, relay).await.is_err() {
+            if let Some(relay) = relay
+                && timeout(LAST_WORDS_WITHIN, relay).await.is_err()
+            {
                 tracing::warn!(pid, "a dead VMM process's standard error is still open");
             }
             tracing::debug!(pid, status, "VMM process ended");
@@ -183,7 +234,7 @@ impl VmmLauncher {
             drop(uid);
             exit_sender.send_replace(Some(status));
         });
-        Ok(VmmProcess { control, exit, words, guard })
+        Ok(VmmProcess { control, uid: id, exit, words, guard })
     }
 }
 
@@ -191,6 +242,7 @@ impl VmmLauncher {
 #[derive(Debug)]
 pub(crate) struct VmmProcess {
     control: Control,
+    uid: u32,
     exit: watch::Receiver<Option<String>>,
     words: watch::Receiver<String>,
     guard: KillOnDrop,
@@ -200,6 +252,23 @@ impl VmmProcess {
     /// A way to ask the VMM.
     pub(crate) fn control(&self) -> &Control {
         &self.control
+    }
+
+    /// User it runs as, its alone.
+    pub(crate) fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// Lets the machine outlive this daemon: the next one finds it by the sandbox's directory `dir`.
+    pub(crate) async fn keep(&self, dir: &Path) -> Result<(), KeepError> {
+        let keeper = keeper::bind(dir).map_err(KeepError::Bind)?;
+        let files = [keeper.as_fd()];
+        self.control.order(Command::Keep, &files, KEEP_WITHIN).await.map_err(KeepError::Vmm)
+    }
+
+    /// Waits for the hello of a machine that was adopted, at most `limit`, and says how far it is.
+    pub(crate) async fn greeted(&self, limit: Duration) -> Result<Progress, ControlError> {
+        self.control.hello(limit).await
     }
 
     /// Whether the machine may still answer.
@@ -292,6 +361,14 @@ async fn reap(pidfd: &AsyncFd<Arc<OwnedFd>>) -> String {
                     (None, None) => "unknown status".to_owned(),
                 };
             }
+            // Not our child but that of an earlier daemon: whoever inherited it gets its status.
+            Err(rustix::io::Errno::CHILD) if is_over(pidfd.get_ref()) => {
+                return "an earlier daemon started it, so its status is not known".to_owned();
+            }
+            Err(rustix::io::Errno::CHILD) => match readable {
+                Ok(mut guard) => guard.clear_ready(),
+                Err(_) => return "the node is shutting down".to_owned(),
+            },
             Ok(None) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => match readable {
                 Ok(mut guard) => guard.clear_ready(),
                 Err(_) => return "the node is shutting down".to_owned(),
@@ -299,6 +376,12 @@ async fn reap(pidfd: &AsyncFd<Arc<OwnedFd>>) -> String {
             Err(errno) => return format!("not waited for: {errno}"),
         }
     }
+}
+
+/// Whether the process has ended. Works for processes of others too.
+fn is_over(pidfd: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(pidfd, PollFlags::IN)];
+    rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// Logs what the process writes to its standard error, and remembers the last line.

@@ -2,11 +2,11 @@
 //! guest's end.
 //!
 //! It owns the machine; nothing else does. Every request is checked against [`Phase`] first, then
-//! carried out, then answered, one at a time and in order. End of file on the control socket means
-//! the node is gone, and with it the reason for this process.
+//! carried out, then answered, one at a time and in order. What happens when the node goes away is
+//! in [`crate::line`].
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,19 +21,21 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_virtio::split_token;
 
 use crate::devices::Devices;
+use crate::line::{CONTROL_TOKEN, Heard, KEEPER_TOKEN, Line};
 use crate::machine::{BootFiles, Machine, MachineError, RestoreFiles, Surroundings};
 use crate::memory::PageScanner;
-use crate::packet::{ControlError, Packet, deliver, receive};
+use crate::packet::{ControlError, Packet};
 use crate::phase::{Phase, Refused};
 use crate::prime::{PrimeFiles, Primed};
 use crate::shell::{Shell, ShellError};
 use crate::vcpu::VcpuEnd;
 
-/// Event-loop "devices" that are not devices; far above any device number.
-const CONTROL_TOKEN: u64 = u64::MAX;
+/// An event-loop "device" that is not one, as those of [`crate::line`]; far above any device number.
 const EXITED_TOKEN: u64 = u64::MAX - 1;
 /// Events taken from the kernel at once.
 const EVENTS_PER_WAIT: usize = 32;
+/// LIMIT: a machine has fewer devices, and each breaks once until the next boot.
+const BROKEN_MAX: usize = 16;
 
 /// What a VMM process starts with.
 #[derive(Debug)]
@@ -81,6 +83,8 @@ enum RequestError {
     Connect(#[source] std::io::Error),
     #[error("watch a file descriptor")]
     Watch(#[source] std::io::Error),
+    #[error("listen for the next node")]
+    Keep(#[source] std::io::Error),
 }
 
 /// Serves the node until it says stop, goes away, or the guest ends.
@@ -102,7 +106,9 @@ enum Held {
 }
 
 struct Control {
-    socket: OwnedFd,
+    line: Line,
+    /// What every node that connects must know.
+    broken: Vec<Message>,
     epoll: Arc<Epoll>,
     phase: Phase,
     held: Held,
@@ -118,12 +124,9 @@ enum Next {
 
 impl Control {
     fn new(inputs: Inputs) -> Result<Self, RunError> {
-        use std::os::fd::{AsRawFd, IntoRawFd};
+        use std::os::fd::IntoRawFd;
         let epoll = Arc::new(Epoll::new().map_err(RunError::Epoll)?);
-        let event = EpollEvent::new(EventSet::IN, CONTROL_TOKEN);
-        epoll
-            .ctl(ControlOperation::Add, inputs.control.as_raw_fd(), event)
-            .map_err(RunError::Epoll)?;
+        let line = Line::new(inputs.control, Arc::clone(&epoll)).map_err(RunError::Epoll)?;
         let KernelFiles { userfaultfd, pagemap, smaps } = inputs.files;
         #[expect(unsafe_code, reason = "kvm-ioctls takes /dev/kvm as a number only")]
         let kvm = {
@@ -132,7 +135,8 @@ impl Control {
             unsafe { Kvm::from_raw_fd(inputs.kvm.into_raw_fd()) }
         };
         Ok(Self {
-            socket: inputs.control,
+            line,
+            broken: Vec::new(),
             epoll: Arc::clone(&epoll),
             phase: Phase::Empty,
             held: Held::Nothing(kvm),
@@ -148,7 +152,7 @@ impl Control {
     }
 
     fn serve(mut self) -> Result<(), RunError> {
-        self.send(&Message::Hello { protocol: PROTOCOL })?;
+        self.greet()?;
         let mut events = [EpollEvent::default(); EVENTS_PER_WAIT];
         loop {
             let ready = match self.epoll.wait(-1, &mut events) {
@@ -159,6 +163,7 @@ impl Control {
             for event in events.iter().take(ready) {
                 let next = match event.data() {
                     CONTROL_TOKEN => self.on_packet()?,
+                    KEEPER_TOKEN => self.on_next_node()?,
                     EXITED_TOKEN => self.on_guest_end()?,
                     token => self.on_device(token, event.event_set())?,
                 };
@@ -169,12 +174,29 @@ impl Control {
         }
     }
 
-    fn on_packet(&mut self) -> Result<Next, RunError> {
-        let Some(packet) = receive(self.socket.as_fd())? else { return Ok(Next::Continue) };
-        if packet.bytes.is_empty() {
-            return Ok(Next::End);
+    /// The first words of a connection.
+    fn greet(&mut self) -> Result<(), RunError> {
+        let progress = self.phase.progress();
+        self.line.say(&Message::Hello { protocol: PROTOCOL, progress })?;
+        for message in &self.broken {
+            self.line.say(message)?;
         }
-        let Packet { bytes, fds } = packet;
+        Ok(())
+    }
+
+    fn on_next_node(&mut self) -> Result<Next, RunError> {
+        if self.line.take_next()? {
+            self.greet()?;
+        }
+        Ok(Next::Continue)
+    }
+
+    fn on_packet(&mut self) -> Result<Next, RunError> {
+        let Packet { bytes, fds } = match self.line.hear()? {
+            Heard::Nothing => return Ok(Next::Continue),
+            Heard::Over => return Ok(Next::End),
+            Heard::Packet(packet) => packet,
+        };
         let request: Request = api_vmm::decode(&bytes).map_err(ControlError::Codec)?;
         let seq = request.seq;
         let stop = request.command == Command::Stop;
@@ -185,7 +207,7 @@ impl Control {
         let result = self.carry_out(request.command, fds);
         let failed = result.is_err();
         let result = result.map_err(|error| Chain(&error).to_string());
-        self.send(&Message::Reply { seq, result })?;
+        self.line.say(&Message::Reply { seq, result })?;
         // A machine half made is of no use to anybody.
         let half_made = failed && ends_on_failure && matches!(self.held, Held::Gone);
         Ok(if stop || half_made { Next::End } else { Next::Continue })
@@ -246,6 +268,13 @@ impl Control {
                         machine.release();
                     }
                     taken?;
+                }
+                Answer::Done
+            }
+            Command::Keep => {
+                let keeper = take_files("keep", 1, fds)?.pop();
+                if let Some(keeper) = keeper {
+                    self.line.keep(OwnedFd::from(keeper)).map_err(RequestError::Keep)?;
                 }
                 Answer::Done
             }
@@ -384,21 +413,21 @@ impl Control {
         self.phase = Phase::Stopped;
         // The log's last line may be the panic: it is written before the node hears.
         machine.flush_console();
-        self.send(&Message::Stopped(reason))?;
+        self.line.say(&Message::Stopped(reason))?;
         Ok(Next::End)
     }
 
-    fn on_device(&self, token: u64, events: vmm_virtio::Events) -> Result<Next, RunError> {
+    fn on_device(&mut self, token: u64, events: vmm_virtio::Events) -> Result<Next, RunError> {
         let Held::Machine(machine) = &self.held else { return Ok(Next::Continue) };
         let (device, sub_token) = split_token(token);
         for (device, reason) in machine.devices().event(device, sub_token, events) {
-            self.send(&Message::DeviceBroken { device, reason })?;
+            let message = Message::DeviceBroken { device, reason };
+            self.line.say(&message)?;
+            if self.broken.len() < BROKEN_MAX {
+                self.broken.push(message);
+            }
         }
         Ok(Next::Continue)
-    }
-
-    fn send(&self, message: &Message) -> Result<(), RunError> {
-        deliver(self.socket.as_fd(), message).map_err(RunError::Control)
     }
 }
 

@@ -17,6 +17,7 @@ mod flat_guest;
 mod inherited;
 mod kvm;
 mod layout;
+mod line;
 mod machine;
 mod memory;
 mod packet;

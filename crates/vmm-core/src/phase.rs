@@ -11,7 +11,7 @@
 //! Nothing here acts. `Stopped` is terminal; the process ends right after. A repeated `Pause` or
 //! `Resume` is accepted and does nothing, so the node may retry freely.
 
-use api_vmm::Command;
+use api_vmm::{Command, Progress};
 
 /// Where a VMM process is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,17 @@ pub(crate) struct Refused {
 }
 
 impl Phase {
+    /// What a node is told.
+    pub(crate) fn progress(self) -> Progress {
+        match self {
+            Self::Empty => Progress::Empty,
+            Self::Shell | Self::Primed => Progress::Shell,
+            Self::Paused => Progress::Paused,
+            Self::Running => Progress::Running,
+            Self::Stopped => Progress::Stopped,
+        }
+    }
+
     /// The phase after `command` succeeded, or why it may not be tried.
     pub(crate) fn after(self, command: &Command) -> Result<Self, Refused> {
         use Phase as P;
@@ -90,6 +101,13 @@ impl Phase {
                     refused("connect", "running or paused")
                 }
             },
+            // A process without a guest is worth nothing to the next node.
+            Command::Keep => match self {
+                P::Paused | P::Running => Ok(self),
+                P::Empty | P::Shell | P::Primed | P::Stopped => {
+                    refused("keep", "running or paused")
+                }
+            },
             Command::Stats => match self {
                 P::Empty | P::Shell | P::Primed | P::Paused | P::Running => Ok(self),
                 P::Stopped => refused("stats", "alive"),
@@ -130,6 +148,7 @@ mod test {
             Command::Snapshot(SnapshotSpec { push_overlay: false, only_dirty: false }),
             Command::Connect { port: 1 },
             Command::TakeWorkingSet,
+            Command::Keep,
             Command::Stats,
             Command::Stop,
         ]
@@ -159,6 +178,14 @@ mod test {
                     assert_eq!(after.after(&command), Ok(after));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn only_a_process_with_a_guest_outlives_its_node() {
+        for phase in PHASES {
+            let has_guest = matches!(phase, Phase::Paused | Phase::Running);
+            assert_eq!(phase.after(&Command::Keep).is_ok(), has_guest);
         }
     }
 

@@ -126,9 +126,16 @@ async fn a_silent_vmm_is_late_not_waited_for_and_over_after_that() {
 #[tokio::test]
 async fn another_protocol_is_refused_with_both_numbers() {
     let (control, peer) = connect();
-    peer.say(&Message::Hello { protocol: 99 });
+    peer.say(&Message::Hello { protocol: 99, progress: Progress::Empty });
     let error = control.hello(LONG).await.unwrap_err();
     assert!(error.to_string().contains("protocol 99"), "{error}");
+}
+
+#[tokio::test]
+async fn a_hello_says_how_far_the_vmm_has_come() {
+    let (control, peer) = connect();
+    peer.say(&Message::Hello { protocol: api_vmm::PROTOCOL, progress: Progress::Paused });
+    assert_eq!(control.hello(LONG).await.unwrap(), Progress::Paused);
 }
 
 #[tokio::test]

@@ -3,5 +3,6 @@
 //! The guest is a tiny PVH kernel, so that it takes the same way in as Linux: shell, boot, hold,
 //! snapshot, restore. A `/dev/kvm` that only emulates kernel code runs it well.
 
+mod kept;
 mod kernel;
 mod test;

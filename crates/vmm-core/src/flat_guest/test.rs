@@ -1,6 +1,5 @@
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,9 +17,9 @@ use crate::prime::{PrimeFiles, Primed};
 use crate::shell::Shell;
 use crate::vcpu::VcpuEnd;
 
-const MEMORY_MIB: u32 = 64;
+pub(super) const MEMORY_MIB: u32 = 64;
 /// Far more than any step takes, even on an emulated processor.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 fn around() -> Surroundings {
     let files = vmm_jail::open_kernel_files().expect("userfaultfd, pagemap and smaps");
@@ -38,14 +37,14 @@ fn shell() -> Shell {
     Shell::build(kvm, spec, &Devices::QUEUES, false).unwrap()
 }
 
-fn file_with(bytes: &[u8]) -> File {
+pub(super) fn file_with(bytes: &[u8]) -> File {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();
     file
 }
 
 /// A base image of 1 MiB under an empty overlay.
-fn disk() -> Vec<File> {
+pub(super) fn disk() -> Vec<File> {
     let base = tempfile::tempfile().unwrap();
     base.set_len(1 << 20).unwrap();
     let overlay = tempfile::tempfile().unwrap();
@@ -272,24 +271,4 @@ fn a_snapshot_for_another_shape_or_cut_short_is_refused_with_one_sentence() {
     let error = Primed::new(shell(), &spec, files(&taken.state), &mut surroundings).unwrap_err();
     let text = base_types::Chain(&error).to_string();
     assert!(text.contains("state file"), "{text}");
-}
-
-#[test]
-fn end_of_file_on_the_control_socket_ends_the_process_loop() {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-    let (ours, theirs) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
-    let kvm = OwnedFd::from(File::options().read(true).write(true).open("/dev/kvm").unwrap());
-    let files = vmm_jail::open_kernel_files().unwrap();
-    let loop_thread = std::thread::Builder::new()
-        .spawn(move || crate::run(crate::Inputs { control: theirs, kvm, files, confine: false }))
-        .unwrap();
-    let mut hello = vec![0; api_vmm::PACKET_BYTES_MAX];
-    let (got, _) =
-        rustix::net::recv(ours.as_fd(), hello.as_mut_slice(), rustix::net::RecvFlags::empty())
-            .unwrap();
-    let hello: api_vmm::Message = api_vmm::decode(&hello[..got]).unwrap();
-    assert_eq!(hello, api_vmm::Message::Hello { protocol: api_vmm::PROTOCOL });
-    drop(ours);
-    loop_thread.join().unwrap().unwrap();
 }

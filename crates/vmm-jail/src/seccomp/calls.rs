@@ -50,6 +50,10 @@ const THREAD_CREATION: When = {
         | libc::CLONE_CHILD_CLEARTID;
     When::Masked { argument: 0, mask: u64::MAX, value: flags as u64 }
 };
+const CLOSED_ON_EXEC: When =
+    When::OneOf { argument: 3, values: &[(libc::SOCK_CLOEXEC as u32, "SOCK_CLOEXEC")] };
+const PEER: When =
+    When::OneOf { argument: 2, values: &[(libc::SO_PEERCRED as u32, "SO_PEERCRED")] };
 const THREAD_PRCTL: When = When::OneOf {
     argument: 0,
     values: &[
@@ -164,6 +168,9 @@ pub(super) const CALLS: &[Call] = &[
     call(MAIN, libc::SYS_recvfrom, "recvfrom", "vsock streams"),
     call(MAIN, libc::SYS_sendto, "sendto", "vsock streams and control replies"),
     call(T::VCPU.and(MAIN), libc::SYS_shutdown, "shutdown", "one direction of a vsock stream ends; a guest's reset of the device ends both"),
+    call(MAIN, libc::SYS_listen, "listen", "a machine that is kept waits for its next node at the socket passed in"),
+    call(MAIN, libc::SYS_accept4, "accept4", "the next node of a machine that is kept").when(CLOSED_ON_EXEC),
+    call(MAIN, libc::SYS_getsockopt, "getsockopt", "which user a node is").when(PEER),
 
     // Files that were passed in; none can be opened.
     call(T::ALL, libc::SYS_pread64, "pread64", "snapshots, memory layers, disk images, the console log that is cut in half"),

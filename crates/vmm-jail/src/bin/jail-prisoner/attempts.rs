@@ -141,6 +141,16 @@ fn network() -> Vec<Attempt> {
         socket("make a kernel crypto socket", libc::AF_ALG, libc::SOCK_SEQPACKET)
             .depends_on_kernel(),
         socket("make a unix socket", libc::AF_UNIX, libc::SOCK_STREAM),
+        attempt("listen where nothing was passed in", || {
+            try_call(libc::SYS_listen, &[NO_DESCRIPTOR, 1])
+        }),
+        attempt("accept without close-on-exec", || {
+            try_call(libc::SYS_accept4, &[NO_DESCRIPTOR, 0, 0, 0])
+        }),
+        attempt("ask for the process behind a socket", || {
+            let options = [libc::SOL_SOCKET as usize, libc::SO_PEERPIDFD as usize];
+            try_call(libc::SYS_getsockopt, &[NO_DESCRIPTOR, options[0], options[1], 0, 0])
+        }),
         attempt("connect to a unix socket outside", || {
             let stream = libc::SOCK_STREAM as usize;
             let socket = call(libc::SYS_socket, &[libc::AF_UNIX as usize, stream, 0])?;

@@ -14,6 +14,13 @@ use std::time::{Duration, Instant};
 use rustix::event::eventfd;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::ioctl_fionbio;
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
+    socket_with,
+};
+use rustix::process::{Uid, getuid};
 use rustix::thread::Timespec;
 use vmm_jail::{Thread, install};
 
@@ -22,6 +29,9 @@ use vmm_jail::{Thread, install};
 pub(crate) struct Belongings {
     file: File,
     streams: (UnixStream, UnixStream),
+    /// A socket to listen on, and a connection that waits there.
+    keeper: (OwnedFd, OwnedFd),
+    uid: Uid,
     userfaultfd: OwnedFd,
     pagemap: File,
 }
@@ -29,8 +39,28 @@ pub(crate) struct Belongings {
 impl Belongings {
     pub(crate) fn new(userfaultfd: OwnedFd, pagemap: File) -> io::Result<Self> {
         let file = memfd_create("life", MemfdFlags::CLOEXEC)?.into();
-        Ok(Self { file, streams: UnixStream::pair()?, userfaultfd, pagemap })
+        Ok(Self {
+            file,
+            streams: UnixStream::pair()?,
+            keeper: keeper()?,
+            uid: getuid(),
+            userfaultfd,
+            pagemap,
+        })
     }
+}
+
+fn keeper() -> io::Result<(OwnedFd, OwnedFd)> {
+    let socket = || {
+        let flags = SocketFlags::CLOEXEC;
+        socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+    };
+    let (keeper, node) = (socket()?, socket()?);
+    let address = SocketAddrUnix::new_abstract_name(b"keeper")?;
+    bind(&keeper, &address)?;
+    listen(&keeper, 1)?;
+    connect(&node, &address)?;
+    Ok((keeper, node))
 }
 
 /// Goes through the life of a process whose control thread already has [`Thread::Control`]'s
@@ -70,6 +100,7 @@ pub(crate) fn live(belongings: &Belongings) -> io::Result<()> {
     }
     files(&belongings.file)?;
     streams(&belongings.streams)?;
+    next_node(&belongings.keeper.0, belongings.uid)?;
     let mut entry = [0; 8];
     belongings.pagemap.read_exact_at(&mut entry, 0)?;
     poll(&mut [PollFd::new(&belongings.userfaultfd, PollFlags::IN)], Some(&Timespec::default()))?;
@@ -102,6 +133,14 @@ fn files(file: &File) -> io::Result<()> {
     file.sync_all()?;
     file.sync_data()?;
     drop(file.try_clone()?);
+    Ok(())
+}
+
+fn next_node(keeper: &OwnedFd, uid: Uid) -> io::Result<()> {
+    ioctl_fionbio(keeper, true)?;
+    listen(keeper, 1)?;
+    let node = accept_with(keeper, SocketFlags::CLOEXEC)?;
+    assert_eq!(socket_peercred(&node)?.uid, uid);
     Ok(())
 }
 
