@@ -24,6 +24,10 @@ use crate::qmp;
 /// LIMIT: what the program may write to its log in one run; enough for weeks of ordinary lines, and it fits any disk.
 const CONSOLE_BYTES_MAX: u64 = 64 << 20;
 
+/// LIMIT: a daemon that crashes more often does not serve anybody; its sandboxes are better ended than left running
+/// on a machine nobody can reach.
+const RESTARTS_PER_MINUTE: u32 = 5;
+
 /// LIMIT: below this, the first templates would not fit; better said now than by a failing write inside.
 const FREE_MIB_MIN: u64 = 2048;
 
@@ -134,6 +138,7 @@ impl PortableHost {
             terminal: false,
             console_bytes_max: CONSOLE_BYTES_MAX,
             stop_seconds: config.stop_seconds,
+            restarts_per_minute: RESTARTS_PER_MINUTE,
         };
         initrd::write(&config.images.join("portable/initrd"), &boot, &[], &boot_initrd)?;
         host.put_logs_aside()?;

@@ -106,6 +106,7 @@ pub fn run_once(
         terminal: once.terminal,
         console_bytes_max: OUTPUT_BYTES_MAX,
         stop_seconds: 0,
+        restarts_per_minute: 0,
     };
     let boot_initrd = work.path().join("initrd");
     initrd::write(&once.images.join("portable/initrd"), &boot, &once.files, &boot_initrd)?;

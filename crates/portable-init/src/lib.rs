@@ -63,6 +63,9 @@ pub struct Boot {
     pub console_bytes_max: u64,
     /// How long it may take to end after being asked, in seconds.
     pub stop_seconds: u64,
+    /// How often within a minute it is started again when it crashes; with 0 its first end is the end.
+    #[serde(default)]
+    pub restarts_per_minute: u32,
 }
 
 /// How the program ended; PID 1 writes it to [`CONTROL`] as its last word.

@@ -1,11 +1,12 @@
 //! PID 1 of the portable host: makes a usable Linux out of a kernel and an initrd, runs one program (the node
-//! daemon), and powers off when it has ended.
+//! daemon), starts it again when it crashes, and powers off when it has ended.
 
 mod disks;
 mod kernel_log;
 mod modules;
 mod network;
 mod processors;
+mod restarts;
 mod root;
 mod settings;
 mod supervise;

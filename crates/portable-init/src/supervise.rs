@@ -1,10 +1,11 @@
 //! Running the one program: its output to the console, the launcher's wish to stop, and every orphan reaped.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::io::{self, BufRead as _, BufReader, PipeWriter, Read, Write};
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use portable_init::{Boot, CONSOLE, CONTROL, CONTROL_STOP, End};
@@ -12,48 +13,127 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use rustix::termios::OptionalActions;
 
 use crate::kernel_log;
+use crate::restarts::{Next, Restarts};
 
 /// LIMIT: the launcher's commands are one word; a longer line is not from the launcher.
 const CONTROL_LINE_BYTES_MAX: u64 = 256;
 
+/// What the thread that listens to the launcher may do to the program.
+#[derive(Debug, Default)]
+struct Running {
+    program: Option<Pid>,
+    /// The launcher wants it to end: it is not started again.
+    stopping: bool,
+}
+
+type Shared = Arc<Mutex<Running>>;
+
 /// Runs `boot.program` to its end, tells the launcher how it ended, and leaves no other process alive.
 pub(crate) fn run(boot: &Boot) -> Result<()> {
-    let mut command = Command::new(&boot.program);
-    command.args(&boot.args).env_clear().envs(&boot.env).current_dir("/");
     let control = raw(CONTROL)?;
-    let mut forwarder = None;
-    if boot.terminal {
-        let console = OpenOptions::new().read(true).write(true).open(CONSOLE);
-        let console = console.with_context(|| format!("cannot open {CONSOLE}"))?;
-        command.stdin(console.try_clone()?).stdout(console.try_clone()?).stderr(console);
-    } else {
-        let (reader, writer) = io::pipe().context("cannot make a pipe")?;
-        command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-        let console = raw(CONSOLE)?;
-        let limit = boot.console_bytes_max;
-        forwarder = Some(thread::spawn(move || forward(reader, console, limit)));
-    }
-    let child = command.spawn();
-    // Holds the pipe's writing end; without this the forwarder would never see the end of it.
-    drop(command);
-    let end = match child {
-        Ok(child) => {
-            let program = Pid::from_child(&child);
-            listen(control.try_clone()?, program, boot.stop_seconds);
-            reap_until(program)?
+    let (streams, forwarder) = Streams::open(boot)?;
+    let running = Shared::default();
+    listen(control.try_clone()?, Arc::clone(&running), boot.stop_seconds);
+    let mut restarts = Restarts::new(boot.restarts_per_minute);
+    let end = loop {
+        let started = Instant::now();
+        let end = run_once(boot, &streams, &running)?;
+        if lock(&running).stopping {
+            break end;
         }
-        Err(error) => {
-            kernel_log::error(&format!("cannot run {}: {error}", boot.program));
-            End::Exit(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
+        let ended = end.line();
+        match restarts.after(end, started, Instant::now()) {
+            Next::Over => break end,
+            Next::Again => {
+                kernel_log::error(&format!("the program ended ({ended}) and is started again"));
+            }
+            Next::GiveUp => {
+                let most = boot.restarts_per_minute;
+                let text =
+                    format!("the program ended ({ended}), and {most} times before within a minute");
+                kernel_log::error(&text);
+                break end;
+            }
         }
     };
     kill_the_rest();
+    // Holds the pipe's writing end; without this the forwarder would never see the end of it.
+    drop(streams);
     if let Some(forwarder) = forwarder
         && forwarder.join().is_err()
     {
         kernel_log::error("the console stopped taking output");
     }
     report(control, end)
+}
+
+/// Runs it once, to its end.
+fn run_once(boot: &Boot, streams: &Streams, running: &Shared) -> Result<End> {
+    let mut command = Command::new(&boot.program);
+    command.args(&boot.args).env_clear().envs(&boot.env).current_dir("/");
+    streams.give(&mut command)?;
+    let program = {
+        let mut running = lock(running);
+        if running.stopping {
+            return Ok(End::Exit(0));
+        }
+        match command.spawn() {
+            Ok(child) => *running.program.insert(Pid::from_child(&child)),
+            Err(error) => {
+                kernel_log::error(&format!("cannot run {}: {error}", boot.program));
+                return Ok(End::Exit(if error.kind() == io::ErrorKind::NotFound {
+                    127
+                } else {
+                    126
+                }));
+            }
+        }
+    };
+    let end = reap_until(program);
+    lock(running).program = None;
+    end
+}
+
+fn lock(running: &Shared) -> MutexGuard<'_, Running> {
+    running.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The program's standard streams.
+enum Streams {
+    /// The console itself.
+    Terminal(File),
+    /// Nothing in, and a pipe out.
+    Pipe(PipeWriter),
+}
+
+impl Streams {
+    /// With the thread that brings what comes through the pipe to the console.
+    fn open(boot: &Boot) -> Result<(Self, Option<JoinHandle<()>>)> {
+        if boot.terminal {
+            let console = OpenOptions::new().read(true).write(true).open(CONSOLE);
+            let console = console.with_context(|| format!("cannot open {CONSOLE}"))?;
+            return Ok((Self::Terminal(console), None));
+        }
+        let (reader, writer) = io::pipe().context("cannot make a pipe")?;
+        let console = raw(CONSOLE)?;
+        let limit = boot.console_bytes_max;
+        let forwarder = thread::spawn(move || forward(reader, console, limit));
+        Ok((Self::Pipe(writer), Some(forwarder)))
+    }
+
+    fn give(&self, command: &mut Command) -> Result<()> {
+        match self {
+            Self::Terminal(console) => {
+                let (input, output) = (console.try_clone()?, console.try_clone()?);
+                command.stdin(input).stdout(output).stderr(console.try_clone()?);
+            }
+            Self::Pipe(writer) => {
+                let (output, errors) = (writer.try_clone()?, writer.try_clone()?);
+                command.stdin(Stdio::null()).stdout(output).stderr(errors);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A console as bytes: without this a newline would arrive as two characters, and input would be echoed.
@@ -80,7 +160,7 @@ fn forward(mut from: impl Read, mut console: impl Write, limit: u64) {
 }
 
 /// Waits in the background for the launcher's wish to stop.
-fn listen(control: File, program: Pid, stop_seconds: u64) {
+fn listen(control: File, running: Shared, stop_seconds: u64) {
     thread::spawn(move || {
         let mut control = BufReader::new(control);
         loop {
@@ -93,11 +173,18 @@ fn listen(control: File, program: Pid, stop_seconds: u64) {
                 Err(_) => return,
             }
         }
-        // The program may just have ended by itself; then there is nothing to signal.
-        let _ = rustix::process::kill_process(program, Signal::TERM);
+        let signal = |signal| {
+            let mut running = lock(&running);
+            running.stopping = true;
+            if let Some(program) = running.program {
+                // It may just have ended by itself; then there is nothing to signal.
+                let _ = rustix::process::kill_process(program, signal);
+            }
+        };
+        signal(Signal::TERM);
         thread::sleep(Duration::from_secs(stop_seconds));
         kernel_log::error("the program did not end in time and is killed");
-        let _ = rustix::process::kill_process(program, Signal::KILL);
+        signal(Signal::KILL);
     });
 }
 
