@@ -17,6 +17,10 @@
 //! | `List` | | `Entries`*, `Done` |
 //! | `Stat` | | `StatAnswer` |
 //! | `MakeDir`, `Move`, `Remove`, `Settle` | | `Done` |
+//! | `Spawn` | | `Process` |
+//! | `Processes` | | `Process`*, `Done` |
+//! | `Attach` | (`Stdin` \| `CloseStdin` \| `Signal` \| `Resize`)* | `Process`, (`Mark`, (`Started` \| `Stdout` \| `Stderr` \| `Dropped` \| `Exited`))* |
+//! | `Control` | (`Stdin` \| `CloseStdin` \| `Signal` \| `Resize`)*, `End` | `Done` |
 //!
 //! In place of any answer may come [`Answer::Failed`]; it is always the last.
 //!
@@ -24,6 +28,12 @@
 //! [`EXIT_NOT_EXECUTABLE`], each after one line on its standard error, like a shell's, and without a
 //! `Started`. What a command leaves in the background lives on after its `Exited`. `Failed` is
 //! the answer to an `Exec` only when the request itself is wrong: no such user, no such directory.
+//!
+//! **Processes.** What `Spawn` starts belongs to the guest, not to a connection: closing an `Attach`
+//! leaves it as it is. The agent keeps its last [`OUTPUT_KEPT_BYTES`] of output for those who come
+//! later, and its end for [`ENDED_KEPT_SECS`]. Who attaches and reads misses nothing; who attaches
+//! and does not read is waited for [`READER_WAIT_SECS`], and then told with `Dropped` how many
+//! events it missed. The last frame of an `Attach` is `Exited`.
 //!
 //! **Order after a restore.** A guest cannot know that it was restored. The node must send
 //! [`Identify`] on the first connection after a restore and open no other before it got
@@ -49,9 +59,10 @@ mod surface;
 
 pub use codec::{Decoder, FrameError, HEADER_BYTES, Message, decode_all, raw_header};
 pub use message::{
-    Answer, Entries, Entry, Exec, Exited, FailCode, Failed, FileHead, FileKind, FileStat, Healthy,
-    Identified, Identify, Input, List, MakeDir, Move, PtySize, ReadFile, Remove, Request, SetClock,
-    Settle, Signal, Started, Stat, StatAnswer, WriteFile,
+    Answer, Attach, Control, Dropped, Entries, Entry, Exec, Exited, FailCode, Failed, FileHead,
+    FileKind, FileStat, Healthy, Identified, Identify, Input, List, MakeDir, Mark, Move, Process,
+    PtySize, ReadFile, Remove, Request, Resize, SetClock, Settle, Signal, Spawn, Started, Stat,
+    StatAnswer, WriteFile,
 };
 pub use surface::surface;
 
@@ -71,6 +82,19 @@ pub const ENTROPY_BYTES_MIN: usize = 32;
 pub const ENTROPY_BYTES_MAX: usize = 512;
 /// LIMIT: the kernel's own bound on a host name (`HOST_NAME_MAX`).
 pub const HOSTNAME_BYTES_MAX: usize = 64;
+
+/// LIMIT: output of one process kept for those who attach later; a screenful many times over, and
+/// small in a sandbox of 256 MiB with tens of processes.
+pub const OUTPUT_KEPT_BYTES: usize = 1024 * 1024;
+/// LIMIT: processes of `Spawn` that run at once. Each costs a thread of the agent's, and its output.
+pub const PROCESSES_MAX: usize = 64;
+/// LIMIT: processes that are over and still known; beyond it the first to end is forgotten.
+pub const ENDED_KEPT_MAX: usize = 32;
+/// LIMIT: how long a process that is over is still known: long enough to come back for its end.
+pub const ENDED_KEPT_SECS: u64 = 600;
+/// LIMIT: how long a process waits for an attached reader that takes nothing. A reader that was slow
+/// for a moment loses nothing; one that is stuck does not hold the process up for ever.
+pub const READER_WAIT_SECS: u64 = 5;
 
 /// The user a command runs as, and a file belongs to, when the request names none.
 pub const DEFAULT_USER: &str = "agent";

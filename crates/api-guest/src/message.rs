@@ -46,9 +46,38 @@ structs! {
         pub time_limit_ms: Option<u64>,
         /// Whether standard input will come as `Stdin` frames; otherwise it is empty.
         pub stdin: bool,
-        /// A terminal in place of pipes. Reserved: a guest of generation 1 answers `Failed` with
+        /// A terminal in place of pipes: its output is all `Stdout`, and it always takes input. Only
+        /// [`Spawn`] makes one; as a request of its own, `Exec` is answered `Failed` with
         /// `Unsupported`.
         pub pty: Option<PtySize>,
+    }
+
+    /// Starts a process that lives on whoever listens: its output is kept, up to a bound, for those
+    /// who attach. One that cannot be started is there too, over, with what a shell would say.
+    pub struct Spawn {
+        /// What to run.
+        pub exec: Exec,
+    }
+
+    /// Follows a process: first what was kept of it, then what happens. Several may.
+    pub struct Attach {
+        /// Its number.
+        pub process: u32,
+        /// Leave out events up to this one, except for the end, which is always told. Past the last
+        /// event it stands for the last. All that is kept when `None`.
+        pub after: Option<u64>,
+    }
+
+    /// Gives a process input, signals, or another terminal size: the frames that follow, up to `End`.
+    pub struct Control {
+        /// Its number.
+        pub process: u32,
+    }
+
+    /// Gives the process's terminal another size.
+    pub struct Resize {
+        /// The new size.
+        pub size: PtySize,
     }
 
     /// Size of a terminal.
@@ -151,6 +180,44 @@ structs! {
         pub signal: Option<i32>,
         /// Whether it was the time limit that ended it.
         pub timed_out: bool,
+    }
+
+    /// A process started with [`Spawn`], as it is now.
+    pub struct Process {
+        /// Its number: 1, 2, 3 … in a guest, never used twice, not even after a restore.
+        pub id: u32,
+        /// Its process id, unless it could not be started.
+        pub pid: Option<u32>,
+        /// Program and arguments; very long ones are cut.
+        pub argv: Vec<String>,
+        /// The user it runs as, by name, or by number when it has none.
+        pub user: String,
+        /// The directory it was started in.
+        pub cwd: String,
+        /// Whether it has a terminal.
+        pub pty: bool,
+        /// When it was started, nanoseconds since 1970 UTC.
+        pub started_ns: i64,
+        /// When its end was learned of.
+        pub ended_ns: Option<i64>,
+        /// How it ended.
+        pub exited: Option<Exited>,
+        /// The last event there is.
+        pub last_seq: u64,
+    }
+
+    /// Number and time of the event in the next frame.
+    pub struct Mark {
+        /// 0, 1, 2 … in the life of a process.
+        pub seq: u64,
+        /// When the agent learned of it, nanoseconds since 1970 UTC.
+        pub at_ns: i64,
+    }
+
+    /// Events that are not kept any more. Its `Mark` has the number of the last of them.
+    pub struct Dropped {
+        /// How many are missing.
+        pub events: u64,
     }
 
     /// The agent works.
@@ -265,6 +332,10 @@ choices! {
         OutOfResources,
         /// Anything else the guest's kernel says.
         Io,
+        /// There is no process of that number, or not any more.
+        ProcessUnknown,
+        /// The process is over.
+        ProcessOver,
     }
 }
 
@@ -308,10 +379,18 @@ frames! {
             Remove = 11,
             /// See [`Settle`].
             Settle = 12,
+            /// See [`Spawn`].
+            Spawn = 13,
+            /// See [`Attach`].
+            Attach = 15,
+            /// See [`Control`].
+            Control = 16,
         }
         empty {
             /// Asks whether the agent works.
             Health = 1,
+            /// Asks for all processes started with [`Spawn`] that are still known.
+            Processes = 14,
         }
         raw {}
     }
@@ -323,11 +402,13 @@ frames! {
         fields {
             /// See [`Signal`].
             Signal = 66,
+            /// See [`Resize`].
+            Resize = 69,
         }
         empty {
             /// Ends the command's standard input.
             CloseStdin = 65,
-            /// The file is complete.
+            /// The file is complete; nothing more comes for the process.
             End = 68,
         }
         raw {
@@ -357,6 +438,12 @@ frames! {
             Entries = 139,
             /// See [`StatAnswer`].
             StatAnswer = 140,
+            /// See [`Process`].
+            Process = 141,
+            /// See [`Mark`].
+            Mark = 142,
+            /// See [`Dropped`].
+            Dropped = 143,
             /// See [`Failed`].
             Failed = 129,
         }

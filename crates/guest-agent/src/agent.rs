@@ -9,6 +9,7 @@ use anyhow::Context;
 use crate::accounts::AccountsCache;
 use crate::children::Children;
 use crate::identity::Identity;
+use crate::process::Processes;
 
 /// How an agent is told to behave; decided once, at its start.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ pub(crate) struct Agent {
     pub(crate) accounts: AccountsCache,
     pub(crate) children: Arc<Children>,
     pub(crate) identity: Identity,
+    pub(crate) processes: Processes,
     /// `/dev/null`, the standard input of commands that get none.
     pub(crate) nothing: File,
 }
@@ -40,6 +42,7 @@ impl Agent {
         Ok(Self {
             accounts: AccountsCache::new("/etc/passwd".into(), "/etc/group".into()),
             children: Arc::default(),
+            processes: Processes::default(),
             identity: Identity::prepare(&settings)?,
             nothing: File::open("/dev/null").context("cannot open /dev/null")?,
             settings,

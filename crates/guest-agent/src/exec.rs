@@ -20,52 +20,71 @@ use crate::running::{Running, Streams};
 /// What a Debian login gives, with the administrator's directories for everybody.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// What terminals are when the request does not say: every emulator knows this one.
+const TERM: &str = "xterm-256color";
+
 /// Runs a command to its end.
 pub(crate) fn exec(agent: &Agent, connection: &mut Connection, exec: &Exec) -> Result<(), Stop> {
     if exec.pty.is_some() {
-        let message = "this sandbox was made before terminals were supported";
+        let message = "only a process that is spawned can have a terminal";
         return Err(Failure::new(FailCode::Unsupported, message).into());
     }
     let plan = plan(&agent.accounts.get(), &agent.settings.user, exec)?;
-    let deadline = exec
-        .time_limit_ms
-        .and_then(|limit| Instant::now().checked_add(Duration::from_millis(limit)));
-
-    let no_pipe = |error| Failure::of("cannot make the command's streams", error);
-    let (stdout, child_stdout) = pipe().map_err(no_pipe)?;
-    let (stderr, child_stderr) = pipe().map_err(no_pipe)?;
-    let (child_stdin, stdin) = if exec.stdin {
-        let (read, write) = pipe().map_err(no_pipe)?;
-        (read, Some(write))
-    } else {
-        (rustix::io::fcntl_dupfd_cloexec(&agent.nothing, 3).map_err(no_pipe)?, None)
-    };
-    // Only the agent's ends do not wait; the command gets ordinary ones.
-    for end in [Some(&stdout), Some(&stderr), stdin.as_ref()].into_iter().flatten() {
-        rustix::io::ioctl_fionbio(end, true).map_err(no_pipe)?;
-    }
-
+    let deadline = deadline(exec);
+    let (streams, [child_stdin, child_stdout, child_stderr]) =
+        pipes(agent, exec.stdin).map_err(no_streams)?;
     let ends = [child_stdin.as_fd(), child_stdout.as_fd(), child_stderr.as_fd()];
     match agent.children.launch(&plan, ends) {
         Ok(child) => {
             // As long as the agent holds them open, it would not see the command close them.
             drop((child_stdin, child_stdout, child_stderr));
-            Running::new(connection, child, Streams { stdin, stdout, stderr }, deadline)?.run()
+            Running::new(connection, child, streams, deadline)?.run()
         }
-        Err(error) => not_launched(connection, exec, &plan, error),
+        Err(error) => {
+            let (code, line) = not_launched(exec, &plan, error)?;
+            connection.send(&Answer::Stderr(line.into_bytes()))?;
+            let (code, signal) = (Some(code), None);
+            connection.send(&Answer::Exited(Exited { code, signal, timed_out: false }))
+        }
     }
 }
 
-fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
-    pipe_with(PipeFlags::CLOEXEC)
+/// When the command is to be killed.
+pub(crate) fn deadline(exec: &Exec) -> Option<Instant> {
+    exec.time_limit_ms.and_then(|limit| Instant::now().checked_add(Duration::from_millis(limit)))
 }
 
-fn plan(accounts: &Accounts, default_user: &str, exec: &Exec) -> Result<Plan, Failure> {
+pub(crate) fn no_streams(error: Errno) -> Failure {
+    Failure::of("cannot make the command's streams", error)
+}
+
+/// The agent's ends of a command's streams, and the command's. Only the agent's do not wait.
+pub(crate) fn pipes(agent: &Agent, stdin: bool) -> Result<(Streams, [OwnedFd; 3]), Errno> {
+    let pipe = || pipe_with(PipeFlags::CLOEXEC);
+    let (stdout, child_stdout) = pipe()?;
+    let (stderr, child_stderr) = pipe()?;
+    let (child_stdin, stdin) = if stdin {
+        let (read, write) = pipe()?;
+        (read, Some(write))
+    } else {
+        (rustix::io::fcntl_dupfd_cloexec(&agent.nothing, 3)?, None)
+    };
+    for end in [Some(&stdout), Some(&stderr), stdin.as_ref()].into_iter().flatten() {
+        rustix::io::ioctl_fionbio(end, true)?;
+    }
+    Ok((Streams { stdin, stdout, stderr }, [child_stdin, child_stdout, child_stderr]))
+}
+
+/// Makes of the request what the kernel is to be asked for.
+pub(crate) fn plan(accounts: &Accounts, default_user: &str, exec: &Exec) -> Result<Plan, Failure> {
     let user = accounts.find(exec.user.as_deref().unwrap_or(default_user))?;
     let Some(program) = exec.argv.first().filter(|program| !program.is_empty()) else {
         return Err(Failure::invalid("the command is empty"));
     };
-    let env = environment(&user, &exec.env)?;
+    let mut env = environment(&user, &exec.env)?;
+    if exec.pty.is_some() && !env.iter().any(|(name, _)| *name == "TERM") {
+        env.push(("TERM", TERM));
+    }
     let path =
         env.iter().find_map(|(name, value)| (*name == "PATH").then_some(*value)).unwrap_or(PATH);
     let home = if user.home.starts_with('/') { user.home.as_str() } else { "/" };
@@ -85,6 +104,7 @@ fn plan(accounts: &Accounts, default_user: &str, exec: &Exec) -> Result<Plan, Fa
         uid: user.uid,
         gid: user.gid,
         groups: accounts.groups_of(&user),
+        terminal: exec.pty.is_some(),
     })
 }
 
@@ -133,29 +153,29 @@ fn c_string(text: String) -> Result<CString, Failure> {
 
 /// A program that cannot be run is the command's failure and told like a shell would; all else is the
 /// request's.
-fn not_launched(
-    connection: &mut Connection,
+/// Gives the exit code and the line on standard error.
+pub(crate) fn not_launched(
     exec: &Exec,
     plan: &Plan,
     error: LaunchError,
-) -> Result<(), Stop> {
+) -> Result<(i32, String), Failure> {
     let program = exec.argv.first().map_or("", String::as_str);
     let shown: String = program.chars().take(256).collect();
     let (code, why) = match error {
         LaunchError::Clone(error) => {
             let failure = Failure::of(format!("cannot start `{shown}`"), error);
-            return Err(Failure::new(FailCode::OutOfResources, failure.message).into());
+            return Err(Failure::new(FailCode::OutOfResources, failure.message));
         }
         LaunchError::User(error) => {
             let user = exec.user.as_deref().unwrap_or(DEFAULT_USER);
-            return Err(Failure::of(format!("cannot become user `{user}`"), error).into());
+            return Err(Failure::of(format!("cannot become user `{user}`"), error));
         }
         LaunchError::Directory(error) => {
             let cwd = plan.cwd.to_string_lossy();
-            return Err(Failure::of(format!("cannot enter directory `{cwd}`"), error).into());
+            return Err(Failure::of(format!("cannot enter directory `{cwd}`"), error));
         }
         LaunchError::Program(Errno::TOOBIG) => {
-            return Err(Failure::invalid("the arguments and environment are too long").into());
+            return Err(Failure::invalid("the arguments and environment are too long"));
         }
         LaunchError::Program(Errno::NOENT | Errno::NOTDIR) if program.contains('/') => {
             (EXIT_NOT_FOUND, "no such file, or its interpreter is missing".to_owned())
@@ -168,8 +188,7 @@ fn not_launched(
         }
         LaunchError::Program(error) => (EXIT_NOT_EXECUTABLE, reason(error)),
     };
-    connection.send(&Answer::Stderr(format!("sandflare: {shown}: {why}\n").into_bytes()))?;
-    connection.send(&Answer::Exited(Exited { code: Some(code), signal: None, timed_out: false }))
+    Ok((code, format!("sandflare: {shown}: {why}\n")))
 }
 
 #[cfg(test)]

@@ -97,7 +97,9 @@ fn take(agent: &Agent, connection: &mut Connection, request: &WriteFile) -> Resu
                 Failure::of_io(format!("cannot write {}", path.display()), &error)
             })?,
             Input::End => break,
-            Input::Stdin(_) | Input::CloseStdin | Input::Signal(_) => return Err(Stop::Gone),
+            Input::Stdin(_) | Input::CloseStdin | Input::Signal(_) | Input::Resize(_) => {
+                return Err(Stop::Gone);
+            }
         }
     }
     let (uid, gid) = match (&before, &request.user) {

@@ -19,6 +19,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::io::Errno;
@@ -37,6 +38,8 @@ pub(crate) struct Plan {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) groups: Vec<u32>,
+    /// Whether the standard streams are a terminal, which then becomes that of its session.
+    pub(crate) terminal: bool,
 }
 
 /// Why no program runs.
@@ -52,6 +55,38 @@ pub(crate) enum LaunchError {
     Program(Errno),
 }
 
+/// The kernel's own `struct sigaction`: the C library's calls hide the signals it uses itself.
+#[repr(C)]
+#[derive(Default)]
+struct KernelAction {
+    handler: usize,
+    flags: libc::c_ulong,
+    restorer: usize,
+    mask: u64,
+}
+
+/// Bytes of a set of signals, as the kernel has it.
+const MASK_BYTES: usize = size_of::<u64>();
+/// The last signal there is.
+const SIGNAL_LAST: c_int = 64;
+
+/// Signals the agent ignores: SIGPIPE, which the Rust runtime does, and whatever it was started with,
+/// as under `nohup`. It never changes one later.
+static IGNORED: OnceLock<Vec<c_int>> = OnceLock::new();
+
+fn ignored_signals() -> Vec<c_int> {
+    let is_ignored = |signal: &c_int| {
+        let mut action = KernelAction::default();
+        let nothing = ptr::null::<KernelAction>();
+        // SAFETY: changes nothing; the kernel writes one action with a mask of the size given.
+        let returned = unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, *signal, nothing, &raw mut action, MASK_BYTES)
+        };
+        returned == 0 && action.handler == libc::SIG_IGN
+    };
+    (1..=SIGNAL_LAST).filter(is_ignored).collect()
+}
+
 const STEP_SESSION: c_int = 1;
 const STEP_USER: c_int = 2;
 const STEP_DIRECTORY: c_int = 3;
@@ -64,6 +99,7 @@ struct Shared<'a> {
     env: *const *const c_char,
     plan: &'a Plan,
     streams: [c_int; 3],
+    ignored: &'a [c_int],
     failed_step: AtomicI32,
     error: AtomicI32,
 }
@@ -85,6 +121,7 @@ pub(crate) fn launch(
         env: env.as_ptr(),
         plan,
         streams: streams.map(|stream| stream.as_raw_fd()),
+        ignored: IGNORED.get_or_init(ignored_signals),
         failed_step: AtomicI32::new(0),
         error: AtomicI32::new(0),
     };
@@ -166,6 +203,10 @@ fn become_program(shared: &Shared<'_>) -> (c_int, c_int) {
         }
     }
     let plan = shared.plan;
+    // SAFETY: the descriptor was put there above; the request takes a number, not memory.
+    if plan.terminal && unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } < 0 {
+        return (STEP_SESSION, last_error());
+    }
     // SAFETY: the kernel reads `groups.len()` ids.
     let set =
         unsafe { libc::syscall(libc::SYS_setgroups, plan.groups.len(), plan.groups.as_ptr()) };
@@ -185,9 +226,16 @@ fn become_program(shared: &Shared<'_>) -> (c_int, c_int) {
     if unsafe { libc::chdir(plan.cwd.as_ptr()) } < 0 {
         return (STEP_DIRECTORY, last_error());
     }
-    // The Rust runtime ignores SIGPIPE, and what is ignored stays so in the program.
-    // SAFETY: sets a disposition of the child, not the agent's: they do not share handlers.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    // What is ignored stays so in the program; what has a handler does not.
+    for &signal in shared.ignored {
+        let default = KernelAction::default();
+        let nothing = ptr::null_mut::<KernelAction>();
+        // SAFETY: sets a disposition of the child, not the agent's: they do not share handlers. The
+        // kernel reads one action and a mask of the size given.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, nothing, MASK_BYTES)
+        };
+    }
     let mut none = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: fills the set.
     unsafe { libc::sigemptyset(none.as_mut_ptr()) };

@@ -22,9 +22,11 @@ mod files;
 mod identity;
 mod kernel;
 mod launch;
+mod process;
 mod running;
 mod server;
 mod settle;
+mod standby;
 mod tree;
 
 use std::env;

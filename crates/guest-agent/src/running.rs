@@ -4,22 +4,20 @@
 //! host slows the command down and nothing piles up. Input is taken from the host only while little of
 //! it waits for the command.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use api_guest::{Answer, CHUNK_BYTES_MAX, Exited, HEADER_BYTES, Input, Message, Started};
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, ioctl_fionread, read, write};
+use rustix::io::{Errno, ioctl_fionread, read};
 use rustix::net::{SendFlags, send};
 
 use crate::children::{Child, Ending};
 use crate::connection::{Arrival, Connection};
 use crate::failure::{Failure, Stop};
+use crate::standby::Standby;
 
-/// LIMIT: input that waits for the command to read it. What the host sends behind it waits too, so
-/// this is room for a signal to overtake a command that does not read.
-const STDIN_BYTES_MAX: usize = 256 * 1024;
 /// LIMIT: how long after a command's end its output is still waited for, when something it left in
 /// the background holds the streams open. What the command itself wrote always arrives.
 const GRACE: Duration = Duration::from_millis(100);
@@ -39,14 +37,6 @@ struct Output {
     pipe: Option<OwnedFd>,
     /// Bytes the command left in the pipe at its end that were not read since.
     owed: usize,
-}
-
-#[derive(Debug)]
-struct Standby {
-    pipe: Option<OwnedFd>,
-    bytes: Vec<u8>,
-    written: usize,
-    close: bool,
 }
 
 /// A command between its start and its end. Dropped early, the command is killed.
@@ -93,7 +83,7 @@ impl<'a> Running<'a> {
                 output(Answer::STDOUT, streams.stdout),
                 output(Answer::STDERR, streams.stderr),
             ],
-            stdin: Standby { pipe: streams.stdin, bytes: Vec::new(), written: 0, close: false },
+            stdin: Standby::new(streams.stdin),
             pending,
             sent: 0,
             deadline,
@@ -178,7 +168,7 @@ impl<'a> Running<'a> {
     }
 
     fn wants_input(&self) -> bool {
-        self.ended.is_none() && self.stdin.waiting() < STDIN_BYTES_MAX
+        self.ended.is_none() && self.stdin.has_room()
     }
 
     /// Waits until something can be done.
@@ -212,8 +202,8 @@ impl<'a> Running<'a> {
             polled.extend(pipes.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         }
         let stdin = polled.len();
-        if let Some(pipe) = self.stdin.pipe.as_ref().filter(|_| self.stdin.waiting() > 0) {
-            polled.push(PollFd::new(pipe, PollFlags::OUT));
+        if let Some(pipe) = self.stdin.blocked_on() {
+            polled.push(PollFd::from_borrowed_fd(pipe, PollFlags::OUT));
         }
         match poll(&mut polled, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -262,10 +252,7 @@ impl<'a> Running<'a> {
         while let Some(input) = self.connection.arrived_input()? {
             match input {
                 Input::Stdin(data) => self.stdin.put(data),
-                Input::CloseStdin => {
-                    self.stdin.close = true;
-                    self.stdin.flush();
-                }
+                Input::CloseStdin => self.stdin.close(),
                 Input::Signal(signal) if (1..=64).contains(&signal.number) => self
                     .child
                     .signal(signal.number)
@@ -275,7 +262,7 @@ impl<'a> Running<'a> {
                     let message = format!("{number} is not a signal; they are numbered 1 to 64");
                     return Err(Failure::invalid(message).into());
                 }
-                Input::Chunk(_) | Input::End => return Err(Stop::Gone),
+                Input::Chunk(_) | Input::End | Input::Resize(_) => return Err(Stop::Gone),
             }
         }
         Ok(())
@@ -317,48 +304,6 @@ impl Output {
                 }
             }
             _ => frames.truncate(start),
-        }
-    }
-}
-
-impl Standby {
-    fn waiting(&self) -> usize {
-        self.bytes.len() - self.written
-    }
-
-    fn put(&mut self, data: Vec<u8>) {
-        // Input for a command that closed its end, or was never given one, goes nowhere.
-        if self.pipe.is_some() && !self.close {
-            self.bytes.drain(..self.written);
-            self.written = 0;
-            if self.bytes.is_empty() {
-                self.bytes = data;
-            } else {
-                self.bytes.extend_from_slice(&data);
-            }
-            self.flush();
-        }
-    }
-
-    /// Writes what the pipe takes, and closes it when that was the last.
-    fn flush(&mut self) {
-        while let Some(pipe) = &self.pipe {
-            let rest = self.bytes.get(self.written..).unwrap_or_default();
-            if rest.is_empty() {
-                break;
-            }
-            match write(pipe.as_fd(), rest) {
-                Ok(count) => self.written += count,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return,
-                // The command closed its end.
-                Err(_) => self.pipe = None,
-            }
-        }
-        self.bytes = Vec::new();
-        self.written = 0;
-        if self.close {
-            self.pipe = None;
         }
     }
 }

@@ -17,7 +17,7 @@ use rustix::net::{SocketFlags, accept_with};
 use crate::agent::Agent;
 use crate::connection::Connection;
 use crate::failure::{Failure, Stop};
-use crate::{console, exec, files, kernel, settle, tree};
+use crate::{console, exec, files, kernel, process, settle, tree};
 
 /// LIMIT: workers that wait at all times. Their stacks are in every snapshot.
 const WORKERS_MIN: usize = 4;
@@ -25,7 +25,7 @@ const WORKERS_MIN: usize = 4;
 /// answered.
 const WORKERS_MAX: usize = 256;
 /// LIMIT: nothing here recurses, and buffers are on the heap.
-const STACK_BYTES: usize = 256 * 1024;
+pub(crate) const STACK_BYTES: usize = 256 * 1024;
 
 /// The workers of one listening socket.
 #[derive(Debug)]
@@ -132,7 +132,14 @@ impl Server {
 /// Reads the request of a connection and carries it out.
 fn answer(agent: &Agent, connection: &mut Connection, full: bool) -> Result<(), Stop> {
     let request = connection.request()?;
-    let long = matches!(request, Request::Exec(_) | Request::ReadFile(_) | Request::WriteFile(_));
+    let long = matches!(
+        request,
+        Request::Exec(_)
+            | Request::ReadFile(_)
+            | Request::WriteFile(_)
+            | Request::Attach(_)
+            | Request::Control(_)
+    );
     if full && long {
         let message = format!("the sandbox is busy with {WORKERS_MAX} requests; try again later");
         return Err(Failure::new(FailCode::Busy, message).into());
@@ -142,6 +149,10 @@ fn answer(agent: &Agent, connection: &mut Connection, full: bool) -> Result<(), 
         Request::ReadFile(request) => return files::read(agent, connection, request),
         Request::WriteFile(request) => return files::write(agent, connection, request),
         Request::List(request) => return tree::list(agent, connection, request),
+        Request::Processes => return process::list(agent, connection),
+        Request::Attach(request) => return process::attach(agent, connection, request),
+        Request::Control(request) => return process::control(agent, connection, request),
+        Request::Spawn(request) => process::spawn(agent, request)?,
         Request::Health => agent.identity.health(),
         Request::Identify(request) => agent.identity.renew(request)?,
         Request::SetClock(request) => agent.identity.adjust(request)?,

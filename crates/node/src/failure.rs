@@ -140,6 +140,8 @@ fn of_fail_code(code: FailCode) -> ErrorCode {
         FailCode::NoSpace => ErrorCode::DiskFull,
         FailCode::Busy | FailCode::OutOfResources => ErrorCode::NoCapacity,
         FailCode::IdentityFailed | FailCode::Io => ErrorCode::GuestFailed,
+        FailCode::ProcessUnknown => ErrorCode::NotFound,
+        FailCode::ProcessOver => ErrorCode::Conflict,
     }
 }
 

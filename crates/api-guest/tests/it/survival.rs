@@ -1,10 +1,10 @@
 use std::fmt::Debug;
 
 use api_guest::{
-    Answer, Decoder, Entries, Entry, Exec, Exited, FRAME_BYTES_MAX, FailCode, Failed, FileHead,
-    FileKind, FileStat, FrameError, Healthy, Identified, Identify, Input, List, MakeDir, Message,
-    Move, PtySize, ReadFile, Remove, Request, SetClock, Settle, Signal, Started, Stat, StatAnswer,
-    WriteFile, decode_all,
+    Answer, Attach, Control, Decoder, Dropped, Entries, Entry, Exec, Exited, FRAME_BYTES_MAX,
+    FailCode, Failed, FileHead, FileKind, FileStat, FrameError, Healthy, Identified, Identify,
+    Input, List, MakeDir, Mark, Message, Move, Process, PtySize, ReadFile, Remove, Request, Resize,
+    SetClock, Settle, Signal, Spawn, Started, Stat, StatAnswer, WriteFile, decode_all,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -32,8 +32,25 @@ fn stat() -> impl Strategy<Value = FileStat> {
     )
 }
 
+fn pty_size() -> impl Strategy<Value = PtySize> {
+    (any::<u16>(), any::<u16>()).prop_map(|(rows, columns)| PtySize { rows, columns })
+}
+
+fn exited() -> impl Strategy<Value = Exited> {
+    (of(any::<i32>()), of(any::<i32>()), any::<bool>())
+        .prop_map(|(code, signal, timed_out)| Exited { code, signal, timed_out })
+}
+
+fn process() -> impl Strategy<Value = Process> {
+    let facts = (any::<u32>(), of(any::<u32>()), vec(text(), 0..5), text(), text(), any::<bool>());
+    let life = (any::<i64>(), of(any::<i64>()), of(exited()), any::<u64>());
+    (facts, life).prop_map(|((id, pid, argv, user, cwd, pty), life)| {
+        let (started_ns, ended_ns, exited, last_seq) = life;
+        Process { id, pid, argv, user, cwd, pty, started_ns, ended_ns, exited, last_seq }
+    })
+}
+
 fn exec() -> impl Strategy<Value = Exec> {
-    let pty = (any::<u16>(), any::<u16>()).prop_map(|(rows, columns)| PtySize { rows, columns });
     (
         vec(text(), 0..5),
         vec((text(), text()), 0..5),
@@ -41,7 +58,7 @@ fn exec() -> impl Strategy<Value = Exec> {
         of(text()),
         of(any::<u64>()),
         any::<bool>(),
-        of(pty),
+        of(pty_size()),
     )
         .prop_map(|(argv, env, cwd, user, time_limit_ms, stdin, pty)| Exec {
             argv,
@@ -87,6 +104,11 @@ fn request() -> impl Strategy<Value = Request> {
         (text(), any::<bool>())
             .prop_map(|(path, recursive)| Request::Remove(Remove { path, recursive })),
         any::<bool>().prop_map(|drop_caches| Request::Settle(Settle { drop_caches })),
+        exec().prop_map(|exec| Request::Spawn(Spawn { exec })),
+        Just(Request::Processes),
+        (any::<u32>(), of(any::<u64>()))
+            .prop_map(|(process, after)| Request::Attach(Attach { process, after })),
+        any::<u32>().prop_map(|process| Request::Control(Control { process })),
     ]
 }
 
@@ -97,6 +119,7 @@ fn input() -> impl Strategy<Value = Input> {
         any::<i32>().prop_map(|number| Input::Signal(Signal { number })),
         vec(any::<u8>(), 0..2000).prop_map(Input::Chunk),
         Just(Input::End),
+        pty_size().prop_map(|size| Input::Resize(Resize { size })),
     ]
 }
 
@@ -109,9 +132,10 @@ fn answer() -> impl Strategy<Value = Answer> {
         any::<u32>().prop_map(|pid| Answer::Started(Started { pid })),
         vec(any::<u8>(), 0..2000).prop_map(Answer::Stdout),
         vec(any::<u8>(), 0..2000).prop_map(Answer::Stderr),
-        (of(any::<i32>()), of(any::<i32>()), any::<bool>())
-            .prop_map(|(code, signal, timed_out)| Exited { code, signal, timed_out })
-            .prop_map(Answer::Exited),
+        exited().prop_map(Answer::Exited),
+        process().prop_map(Answer::Process),
+        (any::<u64>(), any::<i64>()).prop_map(|(seq, at_ns)| Answer::Mark(Mark { seq, at_ns })),
+        any::<u64>().prop_map(|events| Answer::Dropped(Dropped { events })),
         (any::<u16>(), text(), any::<u64>(), any::<[u8; 16]>(), any::<i64>()).prop_map(
             |(generation, agent_version, uptime_ms, boot_id, wall_clock_ns)| {
                 Answer::Healthy(Healthy {

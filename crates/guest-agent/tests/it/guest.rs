@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 /// A user every Debian has, whose home exists.
 pub(crate) const USER: &str = "daemon";
+const AGENT: &str = env!("CARGO_BIN_EXE_sandflare-agent");
 /// LIMIT: nothing a test waits for takes this long unless it never comes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -28,9 +29,21 @@ impl Guest {
     }
 
     pub(crate) fn start_with(arguments: &[&str]) -> Self {
+        Self::launch(Command::new(AGENT), arguments)
+    }
+
+    /// An agent that was started with these signals ignored.
+    pub(crate) fn start_ignoring(signals: &[&str]) -> Self {
+        let mut command = Command::new("bash");
+        let script = format!("trap '' {}; exec \"$0\" \"$@\"", signals.join(" "));
+        command.args(["-c", &script, AGENT]);
+        Self::launch(command, &[])
+    }
+
+    fn launch(mut command: Command, arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("agent.socket");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_sandflare-agent"))
+        let mut process = command
             .arg("--listen-unix")
             .arg(&socket)
             .args(["--user", USER])
@@ -49,6 +62,13 @@ impl Guest {
 
     pub(crate) fn pid(&self) -> u32 {
         self.process.id()
+    }
+
+    /// The most memory the agent ever had.
+    pub(crate) fn memory_peak_kib(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.split_whitespace().next().unwrap().parse().unwrap()
     }
 
     pub(crate) fn path(&self, name: &str) -> String {

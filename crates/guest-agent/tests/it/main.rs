@@ -11,4 +11,6 @@ mod identity;
 #[cfg(test)]
 mod names;
 #[cfg(test)]
+mod processes;
+#[cfg(test)]
 mod robustness;
