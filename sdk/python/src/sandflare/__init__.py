@@ -20,16 +20,20 @@ from sandflare._sync.sandbox import Sandbox
 from sandflare._version import __version__
 from sandflare.errors import CommandFailed, NotFound, SandflareError
 from sandflare.models import (
+    CreatedKey,
     Event,
     FileEntry,
     Health,
+    Key,
     LocalCopy,
     Metrics,
     ProcessInfo,
+    Project,
     Result,
     SandboxInfo,
     Snapshot,
     Template,
+    Usage,
 )
 
 __all__ = [
@@ -40,22 +44,26 @@ __all__ = [
     "AsyncSandbox",
     "Client",
     "CommandFailed",
+    "CreatedKey",
     "Event",
     "Events",
     "FileEntry",
     "Files",
     "Health",
+    "Key",
     "LocalCopy",
     "Metrics",
     "NotFound",
     "Process",
     "ProcessInfo",
+    "Project",
     "Result",
     "Sandbox",
     "SandboxInfo",
     "SandflareError",
     "Snapshot",
     "Template",
+    "Usage",
     "__version__",
     "errors",
 ]

@@ -5,20 +5,25 @@ from __future__ import annotations
 import math
 import signal as signals
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Union
 
 from sandflare._ask import Ask, Body, given, idempotency, many, nothing, one, page, parsed, segment
 from sandflare._ask import text as as_text
 from sandflare._retry import Again
-from sandflare.errors import ConfigurationError, NotFound
+from sandflare.errors import ConfigurationError, NotFound, TooLarge
 from sandflare.models import (
+    CreatedKey,
     FileEntry,
     Health,
+    Key,
     Metrics,
     ProcessInfo,
+    Project,
     SandboxInfo,
     Snapshot,
     Template,
+    Usage,
 )
 
 #: What ``run`` takes: a line for the shell, or a program and its arguments.
@@ -117,9 +122,8 @@ def sandbox_list(
         raise ConfigurationError(
             f"no sandbox has the state {state!r}", hint=f"one of {', '.join(_STATES)}"
         )
-    pairs = [f"{key}:{value}" for key, value in (metadata or {}).items()]
-    if len(pairs) > 1:
-        raise ConfigurationError("sandboxes can be listed by one entry of their metadata at a time")
+    # The node looks for one entry; the others are compared here, as is a key with a colon.
+    pairs = [f"{key}:{value}" for key, value in (metadata or {}).items() if ":" not in key]
     params = given(
         state=state,
         name=name,
@@ -158,6 +162,7 @@ def sandbox_fork(id: str, count: int, name: str | None) -> Ask[list[SandboxInfo]
         many(SandboxInfo, "sandboxes"),
         json=given(count=count, name=name),
         headers=idempotency(),
+        again=Again.SAFE,
         slow=True,
     )
 
@@ -169,6 +174,7 @@ def sandbox_snapshot(id: str, name: str | None) -> Ask[Snapshot]:
         one(Snapshot),
         json=given(name=name),
         headers=idempotency(),
+        again=Again.SAFE,
         slow=True,
     )
 
@@ -192,6 +198,43 @@ def snapshot_get(id: str) -> Ask[Snapshot]:
 
 def snapshot_delete(id: str) -> Ask[None]:
     return Ask("DELETE", f"/snapshots/{segment(id)}", nothing, again=Again.SAFE)
+
+
+def project_list() -> Ask[list[Project]]:
+    return Ask("GET", "/projects", many(Project, "projects"), again=Again.SAFE)
+
+
+def project_create(name: str, quota: Mapping[str, int] | None) -> Ask[Project]:
+    body = given(name=name, quota=dict(quota) if quota else None)
+    return Ask("POST", "/projects", one(Project), json=body)
+
+
+def project_delete(id: str) -> Ask[None]:
+    return Ask("DELETE", f"/projects/{segment(id)}", nothing)
+
+
+def key_list() -> Ask[list[Key]]:
+    return Ask("GET", "/keys", many(Key, "keys"), again=Again.SAFE)
+
+
+def key_create(
+    name: str, project: str | None, role: str | None, expires_at: datetime | None
+) -> Ask[CreatedKey]:
+    expires_at_ms = None
+    if expires_at is not None:
+        if expires_at.tzinfo is None:
+            raise ConfigurationError("`expires_at` has no time zone")
+        expires_at_ms = int(expires_at.timestamp() * 1000)
+    body = given(name=name, project=project, role=role, expires_at_ms=expires_at_ms)
+    return Ask("POST", "/keys", one(CreatedKey), json=body)
+
+
+def key_delete(id: str) -> Ask[None]:
+    return Ask("DELETE", f"/keys/{segment(id)}", nothing)
+
+
+def usage() -> Ask[Usage]:
+    return Ask("GET", "/usage", one(Usage), again=Again.SAFE)
 
 
 def execute(
@@ -222,7 +265,14 @@ def process_spawn(
     body = _command(command, env, cwd, user, timeout, stdin)
     if pty is not None:
         body["pty"] = {"rows": pty[0], "cols": pty[1]}
-    return Ask("POST", _of(id, "/processes"), one(ProcessInfo), json=body)
+    return Ask(
+        "POST",
+        _of(id, "/processes"),
+        one(ProcessInfo),
+        json=body,
+        headers=idempotency(),
+        again=Again.SAFE,
+    )
 
 
 def process_list(id: str) -> Ask[list[ProcessInfo]]:
@@ -274,8 +324,16 @@ def file_write(
 
 
 def file_list(id: str, path: str) -> Ask[list[FileEntry]]:
-    read = many(FileEntry, "entries")
-    return Ask("GET", _of(id, "/files/list"), read, params={"path": path}, again=Again.SAFE)
+    return Ask("GET", _of(id, "/files/list"), _entries, params={"path": path}, again=Again.SAFE)
+
+
+def _entries(answer: bytes) -> list[FileEntry]:
+    if parsed(answer).get("truncated"):
+        # A part that looks like the whole would be worse.
+        raise TooLarge(
+            "the directory has more entries than the node lists", hint="list it with `run`"
+        )
+    return many(FileEntry, "entries")(answer)
 
 
 def file_stat(id: str, path: str) -> Ask[FileEntry]:

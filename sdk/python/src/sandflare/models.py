@@ -47,6 +47,7 @@ class SandboxInfo(Model):
     created_at_ms: int
     name: str | None = None
     reason: str | None = None
+    snapshot: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     timeout_at_ms: int | None = None
     idle_timeout_s: int = 0
@@ -109,10 +110,12 @@ class ProcessInfo(Model):
     argv: list[str] = field(default_factory=list)
     user: str | None = None
     cwd: str | None = None
-    pty: Any = None
+    pid: int | None = None
+    pty: bool = False
     started_at_ms: int = 0
     running: bool = True
     exit: Mapping[str, Any] | None = None
+    last_seq: int = 0
     raw: Mapping[str, Any] = _RAW
 
 
@@ -142,6 +145,48 @@ class Health(Model):
 
     ready: bool
     version: str
+    raw: Mapping[str, Any] = _RAW
+
+
+@dataclass(frozen=True)
+class Project(Model):
+    """What sandboxes and keys belong to, and what it may use at once."""
+
+    id: str
+    name: str
+    created_at_ms: int = 0
+    quota: Mapping[str, int] = field(default_factory=dict)
+    raw: Mapping[str, Any] = _RAW
+
+
+@dataclass(frozen=True)
+class Key(Model):
+    """A key of the API, without what makes it one. ``role`` is ``user`` or ``admin``."""
+
+    id: str
+    project: str
+    name: str
+    role: str
+    created_at_ms: int = 0
+    expires_at_ms: int | None = None
+    last_used_at_ms: int | None = None
+    raw: Mapping[str, Any] = _RAW
+
+
+@dataclass(frozen=True)
+class CreatedKey(Key):
+    """A key that was just made. ``key`` is what opens the API; nobody can show it again."""
+
+    key: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Usage(Model):
+    """What a project may use and what it uses."""
+
+    project: str
+    quota: Mapping[str, int] = field(default_factory=dict)
+    used: Mapping[str, int] = field(default_factory=dict)
     raw: Mapping[str, Any] = _RAW
 
 

@@ -15,9 +15,10 @@ from sandflare._settings import Settings
 if TYPE_CHECKING:
     import builtins
     from collections.abc import AsyncIterator, Mapping
+    from datetime import datetime
     from types import TracebackType
 
-    from sandflare.models import Health, Snapshot, Template
+    from sandflare.models import CreatedKey, Health, Key, Project, Snapshot, Template, Usage
 
 
 class AsyncClient:
@@ -172,6 +173,41 @@ class AsyncClient:
     async def delete_snapshot(self, id: str) -> None:
         """Delete a snapshot. Sandboxes made from it live on."""
         await self._transport.ask(operations.snapshot_delete(id))
+
+    async def projects(self) -> builtins.list[Project]:
+        """Every project; for admins."""
+        return await self._transport.ask(operations.project_list())
+
+    async def create_project(self, name: str, *, quota: Mapping[str, int] | None = None) -> Project:
+        """Make a project; for admins. Figures that ``quota`` leaves out are the default plan's."""
+        return await self._transport.ask(operations.project_create(name, quota))
+
+    async def delete_project(self, id: str) -> None:
+        """Delete a project that has no sandboxes and snapshots left, with its keys; for admins."""
+        await self._transport.ask(operations.project_delete(id))
+
+    async def keys(self) -> builtins.list[Key]:
+        """Every key that this client's key may see."""
+        return await self._transport.ask(operations.key_list())
+
+    async def create_key(
+        self,
+        name: str,
+        *,
+        project: str | None = None,
+        role: str | None = None,
+        expires_at: datetime | None = None,
+    ) -> CreatedKey:
+        """Make a key; its ``key`` is shown this once. Default: a ``user`` of one's own project."""
+        return await self._transport.ask(operations.key_create(name, project, role, expires_at))
+
+    async def delete_key(self, id: str) -> None:
+        """Revoke a key."""
+        await self._transport.ask(operations.key_delete(id))
+
+    async def usage(self) -> Usage:
+        """What the project of this client's key may use and what it uses."""
+        return await self._transport.ask(operations.usage())
 
 
 _bound: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Settings, AsyncClient]] = (

@@ -15,9 +15,10 @@ from sandflare._sync.transport import Transport
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Iterator, Mapping
+    from datetime import datetime
     from types import TracebackType
 
-    from sandflare.models import Health, Snapshot, Template
+    from sandflare.models import CreatedKey, Health, Key, Project, Snapshot, Template, Usage
 
 
 class Client:
@@ -171,6 +172,41 @@ class Client:
     def delete_snapshot(self, id: str) -> None:
         """Delete a snapshot. Sandboxes made from it live on."""
         self._transport.ask(operations.snapshot_delete(id))
+
+    def projects(self) -> builtins.list[Project]:
+        """Every project; for admins."""
+        return self._transport.ask(operations.project_list())
+
+    def create_project(self, name: str, *, quota: Mapping[str, int] | None = None) -> Project:
+        """Make a project; for admins. Figures that ``quota`` leaves out are the default plan's."""
+        return self._transport.ask(operations.project_create(name, quota))
+
+    def delete_project(self, id: str) -> None:
+        """Delete a project that has no sandboxes and snapshots left, with its keys; for admins."""
+        self._transport.ask(operations.project_delete(id))
+
+    def keys(self) -> builtins.list[Key]:
+        """Every key that this client's key may see."""
+        return self._transport.ask(operations.key_list())
+
+    def create_key(
+        self,
+        name: str,
+        *,
+        project: str | None = None,
+        role: str | None = None,
+        expires_at: datetime | None = None,
+    ) -> CreatedKey:
+        """Make a key; its ``key`` is shown this once. Default: a ``user`` of one's own project."""
+        return self._transport.ask(operations.key_create(name, project, role, expires_at))
+
+    def delete_key(self, id: str) -> None:
+        """Revoke a key."""
+        self._transport.ask(operations.key_delete(id))
+
+    def usage(self) -> Usage:
+        """What the project of this client's key may use and what it uses."""
+        return self._transport.ask(operations.usage())
 
 
 _bound: dict[Settings, tuple[int, Client]] = {}

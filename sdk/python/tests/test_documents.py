@@ -1,0 +1,87 @@
+"""What documents show to newcomers is run as it stands, against a real node."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+FRONT_PAGE = """\
+sb = Sandbox.create("agent", size="nano")
+sb.upload(csv_bytes, "/home/agent/data.csv")
+"""
+FRONT_PAGE_REST = """\
+for event in sb.stream("python3 analyse.py"):
+    if event.event == "stdout":
+        print(event.line)
+chart = sb.download("/home/agent/chart.png")
+"""
+
+
+def blocks(document: str) -> list[str]:
+    text = (ROOT / document).read_text()
+    found = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert found, f"{document} shows no Python"
+    return [str(block) for block in found]
+
+
+@pytest.mark.parametrize("document", ["docs/guides/python.md", "sdk/python/README.md"])
+def test_python_in_documents_is_python(document: str) -> None:
+    for block in blocks(document):
+        compile(block, document, "exec")
+
+
+@pytest.mark.node
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize("document", ["docs/guides/python.md", "sdk/python/README.md"])
+def test_a_document_runs_from_its_top_to_its_end(document: str, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("\n".join(blocks(document)))
+    ended = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "ignore::ResourceWarning", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_the_example_is_the_program_of_the_front_page() -> None:
+    program = (ROOT / "examples" / "front-page" / "front_page.py").read_text()
+    for part in ("from sandflare import Sandbox\n", FRONT_PAGE, FRONT_PAGE_REST):
+        assert part in program
+
+
+def test_the_example_has_fifty_thousand_rows_that_are_always_the_same() -> None:
+    make = [sys.executable, ROOT / "examples" / "front-page" / "make_data.py"]
+    first, again = (subprocess.run(make, capture_output=True, check=True).stdout for _ in range(2))
+    assert first == again
+    assert len(first.splitlines()) == 1 + 50_000
+
+
+@pytest.mark.node
+@pytest.mark.usefixtures("client")
+def test_the_front_page_turns_rows_into_a_chart(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, ROOT / "examples" / "front-page" / "front_page.py", "chart.png"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.startswith("rows: 50000, missing temperatures: ")
+    chart = (tmp_path / "chart.png").read_bytes()
+    assert chart.startswith(b"\x89PNG\r\n\x1a\n")
+    # The header's width and height: nine by eight inches of a hundred dots.
+    assert (int.from_bytes(chart[16:20], "big"), int.from_bytes(chart[20:24], "big")) == (900, 800)
+    assert chart.endswith(b"IEND\xaeB\x60\x82")
