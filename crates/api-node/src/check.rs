@@ -1,6 +1,9 @@
 use std::collections::BTreeMap;
 
-use crate::{ENV_BYTES_MAX, PATH_BYTES_MAX};
+use crate::{
+    ENV_BYTES_MAX, METADATA_ENTRIES_MAX, METADATA_NAME_BYTES_MAX, METADATA_VALUE_BYTES_MAX,
+    PATH_BYTES_MAX,
+};
 
 /// A request that parses but cannot be meant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +52,31 @@ pub(crate) fn env(env: &BTreeMap<String, String>) -> Result<(), Refused> {
         }
         if value.contains('\0') {
             return refuse(format!("`env` variable `{name}` contains a zero byte"));
+        }
+    }
+    Ok(())
+}
+
+/// What an owner finds a sandbox by.
+pub(crate) fn metadata(metadata: &BTreeMap<String, String>) -> Result<(), Refused> {
+    if metadata.len() > METADATA_ENTRIES_MAX {
+        return refuse(format!(
+            "`metadata` has {} entries; at most {METADATA_ENTRIES_MAX} are allowed",
+            metadata.len()
+        ));
+    }
+    for (name, value) in metadata {
+        if name.is_empty() || name.len() > METADATA_NAME_BYTES_MAX {
+            return refuse(format!(
+                "`metadata` has a name of {} bytes; names are 1 to {METADATA_NAME_BYTES_MAX}",
+                name.len()
+            ));
+        }
+        if value.len() > METADATA_VALUE_BYTES_MAX {
+            return refuse(format!(
+                "`metadata` value of {name:?} is {} bytes long; at most {METADATA_VALUE_BYTES_MAX} are",
+                value.len()
+            ));
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 use std::error::Error;
 use std::fmt;
 
-use base_types::Chain;
+use base_types::{Chain, SandboxId, SnapshotId};
 use serde::{Deserialize, Serialize};
 
 /// What went wrong, for programs. New codes are only ever added.
@@ -45,6 +45,10 @@ pub enum ErrorCode {
     Stopping,
     /// The node failed in a way the caller cannot mend.
     Internal,
+    /// The request has no key, or one that is not good here.
+    Unauthenticated,
+    /// The project may not use more; the message has the figures.
+    QuotaExceeded,
     /// A code newer than this build. Never sent.
     #[serde(other)]
     Unknown,
@@ -52,7 +56,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code a node sends, in the order they were added.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::InvalidRequest,
         Self::NotFound,
         Self::TemplateUnknown,
@@ -71,18 +75,22 @@ impl ErrorCode {
         Self::GuestFailed,
         Self::Stopping,
         Self::Internal,
+        Self::Unauthenticated,
+        Self::QuotaExceeded,
     ];
 
     /// The HTTP status it is sent with.
     pub const fn status(self) -> u16 {
         match self {
             Self::InvalidRequest => 400,
+            Self::Unauthenticated => 401,
             Self::PermissionDenied => 403,
             Self::NotFound | Self::TemplateUnknown | Self::PathNotFound => 404,
             Self::Unsupported => 415,
             Self::AlreadyExists | Self::Conflict => 409,
             Self::SandboxOver => 410,
             Self::BodyTooLarge => 413,
+            Self::QuotaExceeded => 429,
             Self::NoCapacity | Self::KvmUnusable | Self::Stopping => 503,
             Self::AgentSilent => 504,
             Self::DiskFull => 507,
@@ -93,7 +101,7 @@ impl ErrorCode {
     /// Whether the same request may succeed later, unchanged.
     pub const fn retryable(self) -> bool {
         match self {
-            Self::NoCapacity | Self::AgentSilent | Self::Stopping => true,
+            Self::NoCapacity | Self::AgentSilent | Self::Stopping | Self::QuotaExceeded => true,
             Self::InvalidRequest
             | Self::NotFound
             | Self::TemplateUnknown
@@ -109,6 +117,7 @@ impl ErrorCode {
             | Self::ImageBroken
             | Self::GuestFailed
             | Self::Internal
+            | Self::Unauthenticated
             | Self::Unknown => false,
         }
     }
@@ -134,6 +143,8 @@ impl ErrorCode {
             Self::GuestFailed => "guest_failed",
             Self::Stopping => "stopping",
             Self::Internal => "internal",
+            Self::Unauthenticated => "unauthenticated",
+            Self::QuotaExceeded => "quota_exceeded",
             Self::Unknown => "unknown",
         }
     }
@@ -174,6 +185,18 @@ impl Failure {
             request_id: String::new(),
             internal: String::new(),
         }
+    }
+
+    /// There is no sandbox with this id, or the caller must not know that there is.
+    pub fn no_sandbox(id: SandboxId) -> Self {
+        Self::new(ErrorCode::NotFound, format!("there is no sandbox {id}"))
+            .with_hint("`sandflare ps` shows those there are")
+    }
+
+    /// There is no snapshot with this id, or it is somebody else's.
+    pub fn no_snapshot(id: SnapshotId) -> Self {
+        Self::new(ErrorCode::NotFound, format!("there is no snapshot {id}"))
+            .with_hint("`GET /v1/snapshots` lists those there are")
     }
 
     /// A failure of ours, with the whole chain of `error` kept for the log and out of the response.

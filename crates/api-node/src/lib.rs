@@ -10,45 +10,67 @@
 //! one JSON object per line (`application/x-ndjson`); units are the last word of a field's name.
 #![warn(missing_docs)]
 
+mod access;
+mod audit;
 mod check;
 mod failure;
 mod file;
+mod listing;
 mod node;
 mod process;
 mod sandbox;
+mod secret;
+mod snapshot;
 mod template;
 
 #[cfg(feature = "server")]
 mod server;
 
+pub use access::{
+    Caller, CreateKey, CreateProject, CreatedKey, Key, KeyList, NAME_BYTES_MAX, Project,
+    ProjectList, QUOTA_MAX, Quota, Role, Usage, Used,
+};
+pub use audit::{AUDIT_LIMIT_MAX, AuditEntry, AuditList, AuditQuery};
 pub use check::{Check, Refused};
 pub use failure::{ErrorCode, Failure};
 pub use file::{
     DirectoryList, FileEntry, FileKind, FileQuery, FileReadQuery, FileWriteQuery, MakeDirectory,
     MoveFile, RemoveQuery,
 };
+pub use listing::{LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, LogsQuery, SandboxList, SandboxListQuery};
 pub use node::{
-    ColdBoot, ColdBootQuery, DataUsage, Floor, FloorPhase, FloorQuery, Health, Kvm, KvmKind,
-    MemoryUsage, Node, Pool, Spread,
+    ColdBoot, ColdBootQuery, CreateTimes, DataUsage, Floor, FloorPhase, FloorQuery, Health, Kvm,
+    KvmKind, MemoryUsage, Node, Pool, Spread,
 };
-pub use process::{ExecBody, ExecEvent, ExecRequest, ProcessId, SignalRequest, StdinQuery};
+pub use process::{
+    EventsQuery, ExecBody, ExecEvent, ExecRequest, Process, ProcessExit, ProcessId, ProcessList,
+    PtySize, SignalRequest, SocketRequest, SpawnRequest, StdinQuery,
+};
 pub use sandbox::{
-    CreateOptions, CreateSandbox, MemoryPath, PhaseTimes, Sandbox, SandboxList, SandboxState,
-    SandboxStats,
+    CreateOptions, CreateSandbox, MemoryPath, OnTimeout, PhaseTimes, Sandbox, SandboxState,
+    SandboxStats, SetTimeout,
 };
+pub use secret::{ParseSecretError, SECRET_BYTES, Secret, SecretHash};
+pub use snapshot::{CreateSnapshot, Fork, Forked, Snapshot, SnapshotList};
 pub use template::{BuildBody, BuildEvent, Template, TemplateList, TemplateState};
 
 #[cfg(feature = "server")]
 pub use server::{
-    ByteStream, EventStream, FileContent, NodeApi, UploadError, UploadStream, openapi, router,
+    AccessApi, Begun, ByteStream, EventStream, FileContent, Fingerprint, KeptAnswer, Made, NodeApi,
+    Noted, ProcessInput, ProcessLine, RequestId, UploadError, UploadStream, openapi, router, serve,
 };
 
 /// What every path of this API starts with.
 pub const PREFIX: &str = "/v1";
 /// Content type of a stream of events: one JSON object per line.
 pub const NDJSON: &str = "application/x-ndjson";
+/// Content type of the figures at `/metrics`.
+pub const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Header that carries the id of the request on every response.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
+/// Header that makes a create happen once, however often it is asked for: the same request with the
+/// same value gets the same answer, for a day.
+pub const IDEMPOTENCY_KEY_HEADER: &str = "idempotency-key";
 
 /// LIMIT: a JSON request. The largest is an exec with a full environment ([`ENV_BYTES_MAX`] plus
 /// [`ARGV_BYTES_MAX`]), escaped.
@@ -65,6 +87,11 @@ pub const ARGV_BYTES_MAX: usize = 256 * 1024;
 pub const ARGV_COUNT_MAX: usize = 4096;
 /// LIMIT: environment of one command or sandbox, names and values together.
 pub const ENV_BYTES_MAX: usize = 128 * 1024;
+/// LIMIT: lines, and characters in a line, of a terminal; more than any screen has, and programs
+/// allocate by them.
+pub const PTY_SIDE_MAX: u16 = 10_000;
+/// LIMIT: a message of a process's socket; input as it is typed or pasted.
+pub const SOCKET_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// LIMIT: Linux's `PATH_MAX`, without the closing zero.
 pub const PATH_BYTES_MAX: usize = 4095;
 /// LIMIT: the longest a command may be asked to run under a limit, one day.
@@ -72,6 +99,18 @@ pub const TIME_LIMIT_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 /// LIMIT: the longest a create may wait for its guest's agent. A cold boot under emulation takes
 /// half a minute; ten minutes is a machine that is not coming.
 pub const READY_TIMEOUT_MS_MAX: u32 = 10 * 60 * 1000;
+/// LIMIT: the longest lifetime that can be asked for, a year; 0 is how to say for ever.
+pub const TIMEOUT_S_MAX: u32 = 365 * 24 * 60 * 60;
+/// Seconds a sandbox lives when nothing is said.
+pub const TIMEOUT_S_DEFAULT: u32 = 3600;
+/// LIMIT: entries of a sandbox's metadata; lists are filtered by them one by one.
+pub const METADATA_ENTRIES_MAX: usize = 32;
+/// LIMIT: bytes of a name in metadata; it is a word.
+pub const METADATA_NAME_BYTES_MAX: usize = 64;
+/// LIMIT: bytes of a value in metadata; it is a phrase, and sent with every list.
+pub const METADATA_VALUE_BYTES_MAX: usize = 512;
+/// LIMIT: children of one fork; each is a machine of its own.
+pub const FORK_COUNT_MAX: u32 = 16;
 /// LIMIT: samples of one floor measurement; each one builds and drops a virtual machine.
 pub const FLOOR_RUNS_MAX: u32 = 200;
 /// Seconds without an event after which a stream of events gets a heartbeat, so that a broken

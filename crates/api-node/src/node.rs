@@ -32,10 +32,27 @@ pub struct Node {
     pub sandboxes: u32,
     /// Shells kept ready for the next create.
     pub pool: Pool,
+    /// How long the last creates took.
+    #[serde(default)]
+    pub creates: CreateTimes,
     /// Memory of the machine.
     pub memory: MemoryUsage,
     /// Disk under the node's data.
     pub data: DataUsage,
+}
+
+/// How long the last thousand creates took, from the request to an agent that answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct CreateTimes {
+    /// How many there were, at most a thousand.
+    pub count: u32,
+    /// Median, in microseconds.
+    pub p50_us: u64,
+    /// 99th percentile, by nearest rank, in microseconds.
+    pub p99_us: u64,
+    /// The slowest, in microseconds.
+    pub max_us: u64,
 }
 
 /// What a machine's KVM can do.

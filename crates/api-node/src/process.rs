@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Check, Refused, env, path, refuse, user};
-use crate::{ARGV_BYTES_MAX, ARGV_COUNT_MAX, Failure, TIME_LIMIT_MS_MAX};
+use crate::{ARGV_BYTES_MAX, ARGV_COUNT_MAX, Failure, PTY_SIDE_MAX, TIME_LIMIT_MS_MAX};
 
 /// A command to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +56,176 @@ impl Check for ExecRequest {
     }
 }
 
-/// One command run in a sandbox. Never used twice in the life of a sandbox.
+/// A terminal's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct PtySize {
+    /// Lines, 1 to 10000.
+    pub rows: u16,
+    /// Characters in a line, 1 to 10000.
+    pub cols: u16,
+}
+
+impl Check for PtySize {
+    fn check(&self) -> Result<(), Refused> {
+        for (name, value) in [("rows", self.rows), ("cols", self.cols)] {
+            if !(1..=PTY_SIDE_MAX).contains(&value) {
+                return refuse(format!("`{name}` is {value}; it must be 1 to {PTY_SIDE_MAX}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A process to start, which then lives on its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct SpawnRequest {
+    /// Program (looked up in PATH) and arguments.
+    pub argv: Vec<String>,
+    /// Environment added to the sandbox's own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Working directory. Default: the user's home.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// User, by name. Default: `agent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Kill it, and all it started, after this many milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_limit_ms: Option<u64>,
+    /// Whether standard input will be sent; otherwise it is empty. A terminal always takes input.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stdin: bool,
+    /// Give it a terminal of this size in place of pipes. All its output is `stdout` then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pty: Option<PtySize>,
+}
+
+impl SpawnRequest {
+    /// What is to be run, and the terminal it is to have.
+    pub fn into_parts(self) -> (ExecRequest, Option<PtySize>) {
+        let Self { argv, env, cwd, user, time_limit_ms, stdin, pty } = self;
+        (ExecRequest { argv, env, cwd, user, time_limit_ms, stdin }, pty)
+    }
+}
+
+impl From<ExecRequest> for SpawnRequest {
+    fn from(exec: ExecRequest) -> Self {
+        let ExecRequest { argv, env, cwd, user, time_limit_ms, stdin } = exec;
+        Self { argv, env, cwd, user, time_limit_ms, stdin, pty: None }
+    }
+}
+
+impl Check for SpawnRequest {
+    fn check(&self) -> Result<(), Refused> {
+        let (exec, pty) = self.clone().into_parts();
+        exec.check()?;
+        pty.map_or(Ok(()), |pty| pty.check())
+    }
+}
+
+/// A process that was started to live on its own. Kept for 10 minutes after its end, at most 32 of
+/// those that ended last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct Process {
+    /// Its number in the sandbox.
+    pub id: ProcessId,
+    /// Its process id in the guest; none when it could not be started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Program and arguments; very long ones are cut.
+    pub argv: Vec<String>,
+    /// The user it runs as.
+    pub user: String,
+    /// The directory it was started in.
+    pub cwd: String,
+    /// Whether it has a terminal.
+    pub pty: bool,
+    /// When it was started, in milliseconds since the Unix epoch.
+    pub started_at_ms: u64,
+    /// Whether it is not over.
+    pub running: bool,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<ProcessExit>,
+    /// Number of its last event so far.
+    pub last_seq: u64,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct ProcessExit {
+    /// Its exit code; 128 plus the signal when one ended it; 127 when there is no such program and
+    /// 126 when it is not executable.
+    pub exit_code: u8,
+    /// The signal that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<u8>,
+    /// Whether it was killed because its time was up.
+    #[serde(default)]
+    pub timed_out: bool,
+    /// When, in milliseconds since the Unix epoch.
+    pub ended_at_ms: u64,
+}
+
+/// Processes of a sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct ProcessList {
+    /// They, in the order they were started.
+    pub processes: Vec<Process>,
+}
+
+/// Which events of a process to tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "server", into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
+pub struct EventsQuery {
+    /// Only events after the one with this number, such as the last one the caller got. A number past
+    /// the last event leaves out all there are. The end of a process is always told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
+}
+
+impl Check for EventsQuery {
+    fn check(&self) -> Result<(), Refused> {
+        Ok(())
+    }
+}
+
+/// What a text message to a process's socket may ask for; binary messages are input. Each field is
+/// optional; what is there is done in this order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct SocketRequest {
+    /// Give the terminal this size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resize: Option<PtySize>,
+    /// Send this signal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<u8>,
+    /// End standard input.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub close_stdin: bool,
+}
+
+impl Check for SocketRequest {
+    fn check(&self) -> Result<(), Refused> {
+        self.resize.map_or(Ok(()), |size| size.check())?;
+        self.signal.map_or(Ok(()), |signal| SignalRequest { signal }.check())
+    }
+}
+
+/// One command run in a sandbox, or one process started in it. Never used twice in the life of a
+/// sandbox: processes are 1, 2, 3 …, commands of `exec` have numbers from 2^31.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(transparent)]
@@ -72,9 +241,10 @@ impl std::fmt::Display for ProcessId {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct ExecEvent {
-    /// 0, 1, 2 … within one stream. A heartbeat repeats the last one.
+    /// 0, 1, 2 … in the life of the command. A heartbeat repeats the last one.
     pub seq: u64,
-    /// When the node learned of it, in microseconds since the Unix epoch.
+    /// When the node, or for a process that lives on its own the guest's agent, learned of it, in
+    /// microseconds since the Unix epoch.
     pub ts: u64,
     /// What.
     #[serde(flatten)]
@@ -127,6 +297,12 @@ pub enum ExecBody {
         /// The exit code a shell would give; 125 when the sandbox was lost.
         exit_code: u8,
     },
+    /// Older events are not kept any more, and were not told. `seq` is that of the last of them. Only
+    /// in streams of processes that live on their own.
+    Dropped {
+        /// How many events are missing.
+        events: u64,
+    },
     /// Nothing happened for a while; the stream is alive.
     Heartbeat,
     /// An event newer than this build. Never sent.
@@ -137,6 +313,7 @@ pub enum ExecBody {
 /// How to send standard input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "server", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct StdinQuery {
     /// Whether this is the end of the input.
@@ -209,6 +386,19 @@ mod test {
             let request = ExecRequest { user: Some(user.into()), ..exec(&["true"]) };
             assert!(request.check().is_err(), "{user:?}");
         }
+    }
+
+    #[test]
+    fn a_terminal_has_a_size_a_program_can_draw_on() {
+        let spawn = |rows, cols| {
+            let pty = Some(PtySize { rows, cols });
+            SpawnRequest { pty, ..exec(&["bash"]).into() }.check()
+        };
+        assert_eq!(spawn(1, PTY_SIDE_MAX), Ok(()));
+        for (rows, cols) in [(0, 80), (24, 0), (PTY_SIDE_MAX + 1, 80), (24, u16::MAX)] {
+            assert!(spawn(rows, cols).is_err(), "{rows}x{cols}");
+        }
+        assert!(SpawnRequest::from(exec(&[])).check().is_err());
     }
 
     #[test]

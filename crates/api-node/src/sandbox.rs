@@ -1,10 +1,10 @@
 use std::collections::BTreeMap;
 
-use base_types::{SandboxId, Size, TemplateName};
+use base_types::{SandboxId, Size, SnapshotId, TemplateName};
 use serde::{Deserialize, Serialize};
 
-use crate::READY_TIMEOUT_MS_MAX;
-use crate::check::{Check, Refused, env, refuse};
+use crate::check::{Check, Refused, env, metadata, refuse};
+use crate::{READY_TIMEOUT_MS_MAX, TIMEOUT_S_DEFAULT, TIMEOUT_S_MAX};
 
 /// A sandbox to make.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,26 @@ pub struct CreateSandbox {
     /// Environment of every command run in it; a command's own variables win.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Make it from this snapshot instead: its template and size are the snapshot's, whatever
+    /// `template` and `size` say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<String>, example = "snap_0123456789abcdef"))]
+    pub snapshot: Option<SnapshotId>,
+    /// What its owner wants to find it by: at most 32 entries, names of at most 64 bytes, values of
+    /// at most 512.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Seconds from now until `on_timeout` happens; 0 is never. Default: 3600. The time stands still
+    /// while a sandbox is paused; a resume begins it anew.
+    #[serde(default = "default_timeout_s")]
+    pub timeout_s: u32,
+    /// Seconds without a request or an open stream until `on_timeout` happens; 0, the default, is
+    /// never.
+    #[serde(default)]
+    pub idle_timeout_s: u32,
+    /// What happens when one of the two is over. Default: `kill`.
+    #[serde(default)]
+    pub on_timeout: OnTimeout,
     /// How it is made; for measurements and odd machines.
     #[serde(default)]
     pub options: CreateOptions,
@@ -38,6 +58,10 @@ const fn default_size() -> Size {
     Size::Nano
 }
 
+const fn default_timeout_s() -> u32 {
+    TIMEOUT_S_DEFAULT
+}
+
 impl Default for CreateSandbox {
     fn default() -> Self {
         Self {
@@ -45,6 +69,11 @@ impl Default for CreateSandbox {
             size: default_size(),
             name: None,
             env: BTreeMap::new(),
+            snapshot: None,
+            metadata: BTreeMap::new(),
+            timeout_s: default_timeout_s(),
+            idle_timeout_s: 0,
+            on_timeout: OnTimeout::default(),
             options: CreateOptions::default(),
         }
     }
@@ -52,17 +81,69 @@ impl Default for CreateSandbox {
 
 impl Check for CreateSandbox {
     fn check(&self) -> Result<(), Refused> {
-        if let Some(name) = &self.name {
-            let legal = (1..=63).contains(&name.len())
-                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-            if !legal {
-                return refuse("`name` must be 1 to 63 of a-z, A-Z, 0-9, `.`, `_` and `-`");
-            }
+        name(self.name.as_deref())?;
+        timeout("timeout_s", self.timeout_s)?;
+        timeout("idle_timeout_s", self.idle_timeout_s)?;
+        metadata(&self.metadata)?;
+        if self.snapshot.is_some() && self.options.cold {
+            return refuse(
+                "`cold` boots a kernel, a `snapshot` is restored; leave one of them out",
+            );
         }
         if self.options.ready_timeout_ms.is_some_and(|ms| ms == 0 || ms > READY_TIMEOUT_MS_MAX) {
             return refuse(format!("`ready_timeout_ms` must be 1 to {READY_TIMEOUT_MS_MAX}"));
         }
         env(&self.env)
+    }
+}
+
+/// A name for people.
+pub(crate) fn name(name: Option<&str>) -> Result<(), Refused> {
+    let legal = |name: &str| {
+        (1..=63).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    match name {
+        Some(name) if !legal(name) => {
+            refuse("`name` must be 1 to 63 of a-z, A-Z, 0-9, `.`, `_` and `-`")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn timeout(field: &str, seconds: u32) -> Result<(), Refused> {
+    if seconds > TIMEOUT_S_MAX {
+        return refuse(format!(
+            "`{field}` is {seconds}; at most {TIMEOUT_S_MAX} seconds are allowed, 0 is never"
+        ));
+    }
+    Ok(())
+}
+
+/// What happens to a sandbox whose time is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum OnTimeout {
+    /// It is destroyed.
+    #[default]
+    Kill,
+    /// It is paused, and resumes when it is used again.
+    Pause,
+}
+
+/// A new lifetime for a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct SetTimeout {
+    /// Seconds from now until its `on_timeout` happens; 0 is never.
+    pub timeout_s: u32,
+}
+
+impl Check for SetTimeout {
+    fn check(&self) -> Result<(), Refused> {
+        timeout("timeout_s", self.timeout_s)
     }
 }
 
@@ -131,6 +212,23 @@ pub struct Sandbox {
     pub reason: Option<String>,
     /// When it was asked for, in milliseconds since the Unix epoch.
     pub created_at_ms: u64,
+    /// The snapshot it was made from, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<String>))]
+    pub snapshot: Option<SnapshotId>,
+    /// What was given at create.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+    /// When its time is over, in milliseconds since the Unix epoch; absent when it has no end, and
+    /// while it is paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_at_ms: Option<u64>,
+    /// Seconds without use until its time is over; 0 is never.
+    #[serde(default)]
+    pub idle_timeout_s: u32,
+    /// What happens then.
+    #[serde(default)]
+    pub on_timeout: OnTimeout,
     /// How long each step of its making took.
     pub phases: PhaseTimes,
 }
@@ -144,6 +242,12 @@ pub enum SandboxState {
     Creating,
     /// Serving.
     Running,
+    /// On its way to `paused`.
+    Pausing,
+    /// Its processes, memory and files are on disk, and cost nothing else. Any use resumes it.
+    Paused,
+    /// On its way back to `running`.
+    Resuming,
     /// Being destroyed.
     Stopping,
     /// Over; kept for its reason until it is killed.
@@ -176,14 +280,6 @@ pub struct PhaseTimes {
     pub total_us: u64,
     /// Whether the shell had to be built because the pool was empty.
     pub pool_empty: bool,
-}
-
-/// The sandboxes of a node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub struct SandboxList {
-    /// Oldest first.
-    pub sandboxes: Vec<Sandbox>,
 }
 
 /// Counters of one sandbox's machine, since it was made.

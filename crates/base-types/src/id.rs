@@ -68,6 +68,11 @@ id! {
 }
 
 id! {
+    /// One snapshot of a sandbox. Shown as `snap_` and 16 hex digits.
+    SnapshotId, "snap"
+}
+
+id! {
     /// One project: what sandboxes, snapshots and keys belong to. Shown as `prj_` and 16 hex digits.
     ProjectId, "prj"
 }
@@ -116,5 +121,12 @@ mod test {
         ] {
             assert!(text.parse::<SandboxId>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_id_of_one_kind_is_none_of_another() {
+        let text = SandboxId::from_bits(7).to_string();
+        let error = text.parse::<SnapshotId>().unwrap_err();
+        assert_eq!((error.expected, error.text), ("snap", text));
     }
 }

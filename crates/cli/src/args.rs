@@ -1,7 +1,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use base_types::{SandboxId, Size, TemplateName};
+use api_node::Role;
+use base_types::{KeyId, SandboxId, Size, TemplateName};
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
@@ -30,12 +31,17 @@ Examples:
 
 Environment:
   SANDFLARE_API_URL   the node to ask (default http://127.0.0.1:7878)
+  SANDFLARE_API_KEY   the API key; when it is not set, that of this machine's node is used
+  SANDFLARE_CA        as --ca
   SANDFLARE_HOME      where `up` keeps images and data (default ~/.local/share/sandflare)"
 )]
 pub(crate) struct Args {
     /// The node to ask, such as http://127.0.0.1:7878.
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) url: Option<String>,
+    /// Accept a node whose certificate one in this PEM file vouches for.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -56,6 +62,8 @@ pub(crate) enum Command {
     Ps(Format),
     /// Run a command in a sandbox that is there.
     Exec(Exec),
+    /// Open a shell in a sandbox.
+    Shell(Shell),
     /// Kill sandboxes.
     Kill(Kill),
     /// Copy one file into or out of a sandbox.
@@ -63,6 +71,15 @@ pub(crate) enum Command {
     /// List templates, or make their snapshots.
     #[command(subcommand)]
     Template(TemplateCommand),
+    /// Make, list or revoke API keys.
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Make, list or delete projects.
+    #[command(subcommand)]
+    Projects(ProjectsCommand),
+    /// Read the audit log, or verify that nobody changed it.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Say what this machine can do, what is missing, and what to do about it.
     Doctor(Format),
     /// Measure the node.
@@ -122,13 +139,38 @@ pub(crate) struct Run {
 #[command(after_help = "\
 Example:
   sandflare exec sbx_0123456789abcdef -- ls -l /home/agent
+  sandflare exec -t sbx_0123456789abcdef -- top
 
 Exit codes are those of `sandflare run`.")]
 pub(crate) struct Exec {
+    /// Give the command a terminal, which is this one.
+    #[arg(short = 't', long = "tty")]
+    pub(crate) tty: bool,
     /// The sandbox.
     pub(crate) id: SandboxId,
     #[command(flatten)]
     pub(crate) process: Process,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Example:
+  sandflare shell sbx_0123456789abcdef
+
+It is the user's login shell, on a terminal that is this one. `exit`, or Ctrl-D, ends it; the sandbox
+stays. Exit codes are those of `sandflare run`.")]
+pub(crate) struct Shell {
+    /// Set a variable; without `=VALUE`, to what it is here. May be repeated.
+    #[arg(short = 'e', long = "env", value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// Working directory.
+    #[arg(short = 'w', long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// User in the sandbox [default: agent].
+    #[arg(short = 'u', long)]
+    pub(crate) user: Option<String>,
+    /// The sandbox.
+    pub(crate) id: SandboxId,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -162,7 +204,24 @@ pub(crate) struct Up {
 pub(crate) struct Format {
     /// Print JSON.
     #[arg(long)]
-    pub(crate) json: bool,
+    json: bool,
+    /// What to print: a table, or JSON.
+    #[arg(short = 'o', long = "output", value_name = "FORMAT", conflicts_with = "json")]
+    output: Option<OutputFormat>,
+}
+
+impl Format {
+    pub(crate) fn is_json(self) -> bool {
+        self.json || self.output == Some(OutputFormat::Json)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -222,6 +281,61 @@ pub(crate) struct BuildTemplate {
     pub(crate) size: Size,
 }
 
+/// How something is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Show entries: who did what to which sandbox, when, from where, with what result.
+    Log(AuditLog),
+    /// Check every line of a log: exits with 1, and names the first bad line, when one was edited,
+    /// removed, inserted or moved.
+    Verify(AuditVerify),
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  sandflare audit log                        the newest entries
+  sandflare audit log --after 1200 -o json   those after entry 1200")]
+pub(crate) struct AuditLog {
+    /// Entries after this one [default: the newest].
+    #[arg(long, value_name = "INDEX")]
+    pub(crate) after: Option<u64>,
+    /// At most this many.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+    /// How to print them.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  sandflare audit verify /var/lib/sandflare/audit
+  sandflare audit verify /var/lib/sandflare/audit --head 1207:9f2c…   a head noted earlier, elsewhere
+  sandflare audit verify audit-00000000000000000000.jsonl             one file alone
+
+Who may write the files could write all of them anew, hashes included. Only a head that was noted
+elsewhere (this command prints it) shows that.")]
+pub(crate) struct AuditVerify {
+    /// The log's directory (`audit` in the node's data), or one file of it.
+    pub(crate) path: PathBuf,
+    /// A place the log must still have.
+    #[arg(long, value_name = "INDEX:HASH", value_parser = crate::audit::parse_head)]
+    pub(crate) head: Option<base_audit::Link>,
+    /// How to print the finding.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
 /// Which restore paths a benchmark measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum MemoryPaths {
@@ -270,6 +384,107 @@ pub(crate) struct Bench {
     /// Exit with 1 when a target is not reached.
     #[arg(long)]
     pub(crate) check: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Make a key and print it: nobody can show it again.
+    Create(CreateKeyArgs),
+    /// List keys.
+    Ls(Format),
+    /// Revoke keys; they stop working at once.
+    Rm(RmKeys),
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  sandflare keys create ci --project team
+  sandflare keys create laptop --role admin --expires-in 720h")]
+pub(crate) struct CreateKeyArgs {
+    /// A name for people.
+    pub(crate) name: String,
+    /// The project it is for, by name or id [default: that of the key in use].
+    #[arg(long)]
+    pub(crate) project: Option<String>,
+    /// What it is good for.
+    #[arg(long, value_enum, default_value = "user")]
+    pub(crate) role: RoleName,
+    /// Let it stop working after this long, such as 12h.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) expires_in: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+/// What a key is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoleName {
+    /// What belongs to its project.
+    User,
+    /// Everything on the node.
+    Admin,
+}
+
+impl From<RoleName> for Role {
+    fn from(name: RoleName) -> Self {
+        match name {
+            RoleName::User => Self::User,
+            RoleName::Admin => Self::Admin,
+        }
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RmKeys {
+    /// The keys, by id.
+    #[arg(required = true)]
+    pub(crate) ids: Vec<KeyId>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProjectsCommand {
+    /// Make a project and print its id.
+    Create(CreateProjectArgs),
+    /// List projects.
+    Ls(Format),
+    /// Delete projects that have no sandboxes, with their keys.
+    Rm(RmProjects),
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Example:
+  sandflare projects create team --sandboxes 30 --memory-mib 65536
+
+Figures that are left out are those of the default plan.")]
+pub(crate) struct CreateProjectArgs {
+    /// Its name, which no other project has.
+    pub(crate) name: String,
+    /// Sandboxes it may have at once.
+    #[arg(long)]
+    pub(crate) sandboxes: Option<u64>,
+    /// Virtual CPUs of its sandboxes together.
+    #[arg(long)]
+    pub(crate) vcpus: Option<u64>,
+    /// Memory of its sandboxes together, in MiB.
+    #[arg(long)]
+    pub(crate) memory_mib: Option<u64>,
+    /// Disk of its sandboxes together, in MiB.
+    #[arg(long)]
+    pub(crate) disk_mib: Option<u64>,
+    /// Sandboxes it may ask for within a minute.
+    #[arg(long)]
+    pub(crate) creates_per_minute: Option<u64>,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RmProjects {
+    /// The projects, by name or id.
+    #[arg(required = true)]
+    pub(crate) projects: Vec<String>,
 }
 
 #[cfg(test)]

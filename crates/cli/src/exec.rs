@@ -13,12 +13,12 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use crate::args::{Exec, Process, Run};
+use crate::args::{Exec, Process, Run, Shell};
 use crate::complaint::{End, SIGNAL_BASE, TIMED_OUT, advise};
 use crate::duration::shown;
 use crate::signals::Signals;
-use crate::snapshot;
 use crate::steps::Steps;
+use crate::{snapshot, terminal};
 
 /// LIMIT: one piece of standard input; the node takes 1 MiB at most, and small pieces keep typing
 /// and pipes lively.
@@ -84,7 +84,20 @@ async fn kill(client: &Client, id: SandboxId) {
 pub(crate) async fn exec(client: &Client, args: Exec) -> Result<End> {
     let mut signals = Signals::take()?;
     let request = request(&args.process)?;
+    if args.tty {
+        return terminal::session(client, args.id, request, &mut signals).await;
+    }
     watched(client, args.id, &request, &mut signals).await
+}
+
+/// `sandflare shell`
+pub(crate) async fn shell(client: &Client, args: Shell) -> Result<End> {
+    let mut signals = Signals::take()?;
+    let Shell { env, workdir, user, id } = args;
+    // Which shell is the user's is known in the sandbox.
+    let argv = ["sh", "-c", "exec \"${SHELL:-/bin/sh}\" -l"].map(str::to_owned).into();
+    let process = Process { env, workdir, user, timeout: None, stdin: true, argv };
+    terminal::session(client, id, request(&process)?, &mut signals).await
 }
 
 fn request(process: &Process) -> Result<ExecRequest> {
@@ -158,20 +171,10 @@ async fn stream(
             }
             ExecBody::Stdout { data } => write(&mut stdout, &data).await,
             ExecBody::Stderr { data } => write(&mut stderr, &data).await,
-            ExecBody::Exit { timed_out: true, .. } => {
-                let limit = Duration::from_millis(request.time_limit_ms.unwrap_or_default());
-                eprintln!(
-                    "sandflare: the command was killed because its time limit of {} was up",
-                    shown(limit),
-                );
-                return Ok(End::Code(TIMED_OUT));
-            }
-            ExecBody::Exit { exit_code, .. } => return Ok(End::Code(exit_code)),
-            ExecBody::Error { failure, exit_code } => {
-                crate::complaint::print(&ClientError::Refused(Box::new(failure)).into());
-                return Ok(End::Code(exit_code));
-            }
-            ExecBody::Heartbeat | ExecBody::Unknown => Ok(()),
+            other => match end(other, request.time_limit_ms) {
+                Some(end) => return Ok(end),
+                None => Ok(()),
+            },
         };
         match written {
             Ok(()) => {}
@@ -184,11 +187,36 @@ async fn stream(
     Err(events.cut_short().into())
 }
 
+/// What a command's last event means for this program. `None` for all others.
+pub(crate) fn end(event: ExecBody, time_limit_ms: Option<u64>) -> Option<End> {
+    match event {
+        ExecBody::Exit { timed_out: true, .. } => {
+            let limit = Duration::from_millis(time_limit_ms.unwrap_or_default());
+            eprintln!(
+                "sandflare: the command was killed because its time limit of {} was up",
+                shown(limit),
+            );
+            Some(End::Code(TIMED_OUT))
+        }
+        ExecBody::Exit { exit_code, .. } => Some(End::Code(exit_code)),
+        ExecBody::Error { failure, exit_code } => {
+            crate::complaint::print(&ClientError::Refused(Box::new(failure)).into());
+            Some(End::Code(exit_code))
+        }
+        ExecBody::Started { .. }
+        | ExecBody::Stdout { .. }
+        | ExecBody::Stderr { .. }
+        | ExecBody::Dropped { .. }
+        | ExecBody::Heartbeat
+        | ExecBody::Unknown => None,
+    }
+}
+
 async fn next(events: &mut Events<ExecEvent>) -> Result<Option<ExecEvent>> {
     events.next().await.context("follow the command")
 }
 
-async fn write(to: &mut (impl AsyncWrite + Unpin), data: &[u8]) -> std::io::Result<()> {
+pub(crate) async fn write(to: &mut (impl AsyncWrite + Unpin), data: &[u8]) -> std::io::Result<()> {
     to.write_all(data).await?;
     to.flush().await
 }
@@ -199,13 +227,7 @@ struct Feeding(Option<tokio::task::JoinHandle<()>>);
 
 impl Feeding {
     fn begin(&mut self, client: Client, id: SandboxId, process: ProcessId) -> Result<()> {
-        let (pieces, mut input) = mpsc::channel::<Bytes>(STDIN_PIECES_MAX);
-        // A thread of its own: a read from a terminal cannot be given up, and must not keep the
-        // program from ending.
-        std::thread::Builder::new()
-            .name("stdin".to_owned())
-            .spawn(move || read_stdin(&pieces))
-            .context("start the thread that reads standard input")?;
+        let mut input = stdin_pieces()?;
         let feeding = tokio::spawn(async move {
             loop {
                 let piece = input.recv().await;
@@ -228,6 +250,18 @@ impl Drop for Feeding {
             feeding.abort();
         }
     }
+}
+
+/// Standard input as it comes; ends with it.
+pub(crate) fn stdin_pieces() -> Result<mpsc::Receiver<Bytes>> {
+    let (pieces, input) = mpsc::channel::<Bytes>(STDIN_PIECES_MAX);
+    // A thread of its own: a read from a terminal cannot be given up, and must not keep the
+    // program from ending.
+    std::thread::Builder::new()
+        .name("stdin".to_owned())
+        .spawn(move || read_stdin(&pieces))
+        .context("start the thread that reads standard input")?;
+    Ok(input)
 }
 
 fn read_stdin(pieces: &mpsc::Sender<Bytes>) {

@@ -14,7 +14,7 @@ use crate::table::{bytes, columns, print, print_json};
 /// `sandflare ps`
 pub(crate) async fn sandboxes(client: &Client, format: Format) -> Result<End> {
     let list = client.sandbox_list().await?;
-    if format.json {
+    if format.is_json() {
         print_json(&list)?;
     } else {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -46,6 +46,9 @@ fn state(sandbox: &Sandbox) -> String {
     let state = match sandbox.state {
         SandboxState::Creating => "creating",
         SandboxState::Running => "running",
+        SandboxState::Pausing => "pausing",
+        SandboxState::Paused => "paused",
+        SandboxState::Resuming => "resuming",
         SandboxState::Stopping => "stopping",
         SandboxState::Failed => "failed",
         SandboxState::Unknown => "unknown",
@@ -59,7 +62,7 @@ fn state(sandbox: &Sandbox) -> String {
 /// `sandflare template ls`
 pub(crate) async fn templates(client: &Client, format: Format) -> Result<End> {
     let list = client.template_list().await?;
-    if format.json {
+    if format.is_json() {
         print_json(&list)?;
     } else {
         print(&template_table(&list.templates))?;
@@ -123,6 +126,11 @@ mod test {
             state: SandboxState::Running,
             reason: None,
             created_at_ms: 1_000,
+            snapshot: None,
+            metadata: std::collections::BTreeMap::new(),
+            timeout_at_ms: None,
+            idle_timeout_s: 0,
+            on_timeout: api_node::OnTimeout::Kill,
             phases: api_node::PhaseTimes::default(),
         };
         let named = Sandbox { name: Some("charts".into()), ..sandbox.clone() };

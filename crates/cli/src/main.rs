@@ -4,13 +4,16 @@
 //! Standard output carries data and nothing else; everything said to a person goes to standard
 //! error. How it ends is in [`complaint`].
 
+mod access;
 mod args;
+mod audit;
 mod bench;
 mod complaint;
 mod cp;
 mod doctor;
 mod duration;
 mod exec;
+mod key_file;
 mod launch;
 mod listing;
 mod node;
@@ -20,6 +23,7 @@ mod signals;
 mod snapshot;
 mod steps;
 mod table;
+mod terminal;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -27,7 +31,6 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use clap::error::ErrorKind;
-use client::Client;
 
 use crate::args::{Args, Command, TemplateCommand};
 use crate::complaint::{End, REFUSED, RUN_FAILED};
@@ -35,7 +38,7 @@ use crate::place::Place;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    // What `run` and `exec` exit with is the command's; ours needs a code of its own there.
+    // What `run`, `exec` and `shell` exit with is the command's; ours needs a code of its own there.
     let is_run = passes_code_on(&arguments);
     let args = match Args::try_parse_from(&arguments) {
         Ok(args) => args,
@@ -58,21 +61,21 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Whether the words, which may not be a command line at all, ask for `run` or `exec`.
+/// Whether the words, which may not be a command line at all, ask for `run`, `exec` or `shell`.
 fn passes_code_on(arguments: &[OsString]) -> bool {
     let mut words = arguments.iter().skip(1);
     while let Some(word) = words.next() {
-        if word == "--url" {
+        if word == "--url" || word == "--ca" {
             words.next();
         } else if !word.as_encoded_bytes().starts_with(b"-") {
-            return word == "run" || word == "exec";
+            return word == "run" || word == "exec" || word == "shell";
         }
     }
     false
 }
 
 fn start(args: Args) -> Result<End> {
-    let place = Place::resolve(args.url)?;
+    let place = Place::resolve(args.url, args.ca)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -84,10 +87,11 @@ fn start(args: Args) -> Result<End> {
 }
 
 async fn command(command: Command, place: Place) -> Result<End> {
-    let client = || Client::new(&place.url);
+    let client = || place.client();
     match command {
         Command::Run(run) => exec::run(&client()?, run).await,
         Command::Exec(exec) => exec::exec(&client()?, exec).await,
+        Command::Shell(shell) => exec::shell(&client()?, shell).await,
         Command::Up(up) => launch::up(&place, &up).await,
         Command::Down => launch::down(&place).await,
         Command::Status(format) => node::status(&client()?, format).await,
@@ -101,6 +105,9 @@ async fn command(command: Command, place: Place) -> Result<End> {
         Command::Template(TemplateCommand::Build(build)) => {
             snapshot::build(&client()?, &build).await
         }
+        Command::Keys(command) => access::keys(&client()?, command).await,
+        Command::Projects(command) => access::projects(&client()?, command).await,
+        Command::Audit(command) => audit::audit(&client()?, command).await,
         Command::Doctor(format) => doctor::doctor(&place, format).await,
         Command::Bench(bench) => bench::bench(&client()?, &bench).await,
     }

@@ -13,6 +13,12 @@ pub enum ClientError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// The certificates to accept it by cannot be read.
+    #[error("read the certificates a node is accepted by")]
+    BadCa(#[source] reqwest::Error),
+    /// There are none where there should be.
+    #[error("the certificates a node is accepted by are none at all")]
+    NoCa,
     /// Nobody listens there.
     #[error("no node is running at {url}")]
     NoNode {
@@ -56,6 +62,14 @@ pub enum ClientError {
         /// Why.
         source: DecodeError,
     },
+    /// The connection to a process broke, or carried what is no WebSocket.
+    #[error("the connection to the process at {url} broke")]
+    Socket {
+        /// Which node.
+        url: String,
+        /// What went wrong.
+        source: Box<tokio_tungstenite::tungstenite::Error>,
+    },
     /// The stream stopped before its last event.
     #[error("the node at {url} went away in the middle of its answer")]
     CutShort {
@@ -70,11 +84,14 @@ impl ClientError {
         match self {
             Self::Refused(failure) => Some(failure.code),
             Self::BadUrl { .. }
+            | Self::BadCa(_)
+            | Self::NoCa
             | Self::NoNode { .. }
             | Self::Broken { .. }
             | Self::NotANode { .. }
             | Self::Malformed { .. }
             | Self::BadEvent { .. }
+            | Self::Socket { .. }
             | Self::CutShort { .. } => None,
         }
     }
@@ -83,6 +100,7 @@ impl ClientError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::BadUrl { .. } => Some("use an address such as http://127.0.0.1:7878".into()),
+            Self::BadCa(_) | Self::NoCa => Some("give a PEM file with certificates".into()),
             Self::NoNode { .. } => Some("start one with `sandflare up`".into()),
             Self::Refused(failure) => failure.hint.clone(),
             Self::NotANode { .. } => {
@@ -91,7 +109,7 @@ impl ClientError {
             Self::Malformed { .. } | Self::BadEvent { .. } => {
                 Some("use the same version of sandflare on both sides".into())
             }
-            Self::Broken { .. } | Self::CutShort { .. } => {
+            Self::Broken { .. } | Self::Socket { .. } | Self::CutShort { .. } => {
                 Some("see `sandflare logs` for what happened to the node".into())
             }
         }

@@ -5,13 +5,17 @@
 //! cleaned up. Whoever drops an [`Events`] closes its connection, by which the node learns that
 //! nobody listens any more.
 
+mod access;
 mod connect;
 mod decode;
 mod error;
 mod events;
 mod operations;
+mod processes;
 
+pub use connect::Credentials;
 pub use decode::{DecodeError, Lines};
 pub use error::ClientError;
 pub use events::Events;
 pub use operations::Client;
+pub use processes::{SocketEvent, SocketReader, SocketWriter};

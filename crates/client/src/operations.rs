@@ -2,19 +2,21 @@ use std::io;
 use std::time::Duration;
 
 use api_node::{
-    BuildEvent, ColdBoot, ColdBootQuery, CreateSandbox, DirectoryList, ExecEvent, ExecRequest,
-    Failure, FileEntry, FileQuery, FileReadQuery, FileWriteQuery, Floor, FloorQuery, Health,
+    AuditList, AuditQuery, BuildEvent, ColdBoot, ColdBootQuery, CreateSandbox, CreateSnapshot,
+    DirectoryList, ExecEvent, ExecRequest, Failure, FileEntry, FileQuery, FileReadQuery,
+    FileWriteQuery, Floor, FloorQuery, Fork, Forked, Health, LIST_LIMIT_MAX, LogsQuery,
     MakeDirectory, MoveFile, Node, PREFIX, ProcessId, RemoveQuery, Sandbox, SandboxList,
-    SandboxStats, SignalRequest, StdinQuery, Template, TemplateList,
+    SandboxListQuery, SandboxStats, SetTimeout, SignalRequest, Snapshot, SnapshotList, StdinQuery,
+    Template, TemplateList,
 };
-use base_types::{SandboxId, Size, TemplateName};
+use base_types::{SandboxId, Size, SnapshotId, TemplateName};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use reqwest::{Body, Method, RequestBuilder, Response};
+use reqwest::{Body, Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::connect::connector;
+use crate::connect::{Credentials, connector};
 use crate::error::ClientError;
 use crate::events::Events;
 
@@ -34,9 +36,15 @@ pub struct Client {
 /// something this build does not know.
 #[expect(clippy::missing_errors_doc, reason = "said once, above")]
 impl Client {
-    /// A client of the node at `url`, such as `http://127.0.0.1:7878`. Does not connect yet.
+    /// A client without a key of the node at `url`, such as `http://127.0.0.1:7878`. Does not connect
+    /// yet.
     pub fn new(url: &str) -> Result<Self, ClientError> {
-        let (http, url) = connector(url)?;
+        Self::with(url, &Credentials::default())
+    }
+
+    /// As [`Self::new`], with a key and certificates.
+    pub fn with(url: &str, credentials: &Credentials) -> Result<Self, ClientError> {
+        let (http, url) = connector(url, credentials)?;
         Ok(Self { http, url })
     }
 
@@ -98,9 +106,46 @@ impl Client {
         self.answer(self.ask(Method::POST, "/sandboxes").json(request)).await
     }
 
-    /// All sandboxes, oldest first.
+    /// All sandboxes, oldest first, in as many pages as it takes.
     pub async fn sandbox_list(&self) -> Result<SandboxList, ClientError> {
-        self.answer(self.ask(Method::GET, "/sandboxes")).await
+        let limit = Some(LIST_LIMIT_MAX);
+        self.sandbox_search(SandboxListQuery { limit, ..SandboxListQuery::default() }).await
+    }
+
+    /// All sandboxes that match, oldest first, in pages of the query's limit.
+    pub async fn sandbox_search(
+        &self,
+        mut query: SandboxListQuery,
+    ) -> Result<SandboxList, ClientError> {
+        let mut sandboxes = Vec::new();
+        loop {
+            let page = self.sandbox_page(&query).await?;
+            sandboxes.extend(page.sandboxes);
+            match page.next_cursor {
+                Some(cursor) => query.cursor = Some(cursor),
+                None => return Ok(SandboxList { sandboxes, next_cursor: None }),
+            }
+        }
+    }
+
+    /// A page of sandboxes, oldest first.
+    pub async fn sandbox_page(&self, query: &SandboxListQuery) -> Result<SandboxList, ClientError> {
+        self.answer(self.ask(Method::GET, "/sandboxes").query(query)).await
+    }
+
+    /// The end of what a sandbox's kernel printed.
+    pub async fn sandbox_logs(
+        &self,
+        id: SandboxId,
+        query: LogsQuery,
+    ) -> Result<String, ClientError> {
+        let response = self.send(self.of(id, Method::GET, "/logs").query(&query)).await?;
+        Ok(String::from_utf8_lossy(&self.whole(response).await?).into_owned())
+    }
+
+    /// Entries of the audit log.
+    pub async fn audit_list(&self, query: &AuditQuery) -> Result<AuditList, ClientError> {
+        self.answer(self.ask(Method::GET, "/audit").query(query)).await
     }
 
     /// One sandbox.
@@ -111,6 +156,54 @@ impl Client {
     /// Destroys a sandbox; returns when nothing of it is left.
     pub async fn sandbox_kill(&self, id: SandboxId) -> Result<(), ClientError> {
         self.done(self.of(id, Method::DELETE, "")).await
+    }
+
+    /// Pauses a sandbox; returns when it costs nothing but disk.
+    pub async fn sandbox_pause(&self, id: SandboxId) -> Result<Sandbox, ClientError> {
+        self.answer(self.of(id, Method::POST, "/pause")).await
+    }
+
+    /// Resumes a sandbox; returns when its agent answers.
+    pub async fn sandbox_resume(&self, id: SandboxId) -> Result<Sandbox, ClientError> {
+        self.answer(self.of(id, Method::POST, "/resume")).await
+    }
+
+    /// Gives a sandbox another lifetime.
+    pub async fn sandbox_set_timeout(
+        &self,
+        id: SandboxId,
+        request: SetTimeout,
+    ) -> Result<Sandbox, ClientError> {
+        self.answer(self.of(id, Method::POST, "/timeout").json(&request)).await
+    }
+
+    /// Makes sandboxes from one moment of another: all or none.
+    pub async fn sandbox_fork(&self, id: SandboxId, request: &Fork) -> Result<Forked, ClientError> {
+        self.answer(self.of(id, Method::POST, "/fork").json(request)).await
+    }
+
+    /// Keeps one moment of a sandbox.
+    pub async fn snapshot_create(
+        &self,
+        id: SandboxId,
+        request: &CreateSnapshot,
+    ) -> Result<Snapshot, ClientError> {
+        self.answer(self.of(id, Method::POST, "/snapshots").json(request)).await
+    }
+
+    /// All snapshots, oldest first.
+    pub async fn snapshot_list(&self) -> Result<SnapshotList, ClientError> {
+        self.answer(self.ask(Method::GET, "/snapshots")).await
+    }
+
+    /// One snapshot.
+    pub async fn snapshot_get(&self, id: SnapshotId) -> Result<Snapshot, ClientError> {
+        self.answer(self.ask(Method::GET, &format!("/snapshots/{id}"))).await
+    }
+
+    /// Deletes a snapshot; sandboxes made from it stay.
+    pub async fn snapshot_delete(&self, id: SnapshotId) -> Result<(), ClientError> {
+        self.done(self.ask(Method::DELETE, &format!("/snapshots/{id}"))).await
     }
 
     /// Counters of a sandbox's machine.
@@ -127,7 +220,7 @@ impl Client {
         self.events(self.of(id, Method::POST, "/exec").json(request)).await
     }
 
-    /// Gives a command standard input, at most [`api_node::STDIN_BYTES_MAX`] at once; returns when
+    /// Gives a command or process standard input, at most [`api_node::STDIN_BYTES_MAX`] at once; returns when
     /// the guest took it.
     pub async fn process_stdin(
         &self,
@@ -140,7 +233,7 @@ impl Client {
         self.done(ask.query(&StdinQuery { close }).body(data)).await
     }
 
-    /// Sends a command's process group a signal.
+    /// Sends the process group of a command or process a signal.
     pub async fn process_signal(
         &self,
         id: SandboxId,
@@ -223,16 +316,16 @@ impl Client {
         self.answer(self.of(id, Method::POST, "/files/move").json(request)).await
     }
 
-    fn ask(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn ask(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{PREFIX}{path}", self.url))
     }
 
-    fn of(&self, id: SandboxId, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn of(&self, id: SandboxId, method: Method, path: &str) -> RequestBuilder {
         self.ask(method, &format!("/sandboxes/{id}{path}"))
     }
 
     /// The response, if it is a success.
-    async fn send(&self, ask: RequestBuilder) -> Result<Response, ClientError> {
+    pub(crate) async fn send(&self, ask: RequestBuilder) -> Result<Response, ClientError> {
         let response = ask.send().await.map_err(|source| {
             let url = self.url.clone();
             if source.is_connect() {
@@ -242,7 +335,7 @@ impl Client {
             }
         })?;
         let status = response.status();
-        if status.is_success() {
+        if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);
         }
         let body = self.whole(response).await?;
@@ -267,19 +360,22 @@ impl Client {
         Ok(body)
     }
 
-    async fn answer<T: DeserializeOwned>(&self, ask: RequestBuilder) -> Result<T, ClientError> {
+    pub(crate) async fn answer<T: DeserializeOwned>(
+        &self,
+        ask: RequestBuilder,
+    ) -> Result<T, ClientError> {
         let response = self.send(ask).await?;
         let body = self.whole(response).await?;
         serde_json::from_slice(&body)
             .map_err(|source| ClientError::Malformed { url: self.url.clone(), source })
     }
 
-    async fn done(&self, ask: RequestBuilder) -> Result<(), ClientError> {
+    pub(crate) async fn done(&self, ask: RequestBuilder) -> Result<(), ClientError> {
         let response = self.send(ask).await?;
         self.whole(response).await.map(|_| ())
     }
 
-    async fn events<E: DeserializeOwned + Serialize>(
+    pub(crate) async fn events<E: DeserializeOwned + Serialize>(
         &self,
         ask: RequestBuilder,
     ) -> Result<Events<E>, ClientError> {

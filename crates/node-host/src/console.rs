@@ -24,10 +24,15 @@ const TELLING: [&str; 7] = [
     "oom-kill",
 ];
 
+/// Whether `line` is Linux saying that it ends its machine: a panic or a restart.
+pub(crate) fn is_farewell(line: &str) -> bool {
+    line.contains(TELLING[0]) || RESTART.iter().any(|said| line.contains(said))
+}
+
 /// One line that tells most about the end of the guest that wrote `console`; the last one when
 /// none is telling, and nothing when the console is empty or cannot be read.
 pub(crate) fn last_words(console: &File) -> Option<String> {
-    let tail = read_tail(console).ok()?;
+    let tail = read_tail(console, TAIL_BYTES).ok()?;
     let text = String::from_utf8_lossy(&tail);
     let find = |pattern: &&str| text.lines().rev().find(|line| line.contains(*pattern));
     let line = TELLING.iter().find_map(find);
@@ -35,9 +40,10 @@ pub(crate) fn last_words(console: &File) -> Option<String> {
     Some(shown(line)).filter(|line| !line.is_empty())
 }
 
-fn read_tail(console: &File) -> io::Result<Vec<u8>> {
+/// The last `bytes` of a console that is being written.
+pub(crate) fn read_tail(console: &File, bytes: u64) -> io::Result<Vec<u8>> {
     let length = console.metadata()?.len();
-    let start = length.saturating_sub(TAIL_BYTES);
+    let start = length.saturating_sub(bytes);
     let mut tail = vec![0; usize::try_from(length - start).unwrap_or_default()];
     console.read_exact_at(&mut tail, start)?;
     Ok(tail)

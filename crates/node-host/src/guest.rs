@@ -5,12 +5,15 @@
 //! nothing it sends is kept beyond what the caller asked for. A caller that goes away closes the
 //! connection, which withdraws the request.
 
+mod process;
+
 use std::io;
 use std::time::Duration;
 
 use api_guest::{
     Answer, CHUNK_BYTES_MAX, Decoder, Entry, Exec, Exited, FailCode, FileStat, FrameError, Healthy,
-    Identified, Identify, Input, List, Message, ReadFile, Request, Signal, Stat, WriteFile,
+    Identified, Identify, Input, List, Message, PtySize, ReadFile, Request, Resize, Signal, Stat,
+    WriteFile,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -18,6 +21,9 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use crate::control::shown;
+
+use crate::sandbox::Use;
+pub use process::{AttachBody, AttachEvent, AttachReader, PROCESSES_SHOWN_MAX};
 
 /// LIMIT: entries of one directory the node holds in memory; the rest is cut off.
 pub const ENTRIES_MAX: usize = 10_000;
@@ -87,6 +93,8 @@ struct Answers {
 #[derive(Debug)]
 struct Inputs {
     stream: OwnedWriteHalf,
+    /// What the sandbox is in use by, for as long as this lives.
+    held_by: Option<Use>,
 }
 
 impl Answers {
@@ -137,8 +145,14 @@ impl GuestConnection {
         let buffer = vec![0; READ_BYTES].into_boxed_slice();
         Self {
             answers: Answers { stream: reader, decoder: Decoder::new(), buffer },
-            inputs: Inputs { stream: writer },
+            inputs: Inputs { stream: writer, held_by: None },
         }
+    }
+
+    /// Keeps `in_use` until the connection, and whatever becomes of it, is closed.
+    pub(crate) fn held_by(mut self, in_use: Use) -> Self {
+        self.inputs.held_by = Some(in_use);
+        self
     }
 
     async fn ask(&mut self, request: Request, limit: Duration) -> Result<Answer, GuestError> {
@@ -364,6 +378,11 @@ impl ExecInput {
     /// Ends standard input.
     pub async fn close_stdin(&mut self) -> Result<(), GuestError> {
         self.inputs.send(&Input::CloseStdin).await
+    }
+
+    /// Gives the terminal of a process that lives on its own another size.
+    pub async fn resize(&mut self, size: PtySize) -> Result<(), GuestError> {
+        self.inputs.send(&Input::Resize(Resize { size })).await
     }
 
     /// Sends a signal, 1 to 64, to the command's process group.

@@ -1,14 +1,18 @@
 //! The node's side of the machine it runs on, as one thing: start it, ask it, close it.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod branch;
+mod recover;
+
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use api_node::Used;
 use api_vmm::MemoryPath;
-use base_types::{SandboxId, Size};
+use base_types::{ProjectId, SandboxId, Size};
 use node_store::{OpenStoreError, Store, StoreError};
 use rustix::fs::FlockOperation;
 use tokio::sync::oneshot;
@@ -17,13 +21,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cgroup::CgroupTree;
+use crate::console;
 use crate::disk;
 use crate::images::Images;
-use crate::machine::{random, wall_clock_ns};
-use crate::sandbox::{CreateError, CreateSpec, SandboxFacts, SandboxHandle, Surroundings, own};
+use crate::machine::random;
+use crate::sandbox::{
+    Birth, CreateError, CreateSpec, Origin, SandboxFacts, SandboxHandle, Surroundings, now_ms, own,
+};
 use crate::shells::{PoolStats, Shells};
+use crate::snapshots::Snapshots;
 use crate::template::{TemplateSettings, Templates, bytes_in};
 use crate::vmm::VmmLauncher;
+
+pub use branch::Forked;
 
 /// LIMIT: what is left after a stop is killed processes and files; a disk under emulation may take
 /// some seconds for those of many sandboxes.
@@ -75,8 +85,8 @@ pub enum StartError {
     #[error(transparent)]
     Store(#[from] OpenStoreError),
     /// The database cannot be brought up to date.
-    #[error("forget sandboxes of an earlier run")]
-    Forget(#[source] StoreError),
+    #[error("find the sandboxes of an earlier run")]
+    Recover(#[source] StoreError),
     /// The thread that starts processes did not start.
     #[error("start the spawner thread")]
     Spawner(#[source] io::Error),
@@ -85,7 +95,7 @@ pub enum StartError {
 /// Disk the node uses, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskUse {
-    /// By snapshots of templates.
+    /// By snapshots, of templates and of sandboxes.
     pub templates_bytes: u64,
     /// By sandboxes.
     pub sandboxes_bytes: u64,
@@ -98,6 +108,7 @@ pub struct DiskUse {
 pub struct Host {
     around: Arc<Surroundings>,
     sandboxes: Registry,
+    snapshots: Arc<Snapshots>,
     sandboxes_max: usize,
     data_dir: PathBuf,
     cgroups: CgroupTree,
@@ -128,8 +139,8 @@ impl Drop for Registration {
 }
 
 impl Host {
-    /// Removes what an earlier run left behind, and starts filling the pool. Must be called in a
-    /// runtime.
+    /// Takes over the sandboxes of an earlier run, removes what else it left behind, and starts
+    /// filling the pool. Must be called in a runtime.
     pub async fn start(settings: HostSettings) -> Result<Self, StartError> {
         let dir = |path: PathBuf| move |source| StartError::Dir { path, source };
         let data_dir = settings.data_dir;
@@ -138,20 +149,21 @@ impl Host {
         let data_dir = fs::canonicalize(&data_dir).map_err(dir(data_dir.clone()))?;
         let lock = lock(&data_dir)?;
 
-        // A VMM ends when its node does, so what is left is dying or already dead: sandboxes end
-        // with the daemon. Processes first, so that nothing writes to files being removed.
         let cgroups = CgroupTree::open(&data_dir);
-        cgroups.clear(&BTreeSet::new());
-        clear_dir(&sandboxes_dir).map_err(dir(sandboxes_dir.clone()))?;
         let store = Store::open(&data_dir.join("node.db"))?;
-        for row in store.sandbox_list().await.map_err(StartError::Forget)? {
-            tracing::info!(sandbox = %row.id, "a sandbox of an earlier run is gone");
-            store.sandbox_delete(row.id).await.map_err(StartError::Forget)?;
-        }
-
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let launcher = VmmLauncher::new(settings.vmm, cgroups.clone(), tasks.clone())
             .map_err(StartError::Spawner)?;
+        let found = recover::find(&store, &launcher, &sandboxes_dir).await;
+        let mut found = found.map_err(StartError::Recover)?;
+        // Processes first, so that nothing writes to files being removed.
+        found.end_others().await;
+        cgroups.clear(&found.uids());
+        clear_dir(&sandboxes_dir, |name| found.goes_on(name))
+            .map_err(dir(sandboxes_dir.clone()))?;
+        let snapshots_dir = data_dir.join("snapshots");
+        let snapshots = Snapshots::open(snapshots_dir.clone()).map_err(dir(snapshots_dir))?;
+
         let shells = Shells::start(&launcher, settings.pool, &tasks, stop.clone());
         let templates_dir = data_dir.join("templates");
         let templates = Templates::open(
@@ -178,9 +190,23 @@ impl Host {
             tasks,
             stop,
         };
+        let (around, sandboxes) = (Arc::new(around), Registry::default());
+        for (facts, found) in found.into_sandboxes() {
+            let id = facts.id;
+            let registration = Registration { registry: sandboxes.clone(), id };
+            if let Some(process) = &found.process {
+                let greeting = recover::greet(process.control().clone(), around.ready_within);
+                around.tasks.spawn(greeting);
+            }
+            let birth = Birth::Found(found);
+            let (handle, task) = own(around.clone(), facts, birth, registration);
+            sandboxes.lock().insert(id, handle);
+            around.tasks.spawn(task);
+        }
         Ok(Self {
-            around: Arc::new(around),
-            sandboxes: Registry::default(),
+            around,
+            sandboxes,
+            snapshots: Arc::new(snapshots),
             sandboxes_max: settings.sandboxes_max,
             data_dir,
             cgroups,
@@ -189,14 +215,29 @@ impl Host {
     }
 
     /// Makes a sandbox; returns when its agent answers. Dropping the future undoes it.
-    pub async fn create(&self, spec: CreateSpec) -> Result<SandboxHandle, CreateError> {
+    pub async fn create(&self, mut spec: CreateSpec) -> Result<SandboxHandle, CreateError> {
+        let origin = self.origin(&mut spec)?;
+        let (handle, ready) = self.begin(spec, origin)?;
+        ready.await.map_err(|_| CreateError::Stopping)??;
+        Ok(handle)
+    }
+
+    /// Begins to make a sandbox. It is removed again when the receiver is dropped before it serves.
+    fn begin(
+        &self,
+        spec: CreateSpec,
+        origin: Origin,
+    ) -> Result<(SandboxHandle, oneshot::Receiver<Result<(), CreateError>>), CreateError> {
         let facts = SandboxFacts {
             id: SandboxId::from_bits(u64::from_le_bytes(random()?)),
+            project: spec.project,
             name: spec.name.clone(),
             template: spec.template.clone(),
             size: spec.size,
             env: spec.env.clone(),
-            created_at_ms: u64::try_from(wall_clock_ns() / 1_000_000).unwrap_or_default(),
+            metadata: spec.metadata.clone(),
+            snapshot: spec.snapshot,
+            created_at_ms: now_ms(),
         };
         let (ready, wait) = oneshot::channel();
         let handle = {
@@ -207,15 +248,18 @@ impl Host {
             if sandboxes.len() >= self.sandboxes_max {
                 return Err(CreateError::Full(self.sandboxes_max));
             }
+            let of_project = sandboxes.values().filter(|one| one.facts().project == spec.project);
+            let used = node_quota::used_by(of_project.map(|one| one.facts().size));
+            node_quota::admit(&spec.quota, &used, spec.size, 1)?;
             let id = facts.id;
             let registration = Registration { registry: self.sandboxes.clone(), id };
-            let (handle, task) = own(self.around.clone(), facts, spec, ready, registration);
+            let birth = Birth::New { spec: Box::new(spec), origin, ready };
+            let (handle, task) = own(self.around.clone(), facts, birth, registration);
             sandboxes.insert(id, handle.clone());
             self.around.tasks.spawn(task);
             handle
         };
-        wait.await.map_err(|_| CreateError::Stopping)??;
-        Ok(handle)
+        Ok((handle, wait))
     }
 
     /// The sandbox with this id.
@@ -230,6 +274,29 @@ impl Host {
         all
     }
 
+    /// What the node remembers.
+    pub fn store(&self) -> Store {
+        self.around.store.clone()
+    }
+
+    /// What sandboxes of `project` use, without their disk.
+    pub fn used_by(&self, project: ProjectId) -> Used {
+        let sandboxes = self.sandboxes.lock();
+        let of_project = sandboxes.values().filter(|sandbox| sandbox.facts().project == project);
+        node_quota::used_by(of_project.map(|sandbox| sandbox.facts().size))
+    }
+
+    /// Disk that sandboxes of `project` take, in bytes. Looks at every file of theirs: blocks.
+    pub fn disk_use_of(&self, project: ProjectId) -> u64 {
+        let ids: Vec<_> = self
+            .sandboxes
+            .lock()
+            .iter()
+            .filter_map(|(id, sandbox)| (sandbox.facts().project == project).then_some(*id))
+            .collect();
+        ids.iter().map(|id| bytes_in(&self.around.dir.join(id.to_string()))).sum()
+    }
+
     /// The templates.
     pub fn templates(&self) -> &Templates {
         &self.around.templates
@@ -240,11 +307,25 @@ impl Host {
         self.around.shells.stats()
     }
 
+    /// The last `bytes` of what a sandbox's kernel printed; nothing when it printed nothing. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When its file cannot be read.
+    pub fn console_tail(&self, id: SandboxId, bytes: u64) -> io::Result<Vec<u8>> {
+        match File::open(self.around.dir.join(id.to_string()).join("console.log")) {
+            Ok(file) => console::read_tail(&file, bytes),
+            // It is being made, or being removed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Disk the node uses. Looks at every file: blocks.
     pub fn disk_use(&self) -> DiskUse {
         let sandboxes = fs::read_dir(&self.around.dir).into_iter().flatten().flatten();
         DiskUse {
-            templates_bytes: self.around.templates.bytes(),
+            templates_bytes: self.around.templates.bytes() + self.snapshots.bytes(),
             sandboxes_bytes: sandboxes.map(|entry| bytes_in(&entry.path())).sum(),
             free_bytes: disk::free_bytes(&self.data_dir).unwrap_or_default(),
         }
@@ -289,9 +370,14 @@ fn lock(data_dir: &Path) -> Result<File, StartError> {
     }
 }
 
-fn clear_dir(dir: &Path) -> io::Result<()> {
+/// Removes everything in `dir` whose name is not to be kept.
+fn clear_dir(dir: &Path, keep: impl Fn(&str) -> bool) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
+        let entry = entry?;
+        let path = entry.path();
+        if keep(&entry.file_name().to_string_lossy()) {
+            continue;
+        }
         tracing::info!("removing {} of an earlier run", path.display());
         if path.is_dir() {
             fs::remove_dir_all(&path)?;

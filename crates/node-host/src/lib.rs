@@ -23,7 +23,9 @@ mod measure;
 mod phase;
 mod sandbox;
 mod shells;
+mod snapshots;
 mod spawn;
+mod step;
 mod template;
 mod uid;
 mod vmm;
@@ -31,18 +33,20 @@ mod watched;
 
 pub use control::ControlError;
 pub use guest::{
-    ENTRIES_MAX, ExecEvent, ExecInput, ExecReader, FileReader, FileWriter, GuestConnection,
-    GuestError,
+    AttachBody, AttachEvent, AttachReader, ENTRIES_MAX, ExecEvent, ExecInput, ExecReader,
+    FileReader, FileWriter, GuestConnection, GuestError, PROCESSES_SHOWN_MAX,
 };
-pub use host::{DiskUse, Host, HostSettings, StartError};
+pub use host::{DiskUse, Forked, Host, HostSettings, StartError};
 pub use images::{ImageError, Images};
 pub use machine::MachineError;
 pub use measure::{FloorReport, KvmKind, MeasureError, PhaseSpread, Spread, Verdict, floor, probe};
 pub use phase::Phase;
 pub use sandbox::{
-    AskError, CreateError, CreateSpec, CreateTimes, SandboxFacts, SandboxHandle, SandboxView,
+    AskError, CreateError, CreateSpec, CreateTimes, Lease, OnTimeout, OrderError, SandboxFacts,
+    SandboxHandle, SandboxView,
 };
 pub use shells::{PoolStats, ShellError};
+pub use snapshots::SnapshotFacts;
 pub use spawn::SpawnError;
 pub use template::{DamageError, Manifest, Template, TemplateError, TemplateState, Templates};
 pub use vmm::VmmStartError;

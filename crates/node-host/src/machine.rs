@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use api_guest::{AGENT_PORT, Identify};
+use api_guest::{AGENT_PORT, Identify, Request, SetClock};
 use api_vmm::{
     Answer, BootSpec, Command, DiskSpec, MemoryPath, PrimeSpec, PrimeTimes, RestoreSpec,
-    RestoreTimes,
+    RestoreTimes, SnapshotSpec,
 };
 use base_types::SandboxId;
 use tokio::net::UnixStream;
@@ -32,6 +32,12 @@ pub(crate) const CMDLINE: &str =
 /// LIMIT: connecting and simple commands are answered from memory; this is for a machine with
 /// twenty creates at once.
 const ORDER_WITHIN: Duration = Duration::from_secs(20);
+/// LIMIT: all memory layers of the largest size from a slow disk; a template's own memory is there.
+const PRIME_WITHIN: Duration = Duration::from_secs(120);
+/// LIMIT: pausing finishes the guest's disk requests.
+const PAUSE_WITHIN: Duration = Duration::from_secs(60);
+/// LIMIT: writing all memory of the largest size to a slow disk.
+const SNAPSHOT_WITHIN: Duration = Duration::from_secs(300);
 /// LIMIT: a boot command loads a kernel of some 60 MB into memory before it answers.
 const BOOT_WITHIN: Duration = Duration::from_secs(60);
 /// LIMIT: a machine that dies closes its connections a moment before its process is reaped.
@@ -78,6 +84,16 @@ pub enum MachineError {
     #[error("prepare a connection to the guest")]
     Prepare(#[source] io::Error),
 }
+
+impl MachineError {
+    /// Whether it says that the VMM refused to restore a guest, which then never ran.
+    pub(crate) fn is_refused_restore(&self) -> bool {
+        matches!(self, Self::Vmm { doing, source: ControlError::Refused(_) } if *doing == RESTORING)
+    }
+}
+
+/// What is being done when a restore fails.
+const RESTORING: &str = "restore the snapshot";
 
 fn told(console: &Option<String>) -> String {
     console.as_ref().map_or_else(String::new, |line| format!("; its console's last word: {line}"))
@@ -143,40 +159,78 @@ fn connection(ours: StdUnixStream) -> Result<GuestConnection, MachineError> {
     Ok(GuestConnection::over(UnixStream::from_std(ours).map_err(MachineError::Prepare)?))
 }
 
-/// Puts the memory of `template` into the shell `process`, so that a restore only sets state.
+/// What a shell is primed with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory<'a> {
+    /// Processor and device state.
+    pub(crate) state: &'a File,
+    /// Sealed memory of the template below.
+    pub(crate) template: BorrowedFd<'a>,
+    /// Layers over it, top first.
+    pub(crate) layers: &'a [File],
+    /// Pages touched first, when they were recorded.
+    pub(crate) working_set: Option<&'a File>,
+}
+
+impl<'a> Memory<'a> {
+    /// That of the template's own snapshot.
+    pub(crate) fn of(template: &'a Template) -> Self {
+        Self {
+            state: &template.state,
+            template: template.memory.as_fd(),
+            layers: &[],
+            working_set: template.working_set.as_ref(),
+        }
+    }
+}
+
+/// Puts `memory` into the shell `process`, so that a restore only sets state.
 pub(crate) async fn prime(
     process: &VmmProcess,
-    template: &Template,
+    memory: Memory<'_>,
     options: RestoreOptions,
 ) -> Result<PrimeTimes, MachineError> {
-    let working_set = template.working_set.as_ref().filter(|_| options.prefetch);
+    let working_set = memory.working_set.filter(|_| options.prefetch);
     let spec = PrimeSpec {
         memory: options.memory,
-        layers: 0,
+        layers: u8::try_from(memory.layers.len()).unwrap_or(u8::MAX),
         working_set: working_set.is_some(),
         record: options.record,
     };
-    let mut descriptors = vec![template.state.as_fd(), template.memory.as_fd()];
+    let mut descriptors = vec![memory.state.as_fd(), memory.template];
+    descriptors.extend(memory.layers.iter().map(AsFd::as_fd));
     descriptors.extend(working_set.map(AsFd::as_fd));
     let failed = |source| MachineError::Vmm { doing: "load the snapshot's memory", source };
-    let answer = process.control().request(Command::Prime(spec), &descriptors, ORDER_WITHIN);
+    let answer = process.control().request(Command::Prime(spec), &descriptors, PRIME_WITHIN);
     match answer.await.map_err(failed)? {
         Answer::Primed(times) => Ok(times),
         _ => Err(failed(ControlError::Protocol)),
     }
 }
 
-/// Continues the snapshot that `process` is primed with, runs it, and makes it a machine of its own.
-/// Returns once its agent said so, at most `limit` after it ran.
+/// What a restored guest is told before anybody may use it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wake<'a> {
+    /// That it is another machine than the one whose memory it has.
+    As(&'a Identity),
+    /// That it is the same machine, and what time it is. Its kernel reseeds for the generation id.
+    Again([u8; 16]),
+}
+
+/// Continues the snapshot that `process` is primed with, runs it, and tells it what it is to know.
+/// Returns once its agent said that it does, at most `limit` after it ran.
 pub(crate) async fn restore(
     process: &VmmProcess,
     files: MachineFiles<'_>,
-    identity: &Identity,
+    wake: Wake<'_>,
     limit: Duration,
 ) -> Result<Restored, MachineError> {
     let control = process.control();
-    let spec =
-        RestoreSpec { disk: files.disk(), resume: true, generation_id: identity.generation_id };
+    let generation_id = match wake {
+        Wake::As(identity) => identity.generation_id,
+        Wake::Again(generation_id) => generation_id,
+    };
+    let spec = RestoreSpec { disk: files.disk(), resume: true, generation_id };
     let descriptors: Vec<_> = files.descriptors().collect();
 
     // The guest finds the connection waiting when it wakes.
@@ -184,18 +238,16 @@ pub(crate) async fn restore(
     let mut agent = connection(ours)?;
     let failed = |doing| move |source| MachineError::Vmm { doing, source };
     let ordered = async {
-        let restoring = control
-            .send(Command::Restore(spec), &descriptors)
-            .await
-            .map_err(failed("restore the snapshot"))?;
+        let restoring =
+            control.send(Command::Restore(spec), &descriptors).await.map_err(failed(RESTORING))?;
         let connecting = control
             .send(Command::Connect { port: AGENT_PORT }, &[theirs.as_fd()])
             .await
             .map_err(failed("open a connection to the guest"))?;
         drop(theirs);
-        match restoring.within(ORDER_WITHIN).await.map_err(failed("restore the snapshot"))? {
+        match restoring.within(ORDER_WITHIN).await.map_err(failed(RESTORING))? {
             Answer::Restored(times) => Ok((times, connecting)),
-            _ => Err(failed("restore the snapshot")(ControlError::Protocol)),
+            _ => Err(failed(RESTORING)(ControlError::Protocol)),
         }
     };
     let (times, connecting) = match ordered.await {
@@ -204,12 +256,22 @@ pub(crate) async fn restore(
     };
     let resumed = Instant::now();
     // Only now, because it carries the time of day. The guest is still taking the connection.
-    let sent = agent.identify(identity.request()).await;
+    let sent = match wake {
+        Wake::As(identity) => agent.identify(identity.request()).await,
+        Wake::Again(_) => Ok(()),
+    };
     let answered = async {
         sent.map_err(MachineError::Agent)?;
         connecting.within(ORDER_WITHIN).await.map_err(failed("open a connection to the guest"))?;
-        match agent.identified(limit).await {
-            Ok(_) => Ok(()),
+        let told = match wake {
+            Wake::As(_) => agent.identified(limit).await.map(drop),
+            Wake::Again(_) => {
+                let clock = SetClock { wall_clock_ns: wall_clock_ns() };
+                agent.simple_within(Request::SetClock(clock), limit).await
+            }
+        };
+        match told {
+            Ok(()) => Ok(()),
             Err(GuestError::Silent(limit)) => {
                 Err(MachineError::Silent { limit, console: console::last_words(files.console) })
             }
@@ -218,6 +280,50 @@ pub(crate) async fn restore(
     };
     unless_over(process, files.console, answered).await?;
     Ok(Restored { times, reseed_us: micros(resumed) })
+}
+
+/// The new files a machine is written to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FreezeFiles<'a> {
+    pub(crate) state: &'a File,
+    /// Takes the pages changed since the restore.
+    pub(crate) memory: &'a File,
+    /// Takes all later writes to the disk, where the machine is to go on.
+    pub(crate) overlay: Option<&'a File>,
+}
+
+/// Stops the machine and writes it to `files`, to stable storage. With an overlay it then goes on,
+/// and how long it stood still is returned, in microseconds; without one it stays as it is. A
+/// machine that could not be written goes on.
+pub(crate) async fn freeze(
+    process: &VmmProcess,
+    files: FreezeFiles<'_>,
+) -> Result<u64, MachineError> {
+    let failed = |doing| move |source| MachineError::Vmm { doing, source };
+    let control = process.control();
+    let begun = Instant::now();
+    let paused = control.order(Command::Pause, &[], PAUSE_WITHIN).await;
+    paused.map_err(failed("pause the machine"))?;
+    let spec = SnapshotSpec { push_overlay: files.overlay.is_some(), only_dirty: true };
+    let mut descriptors = vec![files.state.as_fd(), files.memory.as_fd()];
+    descriptors.extend(files.overlay.map(AsFd::as_fd));
+    let written = control.request(Command::Snapshot(spec), &descriptors, SNAPSHOT_WITHIN).await;
+    let written = match written {
+        Ok(Answer::Snapshotted { .. }) => Ok(()),
+        Ok(_) => Err(ControlError::Protocol),
+        Err(error) => Err(error),
+    };
+    if files.overlay.is_some() || written.is_err() {
+        go_on(process).await?;
+    }
+    written.map_err(failed("write the machine's state and memory"))?;
+    Ok(micros(begun))
+}
+
+/// Lets a machine that was stopped go on.
+pub(crate) async fn go_on(process: &VmmProcess) -> Result<(), MachineError> {
+    let resumed = process.control().order(Command::Resume, &[], ORDER_WITHIN).await;
+    resumed.map_err(|source| MachineError::Vmm { doing: "let the machine go on", source })
 }
 
 /// Boots `kernel` in `process` and waits until the agent answers, at most `limit`.

@@ -4,7 +4,12 @@
 //! does it. Others hold a [`SandboxHandle`], which looks and asks. Whatever goes wrong while a
 //! sandbox is made, the same way out is taken as for a kill, so nothing half made stays.
 
+mod activity;
 mod files;
+mod layout;
+mod lease;
+mod make;
+mod orders;
 mod owner;
 
 use std::collections::BTreeMap;
@@ -13,9 +18,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_node::Quota;
 use api_vmm::{Answer, Command, MachineStats, MemoryPath};
-use base_types::{SandboxId, Size, TemplateName};
+use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
+use node_quota::QuotaExceeded;
 use node_store::StoreError;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
@@ -25,8 +33,20 @@ use crate::machine::{self, MachineError};
 use crate::phase::Phase;
 use crate::shells::ShellError;
 use crate::template::TemplateError;
+use crate::vmm::KeepError;
 
-pub(crate) use owner::{Surroundings, own};
+use activity::Activity;
+use orders::{Ask, word};
+
+pub(crate) use activity::{Use, now_ms};
+pub(crate) use files::{Removal, SandboxFiles, failed};
+#[cfg(test)]
+pub(crate) use layout::Layout;
+pub(crate) use layout::{Moment, Stamp};
+pub use lease::{Lease, OnTimeout};
+pub(crate) use make::Origin;
+pub use orders::OrderError;
+pub(crate) use owner::{Birth, Found, Surroundings, explain, own};
 
 /// LIMIT: counters are read from memory and one scan of page tables.
 const STATS_WITHIN: Duration = Duration::from_secs(20);
@@ -41,6 +61,10 @@ const ASKS_PENDING_MAX: usize = 32;
 /// What sandbox is wanted.
 #[derive(Clone, Debug)]
 pub struct CreateSpec {
+    /// The project it belongs to.
+    pub project: ProjectId,
+    /// What that project may use.
+    pub quota: Quota,
     /// Template it is a clone of.
     pub template: TemplateName,
     /// Its size.
@@ -49,6 +73,12 @@ pub struct CreateSpec {
     pub name: Option<String>,
     /// Environment of every command in it.
     pub env: BTreeMap<String, String>,
+    /// What its owner finds it by.
+    pub metadata: BTreeMap<String, String>,
+    /// The snapshot it is made from, rather than its template's.
+    pub snapshot: Option<SnapshotId>,
+    /// What is agreed about its time.
+    pub lease: Lease,
     /// How clean memory reaches it; the node's setting when `None`.
     pub memory: Option<MemoryPath>,
     /// Whether the working set is brought in first; the node's setting when `None`.
@@ -67,9 +97,21 @@ pub enum CreateError {
         "this node already has {0} sandboxes, as many as it allows; kill one, or raise the limit"
     )]
     Full(usize),
+    /// Its project may not have more.
+    #[error(transparent)]
+    Quota(#[from] QuotaExceeded),
     /// Its template cannot be used.
     #[error(transparent)]
     Template(#[from] Arc<TemplateError>),
+    /// There is no snapshot of this id.
+    #[error("there is no snapshot {0}")]
+    NoSnapshot(SnapshotId),
+    /// What it is made from was booted, so that nothing lies below its memory.
+    #[error("a machine that was booted has no template below it")]
+    Booted,
+    /// Its machine could not be made to outlive the node.
+    #[error(transparent)]
+    Keep(#[from] KeepError),
     /// There is no machine for it.
     #[error("get a machine for the sandbox")]
     Shell(#[from] ShellError),
@@ -112,6 +154,12 @@ pub enum AskError {
     /// It is still being made.
     #[error("the sandbox is not ready yet")]
     NotReady,
+    /// It was paused while it was asked.
+    #[error("the sandbox was paused; what it runs goes on when it is used again")]
+    Paused,
+    /// It was paused, and does not resume.
+    #[error("resume the sandbox")]
+    Resume(#[source] Box<OrderError>),
     /// Its VMM failed.
     #[error("ask the machine")]
     Control(#[from] ControlError),
@@ -120,8 +168,10 @@ pub enum AskError {
     Machine(#[from] MachineError),
 }
 
-/// How long each step of making a sandbox took, in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How long each step of making a sandbox's machine took, the first or the one it has now, in
+/// microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CreateTimes {
     /// Until a shell was had.
     pub claim_us: u64,
@@ -148,6 +198,8 @@ pub struct CreateTimes {
 pub struct SandboxFacts {
     /// Its id.
     pub id: SandboxId,
+    /// The project it belongs to.
+    pub project: ProjectId,
     /// Name its owner gave it.
     pub name: Option<String>,
     /// Template it is a clone of.
@@ -156,6 +208,10 @@ pub struct SandboxFacts {
     pub size: Size,
     /// Environment of every command in it.
     pub env: BTreeMap<String, String>,
+    /// What its owner finds it by.
+    pub metadata: BTreeMap<String, String>,
+    /// The snapshot it was made from.
+    pub snapshot: Option<SnapshotId>,
     /// When it was asked for, milliseconds since 1970 UTC.
     pub created_at_ms: u64,
 }
@@ -169,6 +225,10 @@ pub struct SandboxView {
     pub times: CreateTimes,
     /// Why it failed.
     pub reason: Option<String>,
+    /// What was agreed about its time.
+    pub lease: Lease,
+    /// When its lifetime is over, milliseconds since 1970 UTC; never when `None`.
+    pub ends_at_ms: Option<u64>,
     control: Option<Control>,
 }
 
@@ -178,6 +238,8 @@ pub struct SandboxHandle {
     facts: Arc<SandboxFacts>,
     view: watch::Receiver<SandboxView>,
     kills: mpsc::Sender<oneshot::Sender<()>>,
+    asks: mpsc::Sender<Ask>,
+    activity: Activity,
 }
 
 impl SandboxHandle {
@@ -200,14 +262,60 @@ impl SandboxHandle {
         }
     }
 
-    /// Opens a connection to its agent.
+    /// Pauses it; returns when it costs nothing but disk. May be repeated.
+    pub async fn pause(&self) -> Result<(), OrderError> {
+        self.order("paused", Ask::Pause).await
+    }
+
+    /// Lets it run; returns when its agent answers. May be repeated.
+    pub async fn resume(&self) -> Result<(), OrderError> {
+        self.order("resumed", Ask::Resume).await
+    }
+
+    /// Gives it `timeout_s` seconds from now; 0 is for ever.
+    pub async fn set_timeout(&self, timeout_s: u32) -> Result<(), OrderError> {
+        self.order("given another time", |answer| Ask::SetTimeout(timeout_s, answer)).await
+    }
+
+    /// Writes one moment of it to `dir`, which is there and empty. Returns how long it stood still,
+    /// in microseconds; 0 when it was paused.
+    pub(crate) async fn branch(&self, dir: PathBuf) -> Result<u64, OrderError> {
+        self.order("forked or kept as a snapshot", |answer| Ask::Branch(dir, answer)).await
+    }
+
+    async fn order<T>(
+        &self,
+        asked: &'static str,
+        ask: impl FnOnce(oneshot::Sender<Result<T, OrderError>>) -> Ask,
+    ) -> Result<T, OrderError> {
+        let _use = self.activity.begin();
+        let (answer, answered) = oneshot::channel();
+        // An owner that is gone has said its last word before.
+        let gone = || OrderError::NotNow { phase: self.view.borrow().phase, asked };
+        self.asks.send(ask(answer)).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+
+    /// Opens a connection to its agent. It is in use until that is closed, and is resumed first when
+    /// it is paused.
     pub async fn connect(&self) -> Result<GuestConnection, AskError> {
-        let control = self.control()?;
+        let in_use = self.activity.begin();
+        let control = self.awake().await?;
         match machine::connect(&control).await {
-            Ok(connection) => Ok(connection),
+            Ok(connection) => Ok(connection.held_by(in_use)),
             // When the machine is over, that is the reason.
             Err(error) => Err(self.over().unwrap_or(AskError::Machine(error))),
         }
+    }
+
+    /// Its machine, which is made again when it is paused.
+    async fn awake(&self) -> Result<Control, AskError> {
+        let phase = self.view.borrow().phase;
+        if matches!(phase, Phase::Pausing | Phase::Paused | Phase::Resuming) {
+            let resumed = self.resume().await;
+            resumed.map_err(|error| AskError::Resume(Box::new(error)))?;
+        }
+        self.control()
     }
 
     /// Counters of its machine.
@@ -226,9 +334,13 @@ impl SandboxHandle {
         match view.phase {
             Phase::Creating => Some(AskError::NotReady),
             Phase::Running => None,
-            Phase::Failed | Phase::Stopping | Phase::Stopped => {
+            Phase::Pausing | Phase::Paused | Phase::Resuming => Some(AskError::Paused),
+            phase @ (Phase::Failed | Phase::Stopping | Phase::Stopped | Phase::Left) => {
                 let reason = view.reason.clone();
-                Some(AskError::Over(reason.unwrap_or_else(|| "it was killed".to_owned())))
+                Some(AskError::Over(reason.unwrap_or_else(|| match phase {
+                    Phase::Left => format!("it is {}", word(phase)),
+                    _ => "it was killed".to_owned(),
+                })))
             }
         }
     }

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::control::ControlError;
-use crate::machine::{self, MachineError, RestoreOptions};
+use crate::machine::{self, MachineError, Memory, RestoreOptions};
 use crate::template::Template;
 use crate::vmm::{VmmLauncher, VmmProcess, VmmStartError};
 
@@ -445,7 +445,7 @@ async fn make(
     prime: Option<(Box<Shell>, Recipe)>,
 ) -> Result<Shell, ShellError> {
     let Some((mut shell, recipe)) = prime else { return build(launcher, size).await };
-    machine::prime(&shell.process, &recipe.template, recipe.options)
+    machine::prime(&shell.process, Memory::of(&recipe.template), recipe.options)
         .await
         .map_err(ShellError::Prime)?;
     shell.primed = Some(recipe);

@@ -33,6 +33,7 @@ use tokio_util::task::TaskTracker;
 use crate::guest::GuestError;
 use crate::images::{ImageError, Images, Kernel, RootImage, snapshot_key};
 use crate::machine::MachineError;
+use crate::sandbox::Stamp;
 use crate::shells::{ShellError, Shells};
 
 /// What a half-made template's directory begins with.
@@ -101,6 +102,16 @@ pub enum TemplateError {
         ending: String,
         /// End of what it printed, after `: `; may be empty.
         output: String,
+    },
+    /// What stands on it was made with another snapshot of it.
+    #[error(
+        "template {name}, size {size}, was made again since; what was paused or kept before cannot go on"
+    )]
+    Replaced {
+        /// The template.
+        name: TemplateName,
+        /// Its size.
+        size: Size,
     },
     /// The node is stopping.
     #[error("the node is shutting down")]
@@ -270,6 +281,17 @@ impl Templates {
                 return Err(Arc::new(TemplateError::Stopping));
             }
         }
+    }
+
+    /// The very snapshot of a template that something stands on.
+    pub(crate) async fn exact(&self, stamp: &Stamp) -> Result<Arc<Template>, Arc<TemplateError>> {
+        let template = self.ready(&stamp.name, stamp.size).await?;
+        let manifest = &template.manifest;
+        if manifest.key != stamp.key || manifest.built_at_ms != stamp.built_at_ms {
+            let (name, size) = (stamp.name.clone(), stamp.size);
+            return Err(Arc::new(TemplateError::Replaced { name, size }));
+        }
+        Ok(template)
     }
 
     /// Starts loading or making the template unless it is there or on its way, and shows how far it

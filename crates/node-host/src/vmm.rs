@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_vmm::{Command, Progress};
+use api_vmm::Command;
 use base_types::Size;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -208,7 +208,7 @@ impl VmmLauncher {
         let (exit_sender, exit) = watch::channel(None);
         let (words_sender, words) = watch::channel(String::new());
         let watched = watched(pidfd.clone(), Interest::READABLE);
-        let guard = KillOnDrop(pidfd);
+        let guard = KillOnDrop { pidfd, armed: true };
         let control = Control::start(control_socket)?;
         // Of a process that an earlier daemon started, that daemon had the other end.
         let stderr = stderr.map(pipe::Receiver::from_owned_fd).transpose()?;
@@ -266,11 +266,6 @@ impl VmmProcess {
         self.control.order(Command::Keep, &files, KEEP_WITHIN).await.map_err(KeepError::Vmm)
     }
 
-    /// Waits for the hello of a machine that was adopted, at most `limit`, and says how far it is.
-    pub(crate) async fn greeted(&self, limit: Duration) -> Result<Progress, ControlError> {
-        self.control.hello(limit).await
-    }
-
     /// Whether the machine may still answer.
     pub(crate) fn is_alive(&self) -> bool {
         self.exit.borrow().is_none() && self.control.state().borrow().end.is_none()
@@ -279,6 +274,11 @@ impl VmmProcess {
     /// Ends the process at once, whatever it is doing. Returns before it is over.
     pub(crate) fn kill(&self) {
         self.guard.kill();
+    }
+
+    /// Leaves the machine as it is, for the next node, if it is [kept](Self::keep).
+    pub(crate) fn let_go(mut self) {
+        self.guard.armed = false;
     }
 
     /// Returns when the process is reaped and its cgroup removed.
@@ -326,11 +326,14 @@ pub(crate) enum MachineOver {
 }
 
 #[derive(Debug)]
-struct KillOnDrop(Arc<OwnedFd>);
+struct KillOnDrop {
+    pidfd: Arc<OwnedFd>,
+    armed: bool,
+}
 
 impl KillOnDrop {
     fn kill(&self) {
-        match rustix::process::pidfd_send_signal(&*self.0, Signal::KILL) {
+        match rustix::process::pidfd_send_signal(&*self.pidfd, Signal::KILL) {
             // Gone already.
             Ok(()) | Err(rustix::io::Errno::SRCH) => {}
             Err(errno) => tracing::error!("cannot kill a VMM process: {errno}"),
@@ -340,7 +343,9 @@ impl KillOnDrop {
 
 impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        self.kill();
+        if self.armed {
+            self.kill();
+        }
     }
 }
 

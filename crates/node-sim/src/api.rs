@@ -1,25 +1,39 @@
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use api_node::{
-    BuildBody, BuildEvent, ColdBoot, ColdBootQuery, CreateSandbox, DataUsage, DirectoryList,
-    ErrorCode, EventStream, ExecBody, ExecEvent, ExecRequest, Failure, FileContent, FileEntry,
-    FileKind, FileQuery, FileReadQuery, FileWriteQuery, Floor, FloorQuery, Health, Kvm, KvmKind,
-    MakeDirectory, MemoryUsage, MoveFile, Node, NodeApi, Pool, ProcessId, RemoveQuery, Sandbox,
-    SandboxList, SandboxState, SandboxStats, Spread, Template, TemplateList, TemplateState,
-    UploadStream,
+    AuditList, AuditQuery, BuildBody, BuildEvent, Caller, ColdBoot, ColdBootQuery, CreateSandbox,
+    CreateSnapshot, DataUsage, DirectoryList, ErrorCode, EventStream, EventsQuery, ExecBody,
+    ExecEvent, ExecRequest, Failure, FileContent, FileEntry, FileKind, FileQuery, FileReadQuery,
+    FileWriteQuery, Floor, FloorQuery, Fork, Forked, Health, Kvm, KvmKind, LogsQuery,
+    MakeDirectory, MemoryUsage, MoveFile, Node, NodeApi, Pool, Process, ProcessId, ProcessLine,
+    ProcessList, PtySize, RemoveQuery, Sandbox, SandboxList, SandboxListQuery, SandboxState,
+    SandboxStats, SetTimeout, Snapshot, SnapshotList, SpawnRequest, Spread, Template, TemplateList,
+    TemplateState, UploadStream, Used,
 };
-use base_types::{SandboxId, Size, TemplateName};
+use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
-use tokio::sync::{mpsc, watch};
+use futures_util::{StreamExt, stream};
+use node_witness::{Gauges, Witness};
+use tokio::sync::mpsc;
 
-use crate::{Input, PHASES, SimNode, SimSandbox, program};
+use crate::life::timeout_at;
+use crate::process::Kept;
+use crate::watched::Watched;
+use crate::{Input, NOW_MS, PHASES, SimNode, SimSandbox, program};
 
 /// Room for a burst, small enough that back-pressure is felt in tests.
-const EVENTS_PENDING_MAX: usize = 8;
+pub(crate) const EVENTS_PENDING_MAX: usize = 8;
 
 impl NodeApi for SimNode {
+    fn sandbox_project(&self, id: SandboxId) -> Option<ProjectId> {
+        self.lock().sandboxes.get(&id).map(|sandbox| sandbox.project)
+    }
+
+    async fn project_used(&self, id: ProjectId) -> Result<Used, Failure> {
+        Ok(self.used_by(id))
+    }
+
     async fn health(&self) -> Result<Health, Failure> {
         Ok(Health { ready: true, version: "0.0.0-sim".into() })
     }
@@ -33,6 +47,7 @@ impl NodeApi for SimNode {
             kvm: Kvm { usable: true, kind: KvmKind::Good, reason: "it runs Linux".into() },
             sandboxes: u32::try_from(self.sandbox_count()).unwrap_or(u32::MAX),
             pool: Pool { ready: 2, target: 2 },
+            creates: self.witness()?.metrics().recent(),
             memory: MemoryUsage { total_mib: 2500, available_mib: 1800 },
             data: DataUsage {
                 templates_bytes: 300 << 20,
@@ -110,8 +125,22 @@ impl NodeApi for SimNode {
         Ok(stream::iter(events.collect::<Vec<_>>()).boxed())
     }
 
-    async fn sandbox_create(&self, request: CreateSandbox) -> Result<Sandbox, Failure> {
+    async fn sandbox_create(
+        &self,
+        caller: &Caller,
+        request: CreateSandbox,
+    ) -> Result<Sandbox, Failure> {
+        let (mut request, mut files) = (request, BTreeMap::new());
+        if let Some(id) = request.snapshot {
+            let state = self.lock();
+            let found = state.snapshots.get(&id);
+            let found = found.filter(|(_, moment)| caller.sees(moment.project));
+            let (snapshot, moment) = found.ok_or_else(|| Failure::no_snapshot(id))?;
+            (request.template, request.size) = (snapshot.template.clone(), snapshot.size);
+            files = moment.files.clone();
+        }
         self.template_get(request.template.clone(), request.size).await?;
+        self.admit(caller.project, request.size)?;
         let mut state = self.lock();
         if let Some(failure) = state.fail_next_create.take() {
             return Err(failure);
@@ -125,23 +154,53 @@ impl NodeApi for SimNode {
             size: request.size,
             state: SandboxState::Running,
             reason: None,
-            created_at_ms: 1_750_000_000_000,
+            created_at_ms: NOW_MS,
+            snapshot: request.snapshot,
+            metadata: request.metadata,
+            timeout_at_ms: timeout_at(request.timeout_s),
+            idle_timeout_s: request.idle_timeout_s,
+            on_timeout: request.on_timeout,
             phases: PHASES,
         };
         let sandbox = SimSandbox {
+            project: caller.project,
             shown: shown.clone(),
             env: request.env,
-            files: [].into(),
+            timeout_s: request.timeout_s,
+            files,
             processes: [].into(),
+            kept: [].into(),
         };
         state.sandboxes.insert(shown.id, sandbox);
         Ok(shown)
     }
 
-    async fn sandbox_list(&self) -> Result<SandboxList, Failure> {
+    async fn sandbox_list(
+        &self,
+        caller: &Caller,
+        query: SandboxListQuery,
+    ) -> Result<SandboxList, Failure> {
         let state = self.lock();
-        let sandboxes = state.sandboxes.values().map(|sandbox| sandbox.shown.clone());
-        Ok(SandboxList { sandboxes: sandboxes.collect() })
+        let seen = state.sandboxes.values().filter(|sandbox| caller.sees(sandbox.project));
+        let sandboxes = seen.map(|sandbox| sandbox.shown.clone());
+        Ok(SandboxList::page(sandboxes.collect(), &query))
+    }
+
+    async fn sandbox_logs(&self, id: SandboxId, query: LogsQuery) -> Result<String, Failure> {
+        let text =
+            self.with_sandbox(id, |sandbox| Ok(format!("console of {}\n", sandbox.shown.id)))?;
+        let begin = text.len().saturating_sub(query.bytes as usize);
+        Ok(text[begin..].to_owned())
+    }
+
+    async fn metrics(&self) -> Result<String, Failure> {
+        let running = u64::try_from(self.sandbox_count()).unwrap_or(u64::MAX);
+        let gauges = Gauges { sandboxes: vec![("running", running)], ..Gauges::default() };
+        Ok(self.witness()?.metrics().text(&gauges))
+    }
+
+    async fn audit_list(&self, query: AuditQuery) -> Result<AuditList, Failure> {
+        self.witness()?.audit_list(query).await
     }
 
     async fn sandbox_get(&self, id: SandboxId) -> Result<Sandbox, Failure> {
@@ -152,6 +211,89 @@ impl NodeApi for SimNode {
         self.with_sandbox(id, |_| Ok(()))?;
         self.lock().sandboxes.remove(&id);
         Ok(())
+    }
+
+    async fn sandbox_pause(&self, id: SandboxId) -> Result<Sandbox, Failure> {
+        self.with_sandbox(id, |sandbox| {
+            // Nobody listens to its commands any more.
+            sandbox.processes.clear();
+            sandbox.shown.state = SandboxState::Paused;
+            sandbox.shown.timeout_at_ms = None;
+            Ok(sandbox.shown.clone())
+        })
+    }
+
+    async fn sandbox_resume(&self, id: SandboxId) -> Result<Sandbox, Failure> {
+        self.with_sandbox(id, |sandbox| {
+            sandbox.wake();
+            Ok(sandbox.shown.clone())
+        })
+    }
+
+    async fn sandbox_set_timeout(
+        &self,
+        id: SandboxId,
+        request: SetTimeout,
+    ) -> Result<Sandbox, Failure> {
+        self.with_sandbox(id, |sandbox| {
+            sandbox.timeout_s = request.timeout_s;
+            if sandbox.shown.state == SandboxState::Running {
+                sandbox.shown.timeout_at_ms = timeout_at(request.timeout_s);
+            }
+            Ok(sandbox.shown.clone())
+        })
+    }
+
+    async fn sandbox_fork(&self, id: SandboxId, request: Fork) -> Result<Forked, Failure> {
+        let parent = self.with_sandbox(id, |sandbox| Ok(sandbox.moment()))?;
+        let children = (0..request.count).map(|_| {
+            let mut child = parent.moment();
+            child.shown.name = request.name.clone().or(child.shown.name);
+            self.insert(child)
+        });
+        Ok(Forked { sandboxes: children.collect(), held_us: 12_000 })
+    }
+
+    fn snapshot_project(&self, id: SnapshotId) -> Option<ProjectId> {
+        self.lock().snapshots.get(&id).map(|(_, moment)| moment.project)
+    }
+
+    async fn snapshot_create(
+        &self,
+        id: SandboxId,
+        request: CreateSnapshot,
+    ) -> Result<Snapshot, Failure> {
+        let moment = self.with_sandbox(id, |sandbox| Ok(sandbox.moment()))?;
+        let mut state = self.lock();
+        state.made += 1;
+        let snapshot = Snapshot {
+            id: SnapshotId::from_bits(state.made),
+            name: request.name,
+            sandbox: id,
+            template: moment.shown.template.clone(),
+            size: moment.shown.size,
+            created_at_ms: NOW_MS,
+            bytes: 3 << 20,
+        };
+        state.snapshots.insert(snapshot.id, (snapshot.clone(), moment));
+        Ok(snapshot)
+    }
+
+    async fn snapshot_list(&self, caller: &Caller) -> Result<SnapshotList, Failure> {
+        let state = self.lock();
+        let seen = state.snapshots.values().filter(|(_, moment)| caller.sees(moment.project));
+        Ok(SnapshotList { snapshots: seen.map(|(snapshot, _)| snapshot.clone()).collect() })
+    }
+
+    async fn snapshot_get(&self, id: SnapshotId) -> Result<Snapshot, Failure> {
+        let state = self.lock();
+        let found = state.snapshots.get(&id).ok_or_else(|| Failure::no_snapshot(id))?;
+        Ok(found.0.clone())
+    }
+
+    async fn snapshot_delete(&self, id: SnapshotId) -> Result<(), Failure> {
+        let deleted = self.lock().snapshots.remove(&id);
+        deleted.map(drop).ok_or_else(|| Failure::no_snapshot(id))
     }
 
     async fn sandbox_stats(&self, id: SandboxId) -> Result<SandboxStats, Failure> {
@@ -179,14 +321,14 @@ impl NodeApi for SimNode {
             ProcessId(state.processes_made)
         };
         let (to_program, input) = mpsc::channel(EVENTS_PENDING_MAX);
-        let env = self.with_sandbox(id, |sandbox| {
+        let env = self.with_guest(id, |sandbox| {
             sandbox.processes.insert(process_id, to_program);
             Ok(sandbox.env.clone())
         })?;
         let (out, events) = mpsc::channel(EVENTS_PENDING_MAX);
         let found = ExecBody::Started { process_id, pid: 100 + process_id.0 };
         let _ = out.send(found).await;
-        tokio::spawn(program::run(request, env, input, out));
+        tokio::spawn(program::run(request, None, env, input, out));
         let watched = Watched { events, seq: 0, ended: false, abandoned: self.abandoned() };
         Ok(watched.boxed())
     }
@@ -211,8 +353,40 @@ impl NodeApi for SimNode {
         self.give(id, process, Input::Signal(signal)).await
     }
 
+    async fn process_spawn(
+        &self,
+        id: SandboxId,
+        request: SpawnRequest,
+    ) -> Result<Process, Failure> {
+        self.spawn(id, request)
+    }
+
+    async fn process_list(&self, id: SandboxId) -> Result<ProcessList, Failure> {
+        self.with_guest(id, |sandbox| {
+            Ok(ProcessList { processes: sandbox.kept.values().map(Kept::show).collect() })
+        })
+    }
+
+    async fn process_attach(
+        &self,
+        id: SandboxId,
+        process: ProcessId,
+        query: EventsQuery,
+    ) -> Result<ProcessLine, Failure> {
+        self.line(id, process, query)
+    }
+
+    async fn process_resize(
+        &self,
+        id: SandboxId,
+        process: ProcessId,
+        size: PtySize,
+    ) -> Result<(), Failure> {
+        self.give(id, process, Input::Resize(size)).await
+    }
+
     async fn file_read(&self, id: SandboxId, query: FileReadQuery) -> Result<FileContent, Failure> {
-        let bytes = self.with_sandbox(id, |sandbox| {
+        let bytes = self.with_guest(id, |sandbox| {
             sandbox.files.get(&query.path).cloned().ok_or_else(|| no_file(&query.path))
         })?;
         let size = Some(bytes.len() as u64);
@@ -233,7 +407,7 @@ impl NodeApi for SimNode {
             })?;
             content.extend_from_slice(&piece);
         }
-        self.with_sandbox(id, |sandbox| {
+        self.with_guest(id, |sandbox| {
             let entry = entry(&query.path, content.len(), query.mode.unwrap_or(0o644));
             sandbox.files.insert(query.path, content);
             Ok(entry)
@@ -241,13 +415,13 @@ impl NodeApi for SimNode {
     }
 
     async fn file_remove(&self, id: SandboxId, query: RemoveQuery) -> Result<(), Failure> {
-        self.with_sandbox(id, |sandbox| {
+        self.with_guest(id, |sandbox| {
             sandbox.files.remove(&query.path).map(drop).ok_or_else(|| no_file(&query.path))
         })
     }
 
     async fn file_list(&self, id: SandboxId, query: FileQuery) -> Result<DirectoryList, Failure> {
-        self.with_sandbox(id, |sandbox| {
+        self.with_guest(id, |sandbox| {
             let inside = format!("{}/", query.path.trim_end_matches('/'));
             let entries = sandbox.files.iter().filter(|(path, _)| {
                 path.strip_prefix(&inside).is_some_and(|rest| !rest.contains('/'))
@@ -258,7 +432,7 @@ impl NodeApi for SimNode {
     }
 
     async fn file_stat(&self, id: SandboxId, query: FileQuery) -> Result<FileEntry, Failure> {
-        self.with_sandbox(id, |sandbox| match sandbox.files.get(&query.path) {
+        self.with_guest(id, |sandbox| match sandbox.files.get(&query.path) {
             Some(bytes) => Ok(entry(&query.path, bytes.len(), 0o644)),
             None => Err(no_file(&query.path)),
         })
@@ -266,11 +440,11 @@ impl NodeApi for SimNode {
 
     async fn file_make(&self, id: SandboxId, request: MakeDirectory) -> Result<FileEntry, Failure> {
         let made = entry(&request.path, 0, request.mode.unwrap_or(0o755));
-        self.with_sandbox(id, |_| Ok(FileEntry { kind: FileKind::Directory, ..made }))
+        self.with_guest(id, |_| Ok(FileEntry { kind: FileKind::Directory, ..made }))
     }
 
     async fn file_move(&self, id: SandboxId, request: MoveFile) -> Result<FileEntry, Failure> {
-        self.with_sandbox(id, |sandbox| {
+        self.with_guest(id, |sandbox| {
             let bytes = sandbox.files.remove(&request.from);
             let bytes = bytes.ok_or_else(|| no_file(&request.from))?;
             let moved = entry(&request.to, bytes.len(), 0o644);
@@ -281,7 +455,17 @@ impl NodeApi for SimNode {
 }
 
 impl SimNode {
-    async fn give(&self, id: SandboxId, process: ProcessId, what: Input) -> Result<(), Failure> {
+    fn witness(&self) -> Result<&Arc<Witness>, Failure> {
+        let message = "a node that is not served sees no requests";
+        self.witness.get().ok_or_else(|| Failure::new(ErrorCode::Conflict, message))
+    }
+
+    pub(crate) async fn give(
+        &self,
+        id: SandboxId,
+        process: ProcessId,
+        what: Input,
+    ) -> Result<(), Failure> {
         let gone = || Failure::new(ErrorCode::NotFound, format!("there is no process {process}"));
         let to_program = self.with_sandbox(id, |sandbox| {
             sandbox.processes.get(&process).cloned().ok_or_else(gone)
@@ -304,33 +488,5 @@ fn entry(path: &str, size: usize, mode: u32) -> FileEntry {
         gid: 1000,
         modified_at_ms: 1_750_000_000_000,
         target: None,
-    }
-}
-
-/// A program's events; counts it as abandoned when it is dropped before its end.
-struct Watched {
-    events: mpsc::Receiver<ExecBody>,
-    seq: u64,
-    ended: bool,
-    abandoned: watch::Sender<usize>,
-}
-
-impl Stream for Watched {
-    type Item = ExecEvent;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ExecEvent>> {
-        let body = std::task::ready!(self.events.poll_recv(cx));
-        self.ended |= matches!(body, None | Some(ExecBody::Exit { .. } | ExecBody::Error { .. }));
-        let seq = self.seq;
-        self.seq += 1;
-        Poll::Ready(body.map(|body| ExecEvent { seq, ts: 1_750_000_000_000_000 + seq, body }))
-    }
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.abandoned.send_modify(|abandoned| *abandoned += 1);
-        }
     }
 }

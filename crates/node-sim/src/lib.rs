@@ -5,37 +5,60 @@
 //! are the few in `program.rs`. It is never shipped: it appears under `[dev-dependencies]` only.
 
 mod api;
+mod life;
+mod process;
 mod program;
+mod watched;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use api_node::{ErrorCode, Failure, PhaseTimes, ProcessId, Sandbox, TemplateState};
-use base_types::{SandboxId, Size, TemplateName};
+use api_node::{
+    AccessApi as _, Failure, PhaseTimes, ProcessId, PtySize, Sandbox, Secret, Snapshot,
+    TemplateState, Used,
+};
+use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
+use node_access::Access;
+use node_audit::AuditLog;
+use node_store::Store;
+use node_witness::Witness;
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::{self, Runtime};
 use tokio::sync::{mpsc, watch};
+
+/// The time it always is here.
+pub(crate) const NOW_MS: u64 = 1_750_000_000_000;
 
 /// What a program gets while it runs.
 pub(crate) enum Input {
     Stdin(Vec<u8>),
     Close,
     Signal(u8),
+    Resize(PtySize),
 }
 
 /// What a sandbox is here.
 #[derive(Debug)]
 pub(crate) struct SimSandbox {
+    pub(crate) project: ProjectId,
     pub(crate) shown: Sandbox,
     pub(crate) env: BTreeMap<String, String>,
+    pub(crate) timeout_s: u32,
     pub(crate) files: BTreeMap<String, Vec<u8>>,
     pub(crate) processes: BTreeMap<ProcessId, mpsc::Sender<Input>>,
+    /// Those of them that live on their own, with all they ever said.
+    pub(crate) kept: BTreeMap<ProcessId, process::Kept>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) sandboxes: BTreeMap<SandboxId, SimSandbox>,
+    /// With a sandbox as it was then.
+    pub(crate) snapshots: BTreeMap<SnapshotId, (Snapshot, SimSandbox)>,
     pub(crate) templates: HashMap<(TemplateName, Size), TemplateState>,
     pub(crate) made: u64,
     pub(crate) processes_made: u32,
@@ -49,6 +72,10 @@ pub struct SimNode {
     /// How many commands ended because their caller went away.
     abandoned: watch::Sender<usize>,
     stopped: watch::Sender<bool>,
+    /// Who may do what, once it is served.
+    access: Arc<OnceLock<Access>>,
+    /// What sees its requests, once it is served.
+    witness: Arc<OnceLock<Arc<Witness>>>,
 }
 
 impl Default for SimNode {
@@ -57,6 +84,8 @@ impl Default for SimNode {
             state: Arc::default(),
             abandoned: watch::Sender::new(0),
             stopped: watch::Sender::new(false),
+            access: Arc::default(),
+            witness: Arc::default(),
         }
     }
 }
@@ -68,6 +97,8 @@ pub struct Served {
     /// Its address, such as `http://127.0.0.1:40123`.
     pub url: String,
     runtime: Option<Runtime>,
+    /// Where keys and projects are remembered.
+    dir: TempDir,
 }
 
 impl Drop for Served {
@@ -75,6 +106,13 @@ impl Drop for Served {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+impl Served {
+    /// Directory of its audit log.
+    pub fn audit_dir(&self) -> PathBuf {
+        self.dir.path().join("audit")
     }
 }
 
@@ -89,12 +127,35 @@ impl SimNode {
         node
     }
 
-    /// Serves it over HTTP, on a free port of 127.0.0.1.
+    /// Serves it over HTTP without keys, on a free port of 127.0.0.1. Once only.
     ///
     /// # Panics
     ///
     /// When no port is free: a test cannot go on.
     pub async fn serve(&self) -> Served {
+        self.serve_to(false).await
+    }
+
+    /// As [`Self::serve`], to callers with a key; with the first one, an administrator's.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    pub async fn serve_with_keys(&self) -> (Served, Secret) {
+        let served = self.serve_to(true).await;
+        let access = self.access.get().expect("it is served");
+        let secret = access.first_key(|_| Ok(())).await.expect("the store works");
+        (served, secret.expect("a new node has no key yet"))
+    }
+
+    async fn serve_to(&self, wants_keys: bool) -> Served {
+        let dir = tempfile::tempdir().expect("a directory for the test");
+        let store = Store::open(&dir.path().join("node.db")).expect("a new database");
+        let access = Access::open(store, now_ms, wants_keys).await.expect("a new database");
+        assert!(self.access.set(access.clone()).is_ok(), "a node is served once");
+        let log = AuditLog::open(&dir.path().join("audit"), now_ms()).expect("a new log");
+        let witness = Witness::new(log, now_ms);
+        assert!(self.witness.set(witness.clone()).is_ok(), "a node is served once");
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listener = TcpListener::bind(address).await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("a bound socket's address"));
@@ -102,16 +163,17 @@ impl SimNode {
         let listener = listener.into_std().expect("a socket nobody else uses");
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime for the node");
-        let router = api_node::router(Arc::new(self.clone()));
+        let router = api_node::router(Arc::new(self.clone()), Arc::new(access));
+        let router = witness.watch(router);
         let mut stopped = self.stopped.subscribe();
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).expect("a socket that does not block");
             tokio::select! {
-                _ = axum::serve(listener, router).into_future() => {}
+                () = api_node::serve(listener, router, None, std::future::pending()) => {}
                 _ = stopped.wait_for(|stopped| *stopped) => {}
             }
         });
-        Served { url, runtime: Some(runtime) }
+        Served { url, runtime: Some(runtime), dir }
     }
 
     /// Makes a template's snapshot missing, so that the next create has to build it.
@@ -143,6 +205,13 @@ impl SimNode {
         }
     }
 
+    /// Returns once somebody asked it to stop.
+    pub async fn stop_asked(&self) {
+        let mut stopped = self.stopped.subscribe();
+        let asked = stopped.wait_for(|stopped| *stopped).await;
+        drop(asked.expect("the sender lives in self"));
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -155,6 +224,35 @@ impl SimNode {
         self.stopped.send_replace(true);
     }
 
+    /// Whether a project may have another sandbox, and notes that it asked for one.
+    pub(crate) fn admit(&self, project: ProjectId, size: Size) -> Result<(), Failure> {
+        let Some(access) = self.access.get() else { return Ok(()) };
+        access.count_creates(project, 1)?;
+        let quota = access.quota(project).unwrap_or_default();
+        node_quota::admit(&quota, &self.used_by(project), size, 1)
+            .map_err(|error| node_access::exceeded(&error))
+    }
+
+    pub(crate) fn used_by(&self, project: ProjectId) -> Used {
+        let creates = self.access.get().map(|access| access.creates_within_a_minute(project));
+        let state = self.lock();
+        let of_project = state.sandboxes.values().filter(|sandbox| sandbox.project == project);
+        let used = node_quota::used_by(of_project.map(|sandbox| sandbox.shown.size));
+        Used { creates_per_minute: creates.unwrap_or_default(), ..used }
+    }
+
+    /// As [`Self::with_sandbox`], for what goes on inside: it runs then.
+    pub(crate) fn with_guest<T>(
+        &self,
+        id: SandboxId,
+        act: impl FnOnce(&mut SimSandbox) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        self.with_sandbox(id, |sandbox| {
+            sandbox.wake();
+            act(sandbox)
+        })
+    }
+
     pub(crate) fn with_sandbox<T>(
         &self,
         id: SandboxId,
@@ -162,10 +260,14 @@ impl SimNode {
     ) -> Result<T, Failure> {
         match self.lock().sandboxes.get_mut(&id) {
             Some(sandbox) => act(sandbox),
-            None => Err(Failure::new(ErrorCode::NotFound, format!("there is no sandbox {id}"))
-                .with_hint("list them with `sandflare ps`")),
+            None => Err(Failure::no_sandbox(id)),
         }
     }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The same figures for every sandbox, so that what is printed of them can be compared.

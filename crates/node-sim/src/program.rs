@@ -9,6 +9,7 @@
 //! | `wait` | waits for a signal and dies of it |
 //! | `slow` | is killed by its time limit after some output |
 //! | `where` | tells its environment, directory and user |
+//! | `terminal` | writes its terminal's size, and again when that changes; copies its input up to Ctrl-D |
 //! | `vanish` | the stream breaks off without an end |
 //! | `lost` | the sandbox is lost under it |
 //! | `locked` | is there and not executable |
@@ -16,7 +17,7 @@
 
 use std::collections::BTreeMap;
 
-use api_node::{ErrorCode, ExecBody, ExecRequest, Failure};
+use api_node::{ErrorCode, ExecBody, ExecRequest, Failure, PtySize};
 use tokio::sync::mpsc;
 
 use crate::Input;
@@ -24,6 +25,7 @@ use crate::Input;
 /// Runs a program; every event goes to `out`. Ends early when nobody listens.
 pub(crate) async fn run(
     request: ExecRequest,
+    pty: Option<PtySize>,
     sandbox_env: BTreeMap<String, String>,
     mut input: mpsc::Receiver<Input>,
     out: mpsc::Sender<ExecBody>,
@@ -55,6 +57,7 @@ pub(crate) async fn run(
                 Some(Input::Stdin(data)) => {
                     let _ = stdout(data).await;
                 }
+                Some(Input::Resize(_)) => {}
                 Some(Input::Close) | None => break exit(0),
                 Some(Input::Signal(signal)) => break killed(signal, false),
             }
@@ -63,9 +66,29 @@ pub(crate) async fn run(
             match input.recv().await {
                 Some(Input::Signal(signal)) => break killed(signal, false),
                 Some(Input::Stdin(_) | Input::Close) => {}
+                Some(Input::Resize(_)) => {}
                 None => return,
             }
         },
+        ["terminal"] => {
+            let size = |size: PtySize| format!("{} {}\r\n", size.rows, size.cols).into_bytes();
+            let _ = stdout(pty.map_or(b"none\r\n".to_vec(), size)).await;
+            loop {
+                match input.recv().await {
+                    // Ctrl-D.
+                    Some(Input::Stdin(data)) if data == [4] => break exit(5),
+                    Some(Input::Stdin(data)) => {
+                        let _ = stdout(data).await;
+                    }
+                    Some(Input::Resize(new)) => {
+                        let _ = stdout(size(new)).await;
+                    }
+                    Some(Input::Close) => break exit(5),
+                    Some(Input::Signal(signal)) => break killed(signal, false),
+                    None => return,
+                }
+            }
+        }
         ["slow"] => {
             let _ = stdout(b"partial\n".to_vec()).await;
             killed(9, true)

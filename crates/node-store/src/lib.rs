@@ -2,9 +2,10 @@
 //!
 //! One thread owns the connection; everybody else holds a [`Store`], which asks it. Requests are
 //! carried out in the order they were made, each in a transaction of its own. The journal is a
-//! write-ahead log that is not flushed on every commit: after a power cut the last moments may be
-//! missing, but never half of a change.
+//! write-ahead log that is flushed on every commit: what was answered survives a power cut. Whoever
+//! makes something does so while the answer is on its way.
 
+mod access;
 mod schema;
 mod thread;
 
@@ -13,8 +14,10 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::mpsc;
 
-use base_types::{SandboxId, Size, TemplateName};
+use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use tokio::sync::oneshot;
+
+pub use access::{AnswerRow, KeyRow, ProjectRow};
 
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +77,8 @@ pub enum StoredState {
     Creating,
     /// Serving.
     Running,
+    /// On disk, whole.
+    Paused,
     /// Over by itself; kept for its reason.
     Failed,
 }
@@ -83,6 +88,8 @@ pub enum StoredState {
 pub struct SandboxRow {
     /// Its id.
     pub id: SandboxId,
+    /// The project it belongs to.
+    pub project: ProjectId,
     /// Name its owner gave it.
     pub name: Option<String>,
     /// Template it is a clone of.
@@ -91,6 +98,12 @@ pub struct SandboxRow {
     pub size: Size,
     /// Environment of every command in it. May hold secrets.
     pub env: BTreeMap<String, String>,
+    /// What its owner finds it by.
+    pub metadata: BTreeMap<String, String>,
+    /// The snapshot it was made from.
+    pub snapshot: Option<SnapshotId>,
+    /// What was agreed about its time.
+    pub lease: LeaseRow,
     /// Where it is.
     pub state: StoredState,
     /// When it was asked for, milliseconds since 1970 UTC.
@@ -101,6 +114,19 @@ pub struct SandboxRow {
     pub times: String,
 }
 
+/// What was agreed about a sandbox's time, as it is remembered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaseRow {
+    /// Seconds it lives; 0 is for ever.
+    pub timeout_s: u32,
+    /// Seconds it lives without use; 0 is for ever.
+    pub idle_timeout_s: u32,
+    /// Whether it is paused when its time is over, rather than killed.
+    pub pause: bool,
+    /// When its lifetime is over, milliseconds since 1970 UTC.
+    pub ends_at_ms: Option<u64>,
+}
+
 /// A way to ask the database thread. Cheap to clone; the database closes with the last clone.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -109,13 +135,14 @@ pub struct Store {
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
-#[derive(Debug)]
 enum Ask {
     Insert(SandboxRow, Answer<()>),
     SetRunning(SandboxId, String, Answer<()>),
     SetState(SandboxId, StoredState, Option<String>, Answer<()>),
     Delete(SandboxId, Answer<()>),
     List(Answer<Vec<SandboxRow>>),
+    /// Anything else, which answers itself.
+    Work(Box<dyn FnOnce(&rusqlite::Connection) + Send>),
 }
 
 impl Store {
@@ -158,6 +185,15 @@ impl Store {
         self.ask(|answer| Ask::SetState(id, state, reason, answer))
     }
 
+    /// Remembers what was agreed about a sandbox's time. A sandbox that is not there is left so.
+    pub fn sandbox_set_lease(
+        &self,
+        id: SandboxId,
+        lease: LeaseRow,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        self.work(move |connection| thread::set_lease(connection, id, lease))
+    }
+
     /// Forgets a sandbox. One that is not there is no error.
     pub fn sandbox_delete(
         &self,
@@ -171,6 +207,17 @@ impl Store {
         &self,
     ) -> impl Future<Output = Result<Vec<SandboxRow>, StoreError>> + Send + use<> {
         self.ask(Ask::List)
+    }
+
+    /// Has the thread do something.
+    fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&rusqlite::Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>> {
+        self.ask(|answer| {
+            // An asker that has left is no concern.
+            Ask::Work(Box::new(move |connection| drop(answer.send(work(connection)))))
+        })
     }
 
     /// Makes the request at once and returns the wait for its answer.

@@ -26,6 +26,44 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE sandboxes ADD COLUMN env TEXT NOT NULL DEFAULT '{}';
     ALTER TABLE sandboxes ADD COLUMN times TEXT NOT NULL DEFAULT '';
 ",
+    // Who may do what.
+    "
+    CREATE TABLE projects (
+        id            TEXT PRIMARY KEY,
+        name          TEXT NOT NULL UNIQUE,
+        quota         TEXT NOT NULL,
+        created_at_ms INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE keys (
+        id              TEXT PRIMARY KEY,
+        project         TEXT NOT NULL,
+        name            TEXT NOT NULL,
+        admin           INTEGER NOT NULL,
+        hash            BLOB NOT NULL UNIQUE,
+        created_at_ms   INTEGER NOT NULL,
+        expires_at_ms   INTEGER,
+        last_used_at_ms INTEGER
+    ) STRICT;
+    CREATE TABLE answers (
+        project       TEXT NOT NULL,
+        key           TEXT NOT NULL,
+        fingerprint   BLOB NOT NULL,
+        status        INTEGER NOT NULL,
+        body          BLOB NOT NULL,
+        created_at_ms INTEGER NOT NULL,
+        PRIMARY KEY (project, key)
+    ) STRICT;
+    ALTER TABLE sandboxes ADD COLUMN project TEXT NOT NULL DEFAULT 'prj_0000000000000000';
+",
+    // How long a sandbox lives, what it is found by, what it was made from.
+    "
+    ALTER TABLE sandboxes ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}';
+    ALTER TABLE sandboxes ADD COLUMN snapshot TEXT;
+    ALTER TABLE sandboxes ADD COLUMN timeout_s INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE sandboxes ADD COLUMN idle_timeout_s INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE sandboxes ADD COLUMN on_timeout TEXT NOT NULL DEFAULT 'kill';
+    ALTER TABLE sandboxes ADD COLUMN ends_at_ms INTEGER;
+",
 ];
 
 /// LIMIT: only a person with a SQLite shell competes for the lock.
@@ -42,7 +80,7 @@ pub(crate) fn open(path: &Path) -> Result<Connection, OpenStoreError> {
     let mut connection = Connection::open(path).map_err(failed)?;
     connection.busy_timeout(BUSY_WITHIN).map_err(failed)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
-    connection.pragma_update(None, "synchronous", "NORMAL").map_err(failed)?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
     connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
 
     let transaction =

@@ -5,6 +5,7 @@ use super::*;
 fn row(bits: u64) -> SandboxRow {
     SandboxRow {
         id: SandboxId::from_bits(bits),
+        project: ProjectId::from_bits(bits),
         name: bits.is_multiple_of(2).then(|| format!("name of {bits}")),
         template: "agent".parse().unwrap(),
         size: Size::Nano,
@@ -13,6 +14,9 @@ fn row(bits: u64) -> SandboxRow {
         reason: None,
         env: [("TOKEN".to_owned(), format!("secret \"{bits}\""))].into(),
         times: String::new(),
+        metadata: [("owner".to_owned(), format!("agent {bits}"))].into(),
+        snapshot: (bits == 3).then(|| SnapshotId::from_bits(bits)),
+        lease: LeaseRow::default(),
     }
 }
 
@@ -115,4 +119,24 @@ fn nobody_but_the_node_reads_its_database() {
     let path = dir.path().join("node.db");
     drop(Store::open(&path).unwrap());
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn the_time_of_a_sandbox_and_its_pause_survive_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.db");
+    let store = Store::open(&path).unwrap();
+    let lease =
+        LeaseRow { timeout_s: 5, idle_timeout_s: 7, pause: true, ends_at_ms: Some(1_000_005_000) };
+    store.sandbox_insert(row(1)).await.unwrap();
+    store.sandbox_insert(SandboxRow { lease, ..row(2) }).await.unwrap();
+    let one = SandboxId::from_bits(1);
+    store.sandbox_set_state(one, StoredState::Paused, None).await.unwrap();
+    store.sandbox_set_lease(one, lease).await.unwrap();
+    // Nothing is made by it.
+    store.sandbox_set_lease(SandboxId::from_bits(9), lease).await.unwrap();
+    drop(store);
+    let rows = Store::open(&path).unwrap().sandbox_list().await.unwrap();
+    let paused = SandboxRow { state: StoredState::Paused, lease, ..row(1) };
+    assert_eq!(rows, [SandboxRow { lease, ..row(2) }, paused]);
 }

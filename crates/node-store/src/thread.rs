@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use base_types::SandboxId;
 use rusqlite::{Connection, ErrorCode, Row, params};
 
-use crate::{Ask, SandboxRow, StoreError, StoredState};
+use crate::{Ask, LeaseRow, SandboxRow, StoreError, StoredState};
 
 impl From<rusqlite::Error> for StoreError {
     fn from(source: rusqlite::Error) -> Self {
@@ -29,6 +29,7 @@ pub(crate) fn run(connection: Connection, asks: &mpsc::Receiver<Ask>) {
             }
             Ask::Delete(id, answer) => drop(answer.send(delete(&connection, id))),
             Ask::List(answer) => drop(answer.send(list(&connection))),
+            Ask::Work(work) => work(&connection),
         }
     }
     // Closing merges the log into the database, so that the file alone is whole.
@@ -37,21 +38,57 @@ pub(crate) fn run(connection: Connection, asks: &mpsc::Receiver<Ask>) {
 
 fn insert(connection: &Connection, row: &SandboxRow) -> Result<(), StoreError> {
     let mut statement = connection.prepare_cached(
-        "INSERT INTO sandboxes (id, name, template, size, state, created_at_ms, reason, env, times)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO sandboxes (id, name, template, size, state, created_at_ms, reason, env, times,
+             project, metadata, snapshot, timeout_s, idle_timeout_s, on_timeout, ends_at_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
     )?;
     let env = serde_json::to_string(&row.env).map_err(StoreError::Unwritable)?;
+    let metadata = serde_json::to_string(&row.metadata).map_err(StoreError::Unwritable)?;
     statement.execute(params![
         row.id.to_string(),
         row.name,
         row.template.as_str(),
         row.size.name(),
         state_name(row.state),
-        // Milliseconds fit for another 290 million years.
-        i64::try_from(row.created_at_ms).unwrap_or(i64::MAX),
+        milliseconds(row.created_at_ms),
         row.reason,
         env,
         row.times,
+        row.project.to_string(),
+        metadata,
+        row.snapshot.map(|id| id.to_string()),
+        row.lease.timeout_s,
+        row.lease.idle_timeout_s,
+        on_timeout_name(row.lease.pause),
+        row.lease.ends_at_ms.map(milliseconds),
+    ])?;
+    Ok(())
+}
+
+/// They fit for another 290 million years.
+fn milliseconds(since_1970: u64) -> i64 {
+    i64::try_from(since_1970).unwrap_or(i64::MAX)
+}
+
+const fn on_timeout_name(pause: bool) -> &'static str {
+    if pause { "pause" } else { "kill" }
+}
+
+pub(crate) fn set_lease(
+    connection: &Connection,
+    id: SandboxId,
+    lease: LeaseRow,
+) -> Result<(), StoreError> {
+    let mut statement = connection.prepare_cached(
+        "UPDATE sandboxes SET timeout_s = ?2, idle_timeout_s = ?3, on_timeout = ?4, ends_at_ms = ?5
+         WHERE id = ?1",
+    )?;
+    statement.execute(params![
+        id.to_string(),
+        lease.timeout_s,
+        lease.idle_timeout_s,
+        on_timeout_name(lease.pause),
+        lease.ends_at_ms.map(milliseconds),
     ])?;
     Ok(())
 }
@@ -84,7 +121,8 @@ fn delete(connection: &Connection, id: SandboxId) -> Result<(), StoreError> {
 
 fn list(connection: &Connection) -> Result<Vec<SandboxRow>, StoreError> {
     let mut statement = connection.prepare_cached(
-        "SELECT id, name, template, size, state, created_at_ms, reason, env, times
+        "SELECT id, name, template, size, state, created_at_ms, reason, env, times,
+             project, metadata, snapshot, timeout_s, idle_timeout_s, on_timeout, ends_at_ms
          FROM sandboxes ORDER BY created_at_ms, id",
     )?;
     let mut rows = statement.query([])?;
@@ -99,8 +137,21 @@ fn read(row: &Row<'_>) -> Result<SandboxRow, StoreError> {
     let text = |index| row.get::<_, String>(index);
     let unreadable = |what, value: &str| StoreError::Unreadable { what, value: value.to_owned() };
     let (id, template, size, state, env) = (text(0)?, text(2)?, text(3)?, text(4)?, text(7)?);
+    let (project, metadata, on_timeout) = (text(9)?, text(10)?, text(14)?);
+    let snapshot = row.get::<_, Option<String>>(11)?;
+    let lease = LeaseRow {
+        timeout_s: row.get(12)?,
+        idle_timeout_s: row.get(13)?,
+        pause: match on_timeout.as_str() {
+            "pause" => true,
+            "kill" => false,
+            other => return Err(unreadable("action at a timeout", other)),
+        },
+        ends_at_ms: row.get::<_, Option<i64>>(15)?.map(|ms| u64::try_from(ms).unwrap_or_default()),
+    };
     Ok(SandboxRow {
         id: id.parse().map_err(|_| unreadable("sandbox id", &id))?,
+        project: project.parse().map_err(|_| unreadable("project id", &project))?,
         name: row.get(1)?,
         template: template.parse().map_err(|_| unreadable("template name", &template))?,
         size: size.parse().map_err(|_| unreadable("size", &size))?,
@@ -110,6 +161,11 @@ fn read(row: &Row<'_>) -> Result<SandboxRow, StoreError> {
         // Not shown when it cannot be read: it may hold secrets.
         env: serde_json::from_str(&env).map_err(|_| unreadable("environment", "…"))?,
         times: text(8)?,
+        metadata: serde_json::from_str(&metadata).map_err(|_| unreadable("metadata", &metadata))?,
+        snapshot: snapshot
+            .map(|id| id.parse().map_err(|_| unreadable("snapshot id", &id)))
+            .transpose()?,
+        lease,
     })
 }
 
@@ -117,12 +173,13 @@ const fn state_name(state: StoredState) -> &'static str {
     match state {
         StoredState::Creating => "creating",
         StoredState::Running => "running",
+        StoredState::Paused => "paused",
         StoredState::Failed => "failed",
     }
 }
 
 fn state_named(name: &str) -> Option<StoredState> {
-    [StoredState::Creating, StoredState::Running, StoredState::Failed]
+    [StoredState::Creating, StoredState::Running, StoredState::Paused, StoredState::Failed]
         .into_iter()
         .find(|state| state_name(*state) == name)
 }

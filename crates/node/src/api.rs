@@ -2,30 +2,33 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use api_guest::{List, MakeDir, Move, ReadFile, Remove, Request, Stat, WriteFile};
 use api_node::{
-    BuildBody, BuildEvent, ColdBoot, ColdBootQuery, CreateSandbox, DataUsage, DirectoryList,
-    ErrorCode, EventStream, ExecEvent, ExecRequest, Failure, FileContent, FileEntry, FileQuery,
-    FileReadQuery, FileWriteQuery, Floor, FloorPhase, FloorQuery, Health, Kvm, KvmKind,
-    MakeDirectory, MemoryPath, MoveFile, NodeApi, PhaseTimes, Pool, ProcessId, RemoveQuery,
-    Sandbox, SandboxList, SandboxState, SandboxStats, Template, TemplateList, TemplateState,
-    UploadStream,
+    AuditList, AuditQuery, BuildEvent, Caller, ColdBoot, ColdBootQuery, CreateSandbox,
+    CreateSnapshot, DirectoryList, ErrorCode, EventStream, EventsQuery, ExecEvent, ExecRequest,
+    Failure, FileContent, FileEntry, FileQuery, FileReadQuery, FileWriteQuery, Floor, FloorPhase,
+    FloorQuery, Fork, Forked, Health, LogsQuery, MakeDirectory, MemoryPath, MoveFile, NodeApi,
+    Process, ProcessId, ProcessLine, ProcessList, PtySize, Quota, RemoveQuery, Sandbox,
+    SandboxList, SandboxListQuery, SandboxStats, SetTimeout, Snapshot, SnapshotList, SpawnRequest,
+    Template, TemplateList, UploadStream, Used,
 };
-use base_types::{SandboxId, Size, TemplateName};
+use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use node_access::{Access, WHOLE_NODE};
 use node_host::{
-    CreateSpec, GuestConnection, GuestError, Host, KvmKind as FoundKvm, Phase, SandboxHandle,
-    Spread, TemplateState as HostTemplateState, Verdict,
+    CreateSpec, GuestConnection, GuestError, Host, SandboxHandle, Spread,
+    TemplateState as HostTemplateState, Verdict,
 };
-use tokio::sync::watch;
+use node_witness::Witness;
 use tokio_util::sync::CancellationToken;
 
-use crate::exec::{Processes, now_us};
-use crate::{failure, files, system};
+use crate::build::{self, Build};
+use crate::exec::{Commands, of_guest, size_of_guest};
+use crate::view::sandbox;
+use crate::{failure, files, lifecycle, process, quota, seen, system};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -33,27 +36,31 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 #[derive(Debug)]
 pub(crate) struct Node {
     host: Arc<Host>,
+    access: Access,
+    witness: Arc<Witness>,
     vmm: PathBuf,
     verdict: Verdict,
     stop: CancellationToken,
     started: Instant,
-    processes: Processes,
+    commands: Commands,
 }
 
 impl Node {
     /// `stop` is cancelled when the node is asked to end.
     pub(crate) fn new(
         host: Arc<Host>,
+        access: Access,
+        witness: Arc<Witness>,
         vmm: PathBuf,
         verdict: Verdict,
         stop: CancellationToken,
     ) -> Self {
-        let (started, processes) = (Instant::now(), Processes::default());
-        Self { host, vmm, verdict, stop, started, processes }
+        let (started, commands) = (Instant::now(), Commands::default());
+        Self { host, access, witness, vmm, verdict, stop, started, commands }
     }
 
     fn sandbox(&self, id: SandboxId) -> Result<SandboxHandle, Failure> {
-        self.host.sandbox(id).ok_or_else(|| failure::no_sandbox(id))
+        self.host.sandbox(id).ok_or_else(|| Failure::no_sandbox(id))
     }
 
     /// Asks the agent of a sandbox one thing.
@@ -83,41 +90,6 @@ impl Node {
         self.ask(id, |agent| agent.simple(request)).await
     }
 
-    fn template(&self, name: TemplateName, size: Size) -> Template {
-        let mut template = Template {
-            name,
-            size,
-            state: TemplateState::Missing,
-            snapshot_bytes: 0,
-            built_at_ms: None,
-            message: None,
-        };
-        match self.host.templates().state(&template.name, size) {
-            HostTemplateState::Ready(ready) => {
-                template.state = TemplateState::Ready;
-                template.snapshot_bytes = ready.bytes;
-                template.built_at_ms = Some(ready.manifest.built_at_ms);
-            }
-            HostTemplateState::Building { message, .. } => {
-                template.state = TemplateState::Building;
-                template.message = Some(message);
-            }
-            HostTemplateState::Failed(error) => {
-                template.state = TemplateState::Failed;
-                template.message = Some(failure::of_template(&error).message);
-            }
-            HostTemplateState::Unloaded => {
-                if let Some((manifest, bytes)) = self.host.templates().on_disk(&template.name, size)
-                {
-                    template.state = TemplateState::Ready;
-                    template.snapshot_bytes = bytes;
-                    template.built_at_ms = Some(manifest.built_at_ms);
-                }
-            }
-        }
-        template
-    }
-
     /// Whether there is such a template, and such a size of it may be made here.
     fn check_template(&self, name: &TemplateName, size: Size) -> Result<(), Failure> {
         let images = self.host.templates().images();
@@ -131,41 +103,21 @@ impl Node {
 }
 
 impl NodeApi for Node {
+    fn sandbox_project(&self, id: SandboxId) -> Option<ProjectId> {
+        self.host.sandbox(id).map(|sandbox| sandbox.facts().project)
+    }
+
+    async fn project_used(&self, id: ProjectId) -> Result<Used, Failure> {
+        quota::used(&self.access, &self.host, id).await
+    }
+
     async fn health(&self) -> Result<Health, Failure> {
         Ok(Health { ready: !self.stop.is_cancelled(), version: VERSION.to_owned() })
     }
 
     async fn node_get(&self) -> Result<api_node::Node, Failure> {
-        let host = self.host.clone();
-        let disk = tokio::task::spawn_blocking(move || host.disk_use()).await.map_err(|error| {
-            Failure::because(ErrorCode::Internal, "the disk could not be looked at", &error)
-        })?;
-        let pool = self.host.pool();
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Ok(api_node::Node {
-            version: VERSION.to_owned(),
-            kernel_release: system::kernel_release(),
-            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            cpus: count(thread::available_parallelism().map_or(1, |n| n.get())),
-            kvm: Kvm {
-                usable: self.verdict.usable,
-                kind: match self.verdict.kind {
-                    FoundKvm::NoDevice => KvmKind::NoDevice,
-                    FoundKvm::NoPermission => KvmKind::NoPermission,
-                    FoundKvm::CannotRunLinux => KvmKind::CannotRunLinux,
-                    FoundKvm::Good => KvmKind::Good,
-                },
-                reason: self.verdict.reason.clone(),
-            },
-            sandboxes: count(self.host.sandboxes().len()),
-            pool: Pool { ready: count(pool.ready), target: count(pool.target) },
-            memory: system::memory(),
-            data: DataUsage {
-                templates_bytes: disk.templates_bytes,
-                sandboxes_bytes: disk.sandboxes_bytes,
-                free_bytes: disk.free_bytes,
-            },
-        })
+        let creates = self.witness.metrics().recent();
+        seen::node(&self.host, &self.verdict, self.started, creates).await
     }
 
     async fn node_stop(&self) -> Result<(), Failure> {
@@ -196,7 +148,7 @@ impl NodeApi for Node {
         let ColdBootQuery { template, size } = query;
         self.check_template(&template, size)?;
         let request = CreateSandbox { template, size, ..CreateSandbox::default() };
-        let spec = CreateSpec { cold: true, ..spec(request) };
+        let spec = CreateSpec { cold: true, ..spec(request, ProjectId::DEFAULT, WHOLE_NODE) };
         let created = self.host.create(spec).await.map_err(|error| failure::of_create(&error))?;
         let ready_us = created.view().times.total_us;
         created.kill().await;
@@ -205,13 +157,15 @@ impl NodeApi for Node {
 
     async fn template_list(&self) -> Result<TemplateList, Failure> {
         let all = self.names()?.into_iter().flat_map(|name| Size::ALL.map(|s| (name.clone(), s)));
-        Ok(TemplateList { templates: all.map(|(name, size)| self.template(name, size)).collect() })
+        Ok(TemplateList {
+            templates: all.map(|(name, size)| build::template(&self.host, name, size)).collect(),
+        })
     }
 
     async fn template_get(&self, name: TemplateName, size: Size) -> Result<Template, Failure> {
         let images = self.host.templates().images();
         images.root(&name).map_err(|error| failure::of_template(&error.into()))?;
-        Ok(self.template(name, size))
+        Ok(build::template(&self.host, name, size))
     }
 
     async fn template_build(
@@ -228,14 +182,44 @@ impl NodeApi for Node {
         Ok(stream::unfold(build, Build::next).boxed())
     }
 
-    async fn sandbox_create(&self, request: CreateSandbox) -> Result<Sandbox, Failure> {
+    async fn sandbox_create(
+        &self,
+        caller: &Caller,
+        request: CreateSandbox,
+    ) -> Result<Sandbox, Failure> {
+        let mut request = request;
+        if let Some(id) = request.snapshot {
+            let found = self.host.snapshot(id).filter(|facts| caller.sees(facts.project));
+            let found = found.ok_or_else(|| Failure::no_snapshot(id))?;
+            (request.template, request.size) = (found.template, found.size);
+        }
+        let quota = quota::admit(&self.access, &self.host, caller.project, 1).await?;
         self.check_template(&request.template, request.size)?;
-        let created = self.host.create(spec(request)).await;
+        let created = self.host.create(spec(request, caller.project, quota)).await;
         Ok(sandbox(&created.map_err(|error| failure::of_create(&error))?))
     }
 
-    async fn sandbox_list(&self) -> Result<SandboxList, Failure> {
-        Ok(SandboxList { sandboxes: self.host.sandboxes().iter().map(sandbox).collect() })
+    async fn sandbox_list(
+        &self,
+        caller: &Caller,
+        query: SandboxListQuery,
+    ) -> Result<SandboxList, Failure> {
+        let all = self.host.sandboxes();
+        let seen = all.iter().filter(|sandbox| caller.sees(sandbox.facts().project));
+        Ok(SandboxList::page(seen.map(sandbox).collect(), &query))
+    }
+
+    async fn sandbox_logs(&self, id: SandboxId, query: LogsQuery) -> Result<String, Failure> {
+        self.sandbox(id)?;
+        seen::console(self.host.clone(), id, query).await
+    }
+
+    async fn metrics(&self) -> Result<String, Failure> {
+        Ok(self.witness.metrics().text(&seen::gauges(&self.host)))
+    }
+
+    async fn audit_list(&self, query: AuditQuery) -> Result<AuditList, Failure> {
+        self.witness.audit_list(query).await
     }
 
     async fn sandbox_get(&self, id: SandboxId) -> Result<Sandbox, Failure> {
@@ -245,6 +229,75 @@ impl NodeApi for Node {
     async fn sandbox_kill(&self, id: SandboxId) -> Result<(), Failure> {
         self.sandbox(id)?.kill().await;
         Ok(())
+    }
+
+    async fn sandbox_pause(&self, id: SandboxId) -> Result<Sandbox, Failure> {
+        let found = self.sandbox(id)?;
+        found.pause().await.map_err(|error| failure::of_order(&error))?;
+        Ok(sandbox(&found))
+    }
+
+    async fn sandbox_resume(&self, id: SandboxId) -> Result<Sandbox, Failure> {
+        let found = self.sandbox(id)?;
+        found.resume().await.map_err(|error| failure::of_order(&error))?;
+        Ok(sandbox(&found))
+    }
+
+    async fn sandbox_set_timeout(
+        &self,
+        id: SandboxId,
+        request: SetTimeout,
+    ) -> Result<Sandbox, Failure> {
+        let found = self.sandbox(id)?;
+        let set = found.set_timeout(request.timeout_s).await;
+        set.map_err(|error| failure::of_order(&error))?;
+        Ok(sandbox(&found))
+    }
+
+    async fn sandbox_fork(&self, id: SandboxId, request: Fork) -> Result<Forked, Failure> {
+        let parent = self.sandbox(id)?;
+        let facts = parent.facts();
+        let quota =
+            quota::admit(&self.access, &self.host, facts.project, request.count.into()).await?;
+        let spec = lifecycle::spec_of_child(&parent, request.name, quota);
+        let count = usize::try_from(request.count).unwrap_or(usize::MAX);
+        let forked = self.host.fork(&parent, count, spec).await;
+        let forked = forked.map_err(|error| failure::of_order(&error))?;
+        let sandboxes = forked.children.iter().map(sandbox).collect();
+        Ok(Forked { sandboxes, held_us: forked.held_us })
+    }
+
+    fn snapshot_project(&self, id: SnapshotId) -> Option<ProjectId> {
+        self.host.snapshot(id).map(|facts| facts.project)
+    }
+
+    async fn snapshot_create(
+        &self,
+        id: SandboxId,
+        request: CreateSnapshot,
+    ) -> Result<Snapshot, Failure> {
+        let found = self.sandbox(id)?;
+        let kept = self.host.snapshot_create(&found, request.name).await;
+        kept.map(lifecycle::snapshot).map_err(|error| failure::of_order(&error))
+    }
+
+    async fn snapshot_list(&self, caller: &Caller) -> Result<SnapshotList, Failure> {
+        let all = self.host.snapshots().into_iter();
+        let seen = all.filter(|facts| caller.sees(facts.project));
+        Ok(SnapshotList { snapshots: seen.map(lifecycle::snapshot).collect() })
+    }
+
+    async fn snapshot_get(&self, id: SnapshotId) -> Result<Snapshot, Failure> {
+        let found = self.host.snapshot(id).ok_or_else(|| Failure::no_snapshot(id))?;
+        Ok(lifecycle::snapshot(found))
+    }
+
+    async fn snapshot_delete(&self, id: SnapshotId) -> Result<(), Failure> {
+        let deleted = self.host.snapshot_delete(id).await;
+        match deleted.map_err(|error| failure::of_order(&error))? {
+            true => Ok(()),
+            false => Err(Failure::no_snapshot(id)),
+        }
     }
 
     async fn sandbox_stats(&self, id: SandboxId) -> Result<SandboxStats, Failure> {
@@ -265,7 +318,7 @@ impl NodeApi for Node {
         id: SandboxId,
         request: ExecRequest,
     ) -> Result<EventStream<ExecEvent>, Failure> {
-        self.processes.exec(self.sandbox(id)?, request).await
+        self.commands.exec(self.sandbox(id)?, request).await
     }
 
     async fn process_stdin(
@@ -275,8 +328,11 @@ impl NodeApi for Node {
         data: Bytes,
         close: bool,
     ) -> Result<(), Failure> {
+        if !Commands::is_one(process) {
+            return self.ask(id, |agent| agent.feed(process.0, data, close)).await;
+        }
         self.sandbox(id)?;
-        self.processes.stdin(id, process, data, close).await
+        self.commands.stdin(id, process, data, close).await
     }
 
     async fn process_signal(
@@ -285,8 +341,44 @@ impl NodeApi for Node {
         process: ProcessId,
         signal: u8,
     ) -> Result<(), Failure> {
+        if !Commands::is_one(process) {
+            return self.ask(id, |agent| agent.signal(process.0, signal.into())).await;
+        }
         self.sandbox(id)?;
-        self.processes.signal(id, process, signal).await
+        self.commands.signal(id, process, signal).await
+    }
+
+    async fn process_spawn(
+        &self,
+        id: SandboxId,
+        request: SpawnRequest,
+    ) -> Result<Process, Failure> {
+        let (request, pty) = request.into_parts();
+        let exec = of_guest(&self.sandbox(id)?, request, pty);
+        self.ask(id, |agent| agent.spawn(exec)).await.map(process::shown)
+    }
+
+    async fn process_list(&self, id: SandboxId) -> Result<ProcessList, Failure> {
+        let all = self.ask(id, |agent| agent.processes()).await?;
+        Ok(ProcessList { processes: all.into_iter().map(process::shown).collect() })
+    }
+
+    async fn process_attach(
+        &self,
+        id: SandboxId,
+        process: ProcessId,
+        query: EventsQuery,
+    ) -> Result<ProcessLine, Failure> {
+        process::line(self.sandbox(id)?, process, query).await
+    }
+
+    async fn process_resize(
+        &self,
+        id: SandboxId,
+        process: ProcessId,
+        size: PtySize,
+    ) -> Result<(), Failure> {
+        self.ask(id, |agent| agent.resize(process.0, size_of_guest(size))).await
     }
 
     async fn file_read(&self, id: SandboxId, query: FileReadQuery) -> Result<FileContent, Failure> {
@@ -345,86 +437,28 @@ impl NodeApi for Node {
 }
 
 /// What the host side is asked for.
-fn spec(request: CreateSandbox) -> CreateSpec {
-    let CreateSandbox { template, size, name, env, options } = request;
+fn spec(request: CreateSandbox, project: ProjectId, quota: Quota) -> CreateSpec {
+    let lease = lifecycle::lease(&request);
+    let CreateSandbox { template, size, name, env, metadata, snapshot, options, .. } = request;
     let memory = options.memory_path.map(|path| match path {
         MemoryPath::Private => api_vmm::MemoryPath::Private,
         MemoryPath::Userfault => api_vmm::MemoryPath::Userfault,
     });
     let ready_within = options.ready_timeout_ms.map(|ms| Duration::from_millis(ms.into()));
     let (prefetch, cold) = (options.prefetch, options.cold);
-    CreateSpec { template, size, name, env, memory, prefetch, cold, ready_within }
-}
-
-/// A sandbox, as the API shows it.
-fn sandbox(handle: &SandboxHandle) -> Sandbox {
-    let (facts, view) = (handle.facts(), handle.view());
-    let times = view.times;
-    Sandbox {
-        id: facts.id,
-        name: facts.name.clone(),
-        template: facts.template.clone(),
-        size: facts.size,
-        state: match view.phase {
-            Phase::Creating => SandboxState::Creating,
-            Phase::Running => SandboxState::Running,
-            Phase::Failed => SandboxState::Failed,
-            Phase::Stopping | Phase::Stopped => SandboxState::Stopping,
-        },
-        reason: view.reason,
-        created_at_ms: facts.created_at_ms,
-        phases: PhaseTimes {
-            claim_us: times.claim_us,
-            parse_us: times.parse_us,
-            map_us: times.map_us,
-            state_us: times.state_us,
-            devices_us: times.devices_us,
-            resume_us: times.resume_us,
-            reseed_us: times.reseed_us,
-            total_us: times.total_us,
-            pool_empty: times.pool_empty,
-        },
-    }
-}
-
-/// The making of a template's snapshot, as a stream of events.
-struct Build {
-    watch: watch::Receiver<HostTemplateState>,
-    /// `None` when the snapshot was there before.
-    begun: Option<Instant>,
-    seq: u64,
-    last: bool,
-}
-
-impl Build {
-    async fn next(mut self) -> Option<(BuildEvent, Self)> {
-        if self.last {
-            return None;
-        }
-        // The first event tells where it is now, all later ones what changed.
-        if self.seq > 0 && self.watch.changed().await.is_err() {
-            return None;
-        }
-        let state = self.watch.borrow_and_update().clone();
-        let body = match state {
-            HostTemplateState::Building { message, percent } => {
-                BuildBody::Step { message, percent }
-            }
-            HostTemplateState::Ready(_) => {
-                let took = self.begun.map_or(Duration::ZERO, |begun| begun.elapsed());
-                BuildBody::Done { took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX) }
-            }
-            HostTemplateState::Failed(error) => {
-                BuildBody::Error { failure: failure::of_template(&error) }
-            }
-            HostTemplateState::Unloaded => {
-                let message = "the template was not loaded";
-                BuildBody::Error { failure: Failure::new(ErrorCode::Internal, message) }
-            }
-        };
-        self.last = !matches!(body, BuildBody::Step { .. });
-        let event = BuildEvent { seq: self.seq, ts: now_us(), body };
-        self.seq += 1;
-        Some((event, self))
+    CreateSpec {
+        project,
+        quota,
+        template,
+        size,
+        name,
+        env,
+        metadata,
+        snapshot,
+        lease,
+        memory,
+        prefetch,
+        cold,
+        ready_within,
     }
 }

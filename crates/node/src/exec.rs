@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use api_guest::{Exec, Exited};
-use api_node::{ErrorCode, EventStream, ExecBody, ExecEvent, ExecRequest, Failure, ProcessId};
+use api_node::{
+    ErrorCode, EventStream, ExecBody, ExecEvent, ExecRequest, Failure, ProcessId, PtySize,
+};
 use base_types::SandboxId;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -18,31 +20,33 @@ use crate::failure;
 /// LIMIT: the guest ends a command at its time limit; this much later, a guest that did not is
 /// taken for stuck. Killing a big process group under emulation takes a second or two.
 const TIME_LIMIT_SLACK: Duration = Duration::from_secs(30);
+/// Numbers of commands begin here; those below are the guest's, for processes that live on their own.
+const FIRST_COMMAND: u32 = 1 << 31;
 /// Exit code of a command whose sandbox was lost.
-const EXIT_LOST: u8 = 125;
+pub(crate) const EXIT_LOST: u8 = 125;
 
 type Input = Arc<tokio::sync::Mutex<ExecInput>>;
 
-/// The commands that run now.
+/// The commands that run now, each of which lives as long as its caller listens.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Processes {
+pub(crate) struct Commands {
     running: Arc<Mutex<HashMap<(SandboxId, ProcessId), Input>>>,
     last: Arc<AtomicU32>,
 }
 
 /// A running command's place among the others, left when dropped.
 struct Place {
-    processes: Processes,
+    commands: Commands,
     key: (SandboxId, ProcessId),
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.processes.lock().remove(&self.key);
+        self.commands.lock().remove(&self.key);
     }
 }
 
-impl Processes {
+impl Commands {
     fn lock(&self) -> MutexGuard<'_, HashMap<(SandboxId, ProcessId), Input>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -54,6 +58,11 @@ impl Processes {
         })
     }
 
+    /// Whether this is a number of a command, not of a process that lives on its own.
+    pub(crate) const fn is_one(process: ProcessId) -> bool {
+        process.0 >= FIRST_COMMAND
+    }
+
     /// Runs a command. Dropping the stream kills it.
     pub(crate) async fn exec(
         &self,
@@ -61,18 +70,9 @@ impl Processes {
         request: ExecRequest,
     ) -> Result<EventStream<ExecEvent>, Failure> {
         let id = sandbox.facts().id;
-        let mut env = sandbox.facts().env.clone();
-        env.extend(request.env);
-        let exec = Exec {
-            argv: request.argv,
-            env: env.into_iter().collect(),
-            cwd: request.cwd,
-            user: request.user,
-            time_limit_ms: request.time_limit_ms,
-            stdin: request.stdin,
-            pty: None,
-        };
-        let limit = request.time_limit_ms.map(|ms| Duration::from_millis(ms) + TIME_LIMIT_SLACK);
+        let time_limit_ms = request.time_limit_ms;
+        let exec = of_guest(&sandbox, request, None);
+        let limit = time_limit_ms.map(|ms| Duration::from_millis(ms) + TIME_LIMIT_SLACK);
         let deadline = limit.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit)));
         let connection = sandbox.connect().await.map_err(|error| failure::of_ask(&error))?;
         let sent = connection.exec(exec).await;
@@ -82,12 +82,12 @@ impl Processes {
             Ok(event) => event,
             Err(error) => return Err(failure::of_broken(&sandbox, error).await),
         };
-        let process_id = ProcessId(self.last.fetch_add(1, Ordering::Relaxed) + 1);
+        let process_id = ProcessId(FIRST_COMMAND | self.last.fetch_add(1, Ordering::Relaxed));
         let input = Arc::new(tokio::sync::Mutex::new(input));
         let place = match first {
             GuestEvent::Started(_) => {
                 self.lock().insert((id, process_id), input.clone());
-                Some(Place { processes: self.clone(), key: (id, process_id) })
+                Some(Place { commands: self.clone(), key: (id, process_id) })
             }
             // The program cannot be started: the agent says why and how that ends, and there is
             // nothing to give input or signals to.
@@ -129,6 +129,29 @@ impl Processes {
         let sent = input.lock().await.signal(number.into()).await;
         sent.map_err(|error| ended(process, &error))
     }
+}
+
+/// What the guest is asked to run.
+pub(crate) fn of_guest(
+    sandbox: &SandboxHandle,
+    request: ExecRequest,
+    pty: Option<PtySize>,
+) -> Exec {
+    let mut env = sandbox.facts().env.clone();
+    env.extend(request.env);
+    Exec {
+        argv: request.argv,
+        env: env.into_iter().collect(),
+        cwd: request.cwd,
+        user: request.user,
+        time_limit_ms: request.time_limit_ms,
+        stdin: request.stdin,
+        pty: pty.map(size_of_guest),
+    }
+}
+
+pub(crate) const fn size_of_guest(size: PtySize) -> api_guest::PtySize {
+    api_guest::PtySize { rows: size.rows, columns: size.cols }
 }
 
 fn ended(process: ProcessId, error: &GuestError) -> Failure {
@@ -200,12 +223,16 @@ impl Run {
     }
 }
 
+pub(crate) fn exit(exited: &Exited) -> ExecBody {
+    let (exit_code, signal) = code_and_signal(exited);
+    ExecBody::Exit { exit_code, signal, timed_out: exited.timed_out }
+}
+
 /// As a shell says it: 128 and the signal when one ended the command.
-fn exit(exited: &Exited) -> ExecBody {
+pub(crate) fn code_and_signal(exited: &Exited) -> (u8, Option<u8>) {
     let signal = exited.signal.and_then(|signal| u8::try_from(signal).ok());
     let code = exited.code.and_then(|code| u8::try_from(code).ok());
-    let exit_code = code.unwrap_or_else(|| 128_u8.saturating_add(signal.unwrap_or_default()));
-    ExecBody::Exit { exit_code, signal, timed_out: exited.timed_out }
+    (code.unwrap_or_else(|| 128_u8.saturating_add(signal.unwrap_or_default())), signal)
 }
 
 /// Microseconds since 1970 UTC.
@@ -234,7 +261,7 @@ mod test {
 
     #[tokio::test]
     async fn a_command_that_does_not_run_takes_neither_input_nor_signals() {
-        let (processes, id) = (Processes::default(), SandboxId::from_bits(1));
+        let (processes, id) = (Commands::default(), SandboxId::from_bits(1));
         let stdin = processes.stdin(id, ProcessId(3), Bytes::new(), true).await.unwrap_err();
         let signal = processes.signal(id, ProcessId(3), 15).await.unwrap_err();
         assert_eq!((stdin.code, signal.code), (ErrorCode::NotFound, ErrorCode::NotFound));

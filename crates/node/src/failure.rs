@@ -5,10 +5,10 @@ use std::io;
 
 use api_guest::FailCode;
 use api_node::{ErrorCode, Failure};
-use base_types::{Chain, SandboxId};
+use base_types::{Chain, ProjectId};
 use node_host::{
-    AskError, CreateError, GuestError, ImageError, MachineError, MeasureError, SandboxHandle,
-    ShellError, TemplateError, VmmStartError,
+    AskError, CreateError, GuestError, ImageError, MachineError, MeasureError, OrderError,
+    SandboxHandle, ShellError, TemplateError, VmmStartError,
 };
 use node_store::StoreError;
 
@@ -17,16 +17,16 @@ fn told(code: ErrorCode, error: &(dyn Error + 'static)) -> Failure {
     Failure::new(code, Chain(error).to_string())
 }
 
-/// There is no sandbox with this id.
-pub(crate) fn no_sandbox(id: SandboxId) -> Failure {
-    Failure::new(ErrorCode::NotFound, format!("there is no sandbox {id}"))
-        .with_hint("`sandflare ps` shows those there are")
+/// There is no project with this id; its last key may just have gone with it.
+pub(crate) fn no_project(id: ProjectId) -> Failure {
+    Failure::new(ErrorCode::NotFound, format!("there is no project {id}"))
 }
 
 /// Why a sandbox could not be made.
 pub(crate) fn of_create(error: &CreateError) -> Failure {
     match error {
         CreateError::Full(_) => told(ErrorCode::NoCapacity, error),
+        CreateError::Quota(over) => node_access::exceeded(over),
         CreateError::Template(template) => of_template(template),
         CreateError::Shell(shell) => of_shell(shell),
         CreateError::Machine(machine) => of_machine(machine),
@@ -38,6 +38,9 @@ pub(crate) fn of_create(error: &CreateError) -> Failure {
         CreateError::Store(_) => {
             Failure::because(ErrorCode::Internal, "the sandbox could not be remembered", error)
         }
+        CreateError::NoSnapshot(id) => Failure::no_snapshot(*id),
+        CreateError::Booted => told(ErrorCode::Conflict, error),
+        CreateError::Keep(_) => told(ErrorCode::GuestFailed, error),
         CreateError::Killed => told(ErrorCode::Conflict, error),
         CreateError::Stopping => told(ErrorCode::Stopping, error),
     }
@@ -47,7 +50,9 @@ pub(crate) fn of_create(error: &CreateError) -> Failure {
 pub(crate) fn of_template(error: &TemplateError) -> Failure {
     let code = match error {
         TemplateError::Image(ImageError::Unknown { .. }) => ErrorCode::TemplateUnknown,
-        TemplateError::Image(_) | TemplateError::Damaged { .. } => ErrorCode::ImageBroken,
+        TemplateError::Image(_)
+        | TemplateError::Damaged { .. }
+        | TemplateError::Replaced { .. } => ErrorCode::ImageBroken,
         TemplateError::DiskFull { .. } => ErrorCode::DiskFull,
         TemplateError::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
             ErrorCode::DiskFull
@@ -89,11 +94,23 @@ fn of_machine(error: &MachineError) -> Failure {
     told(code, error)
 }
 
+/// Why a sandbox was not paused, resumed, forked, kept or given another time.
+pub(crate) fn of_order(error: &OrderError) -> Failure {
+    match error {
+        OrderError::NotNow { .. } | OrderError::Booted(_) | OrderError::Deep(_) => {
+            told(ErrorCode::Conflict, error)
+        }
+        OrderError::Over(_) => told(ErrorCode::SandboxOver, error),
+        OrderError::Failed(create) => of_create(create),
+    }
+}
+
 /// Why a sandbox could not be asked.
 pub(crate) fn of_ask(error: &AskError) -> Failure {
     match error {
         AskError::Over(_) => told(ErrorCode::SandboxOver, error),
-        AskError::NotReady => told(ErrorCode::Conflict, error),
+        AskError::NotReady | AskError::Paused => told(ErrorCode::Conflict, error),
+        AskError::Resume(order) => of_order(order),
         AskError::Control(_) => told(ErrorCode::GuestFailed, error),
         AskError::Machine(machine) => of_machine(machine),
     }

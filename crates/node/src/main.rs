@@ -2,11 +2,20 @@
 //! `node-host`.
 
 mod api;
+mod build;
 mod exec;
+mod exposure;
 mod failure;
 mod files;
+mod first_key;
+mod lifecycle;
+mod process;
+mod quota;
+mod seen;
 mod settings;
 mod system;
+mod tls;
+mod view;
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -16,6 +25,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
+use node_access::Access;
 use node_host::{Host, Verdict};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -68,29 +78,40 @@ fn start_log(settings: &Settings) -> Result<()> {
 
 async fn serve(settings: Settings) -> Result<()> {
     // Before anything is touched: another node may be using the same data.
-    let listener = listen(settings.listen).await?;
+    let listener = listen(settings.exposure.listen).await?;
+    if let Some(warning) = settings.exposure.warning() {
+        tracing::warn!("{warning}");
+    }
     let address = listener.local_addr().context("ask for the address served")?;
     let vmm = settings.host.vmm.clone();
     let verdict = node_host::probe(&vmm).await.context("find out what KVM can do")?;
     check(&verdict)?;
+    let data_dir = settings.host.data_dir.clone();
     let host = Host::start(settings.host).await.context("start the node")?;
     let host = Arc::new(host);
+    let access = Access::open(host.store(), system::now_ms, settings.exposure.keys).await;
+    let access = access.context("find out who may do what")?;
+    if settings.exposure.keys {
+        first_key::ensure(&access, settings.admin_key_hash, &data_dir).await?;
+    }
+    let witness = seen::witness(&data_dir)?;
     let stop = CancellationToken::new();
     let signals = stop_on_signal(stop.clone())?;
-    let node = Node::new(host.clone(), vmm, verdict, stop.clone());
-    let router = api_node::router(Arc::new(node));
+    let node = Node::new(host.clone(), access.clone(), witness.clone(), vmm, verdict, stop.clone());
+    let router = witness.watch(api_node::router(Arc::new(node), Arc::new(access)));
 
-    tracing::info!("ready: serving http://{address}");
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    tracing::info!("ready: serving {scheme}://{address}");
     let stopped = stop.clone();
-    let server = axum::serve(listener, router)
-        .with_graceful_shutdown(async move { stopped.cancelled().await });
-    let serving = tokio::spawn(server.into_future());
+    let serving = tokio::spawn(api_node::serve(listener, router, settings.tls, async move {
+        stopped.cancelled().await;
+    }));
     stop.cancelled().await;
     tracing::info!("stopping");
     // Commands end with their sandboxes, and with them the answers that are still streaming.
     host.close().await;
     match timeout(ANSWERS_WITHIN, serving).await {
-        Ok(served) => served.context("serve the API")?.context("serve the API")?,
+        Ok(served) => served.context("serve the API")?,
         Err(_) => tracing::info!("some answers were cut off"),
     }
     signals.abort();
@@ -100,12 +121,7 @@ async fn serve(settings: Settings) -> Result<()> {
 
 async fn listen(address: SocketAddr) -> Result<TcpListener> {
     match TcpListener::bind(address).await {
-        Ok(listener) => {
-            if !address.ip().is_loopback() {
-                tracing::warn!("anyone who can reach {address} controls this node");
-            }
-            Ok(listener)
-        }
+        Ok(listener) => Ok(listener),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => bail!(
             "{address} is in use by another program, perhaps another node; stop it, or choose \
              another address with --listen"

@@ -7,10 +7,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use api_node::SecretHash;
 use api_vmm::MemoryPath;
 use base_types::Size;
 use clap::{Parser, ValueEnum};
 use node_host::HostSettings;
+use tokio_rustls::TlsAcceptor;
+
+use crate::exposure::Exposure;
+use crate::tls;
 
 /// The node daemon of Sandflare: runs sandboxes on this machine.
 #[derive(Debug, Parser)]
@@ -28,6 +33,23 @@ pub(crate) struct Options {
     /// Address to serve the HTTP API on.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7878")]
     listen: SocketAddr,
+    /// Ask nobody for an API key: whoever reaches the address may do everything. Loopback only.
+    #[arg(long, conflicts_with = "admin_key_hash")]
+    no_auth: bool,
+    /// BLAKE3 hash of a key that is to be good for an administrator, kept by whoever starts the node;
+    /// it replaces the one given so before. Without it, a first start makes a key and prints it.
+    #[arg(long, value_name = "HEX")]
+    admin_key_hash: Option<SecretHash>,
+    /// Serve HTTPS with the certificate chain in this PEM file.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of that certificate, a PEM file.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Serve plain HTTP beyond loopback: nothing but this machine reaches the address, as in the
+    /// portable host.
+    #[arg(long)]
+    trust_network: bool,
     /// Shells kept ready, for each size that should have some.
     #[arg(long, value_name = "SIZE=COUNT", value_parser = parse_pool, default_value = "nano=24")]
     pool: Vec<(Size, usize)>,
@@ -87,9 +109,10 @@ pub(crate) enum LogFormat {
 }
 
 /// Everything chosen.
-#[derive(Debug)]
 pub(crate) struct Settings {
-    pub(crate) listen: SocketAddr,
+    pub(crate) exposure: Exposure,
+    pub(crate) admin_key_hash: Option<SecretHash>,
+    pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) log_format: LogFormat,
     pub(crate) log: String,
     pub(crate) host: HostSettings,
@@ -108,6 +131,17 @@ impl Options {
             MemoryPathName::Private => MemoryPath::Private,
             MemoryPathName::Userfault => MemoryPath::Userfault,
         };
+        let exposure = Exposure {
+            listen: self.listen,
+            keys: !self.no_auth,
+            tls: self.tls_cert.is_some(),
+            trusted: self.trust_network,
+        };
+        exposure.check()?;
+        let tls = match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => Some(tls::acceptor(cert, key)?),
+            _ => None,
+        };
         let host = HostSettings {
             data_dir: self.data,
             images_dir: self.images,
@@ -121,7 +155,14 @@ impl Options {
             boot_within: Duration::from_millis(self.boot_timeout_ms),
             check_roots: self.check_roots == Switch::On,
         };
-        Ok(Settings { listen: self.listen, log_format: self.log_format, log: self.log, host })
+        Ok(Settings {
+            exposure,
+            admin_key_hash: self.admin_key_hash,
+            tls,
+            log_format: self.log_format,
+            log: self.log,
+            host,
+        })
     }
 }
 
@@ -151,7 +192,8 @@ mod test {
     #[test]
     fn the_defaults_are_a_small_local_node() {
         let settings = resolve(&[]).unwrap();
-        assert!(settings.listen.ip().is_loopback());
+        assert!(settings.exposure.listen.ip().is_loopback());
+        assert!(settings.exposure.keys && !settings.exposure.tls && !settings.exposure.trusted);
         assert_eq!(settings.host.pool, BTreeMap::from([(Size::Nano, 24)]));
         assert_eq!(settings.host.memory, MemoryPath::Private);
         assert!(settings.host.prefetch);

@@ -1,6 +1,7 @@
 //! What the machine is and has.
 
 use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use api_node::{ErrorCode, Failure, MemoryUsage};
 use base_types::Size;
@@ -9,6 +10,12 @@ use rustix::process::{Resource, Rlimit};
 /// Version of the running kernel.
 pub(crate) fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// The wall clock, in milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Memory of the machine; zero where the kernel does not tell.
@@ -35,10 +42,20 @@ pub(crate) fn check_memory(size: Size, memory: MemoryUsage) -> Result<(), Failur
     Err(Failure::new(ErrorCode::NoCapacity, message).with_hint(hint))
 }
 
+/// Memory this process has; zero where the kernel does not tell.
+pub(crate) fn resident_bytes() -> u64 {
+    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    meminfo_kib(&text, "VmRSS") * 1024
+}
+
 fn meminfo_mib(text: &str, name: &str) -> u64 {
+    meminfo_kib(text, name) / 1024
+}
+
+fn meminfo_kib(text: &str, name: &str) -> u64 {
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    let kib = value.and_then(|value| value.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kib.unwrap_or_default() / 1024
+    let kib = value.and_then(|value| value.trim().strip_suffix(" kB")?.parse().ok());
+    kib.unwrap_or_default()
 }
 
 /// Lets this process open as many files as the system allows: each sandbox takes about six.

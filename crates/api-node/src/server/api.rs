@@ -1,15 +1,18 @@
 use std::future::Future;
 use std::io;
 
-use base_types::{SandboxId, Size, TemplateName};
+use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use tokio::sync::mpsc;
 
 use crate::{
-    BuildEvent, ColdBoot, ColdBootQuery, CreateSandbox, DirectoryList, ExecEvent, ExecRequest,
-    Failure, FileEntry, FileQuery, FileReadQuery, FileWriteQuery, Floor, FloorQuery, Health,
-    MakeDirectory, MoveFile, Node, ProcessId, RemoveQuery, Sandbox, SandboxList, SandboxStats,
-    Template, TemplateList,
+    AuditList, AuditQuery, BuildEvent, Caller, ColdBoot, ColdBootQuery, CreateSandbox,
+    CreateSnapshot, DirectoryList, EventsQuery, ExecEvent, ExecRequest, Failure, FileEntry,
+    FileQuery, FileReadQuery, FileWriteQuery, Floor, FloorQuery, Fork, Forked, Health, LogsQuery,
+    MakeDirectory, MoveFile, Node, Process, ProcessId, ProcessList, PtySize, RemoveQuery, Sandbox,
+    SandboxList, SandboxListQuery, SandboxStats, SetTimeout, Snapshot, SnapshotList, SpawnRequest,
+    Template, TemplateList, Used,
 };
 
 /// Events as they happen. Dropped when the client is gone.
@@ -44,12 +47,48 @@ impl std::fmt::Debug for FileContent {
     }
 }
 
+/// What is sent to a process over a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProcessInput {
+    /// Standard input.
+    Stdin(Bytes),
+    /// The end of standard input.
+    CloseStdin,
+    /// A signal, 1 to 64, to its process group.
+    Signal(u8),
+    /// Another size of its terminal.
+    Resize(PtySize),
+}
+
+/// A line to a process: what happens to it, and a way to it. Input that comes when it is over goes
+/// nowhere.
+pub struct ProcessLine {
+    /// The events, up to the last.
+    pub events: EventStream<ExecEvent>,
+    /// Takes input as the process does.
+    pub input: mpsc::Sender<ProcessInput>,
+}
+
+impl std::fmt::Debug for ProcessLine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProcessLine").finish_non_exhaustive()
+    }
+}
+
 /// The operations of a node.
 ///
-/// Requests arrive checked ([`crate::Check`]). A returned future is dropped when its client goes
+/// Requests arrive checked ([`crate::Check`]), and from callers that may: an operation on a sandbox is
+/// called only for one that its caller sees. A returned future is dropped when its client goes
 /// away: what it had half made must then be undone. Failures are rendered and logged by the router;
 /// implementations do not log them.
 pub trait NodeApi: Send + Sync + 'static {
+    /// The project a sandbox belongs to; `None` when there is no such sandbox. Asked before every
+    /// operation on one.
+    fn sandbox_project(&self, id: SandboxId) -> Option<ProjectId>;
+
+    /// What a project uses now.
+    fn project_used(&self, id: ProjectId) -> impl Future<Output = Result<Used, Failure>> + Send;
+
     /// Whether it serves.
     fn health(&self) -> impl Future<Output = Result<Health, Failure>> + Send;
 
@@ -59,6 +98,15 @@ pub trait NodeApi: Send + Sync + 'static {
     /// Begins to stop: no new sandboxes, all present ones destroyed, then the process ends. Returns
     /// when that has begun.
     fn node_stop(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// The node's figures, as Prometheus reads them.
+    fn metrics(&self) -> impl Future<Output = Result<String, Failure>> + Send;
+
+    /// Entries of the audit log.
+    fn audit_list(
+        &self,
+        query: AuditQuery,
+    ) -> impl Future<Output = Result<AuditList, Failure>> + Send;
 
     /// Measures the machine's floor, now.
     fn node_floor(&self, query: FloorQuery) -> impl Future<Output = Result<Floor, Failure>> + Send;
@@ -91,17 +139,78 @@ pub trait NodeApi: Send + Sync + 'static {
     /// it is missing.
     fn sandbox_create(
         &self,
+        caller: &Caller,
         request: CreateSandbox,
     ) -> impl Future<Output = Result<Sandbox, Failure>> + Send;
 
-    /// All sandboxes, oldest first.
-    fn sandbox_list(&self) -> impl Future<Output = Result<SandboxList, Failure>> + Send;
+    /// A page of the sandboxes the caller sees, oldest first.
+    fn sandbox_list(
+        &self,
+        caller: &Caller,
+        query: SandboxListQuery,
+    ) -> impl Future<Output = Result<SandboxList, Failure>> + Send;
 
     /// One sandbox.
     fn sandbox_get(&self, id: SandboxId) -> impl Future<Output = Result<Sandbox, Failure>> + Send;
 
     /// Destroys a sandbox with all it has; returns when nothing is left.
     fn sandbox_kill(&self, id: SandboxId) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// The end of what a sandbox's kernel printed.
+    fn sandbox_logs(
+        &self,
+        id: SandboxId,
+        query: LogsQuery,
+    ) -> impl Future<Output = Result<String, Failure>> + Send;
+
+    /// Pauses a sandbox; returns when it costs nothing but disk.
+    fn sandbox_pause(&self, id: SandboxId)
+    -> impl Future<Output = Result<Sandbox, Failure>> + Send;
+
+    /// Resumes a sandbox; returns when its agent answers.
+    fn sandbox_resume(
+        &self,
+        id: SandboxId,
+    ) -> impl Future<Output = Result<Sandbox, Failure>> + Send;
+
+    /// Gives a sandbox another lifetime.
+    fn sandbox_set_timeout(
+        &self,
+        id: SandboxId,
+        request: SetTimeout,
+    ) -> impl Future<Output = Result<Sandbox, Failure>> + Send;
+
+    /// Makes sandboxes from one moment of another: all or none.
+    fn sandbox_fork(
+        &self,
+        id: SandboxId,
+        request: Fork,
+    ) -> impl Future<Output = Result<Forked, Failure>> + Send;
+
+    /// The project a snapshot belongs to, if it is there.
+    fn snapshot_project(&self, id: SnapshotId) -> Option<ProjectId>;
+
+    /// Keeps one moment of a sandbox.
+    fn snapshot_create(
+        &self,
+        id: SandboxId,
+        request: CreateSnapshot,
+    ) -> impl Future<Output = Result<Snapshot, Failure>> + Send;
+
+    /// The snapshots the caller sees, oldest first.
+    fn snapshot_list(
+        &self,
+        caller: &Caller,
+    ) -> impl Future<Output = Result<SnapshotList, Failure>> + Send;
+
+    /// One snapshot.
+    fn snapshot_get(
+        &self,
+        id: SnapshotId,
+    ) -> impl Future<Output = Result<Snapshot, Failure>> + Send;
+
+    /// Deletes a snapshot; sandboxes made from it stay.
+    fn snapshot_delete(&self, id: SnapshotId) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Counters of a sandbox's machine.
     fn sandbox_stats(
@@ -132,6 +241,36 @@ pub trait NodeApi: Send + Sync + 'static {
         id: SandboxId,
         process: ProcessId,
         signal: u8,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Starts a process that lives on its own. One whose program cannot be run is there too, over.
+    fn process_spawn(
+        &self,
+        id: SandboxId,
+        request: SpawnRequest,
+    ) -> impl Future<Output = Result<Process, Failure>> + Send;
+
+    /// The processes of a sandbox that live on their own, and those that did until lately.
+    fn process_list(
+        &self,
+        id: SandboxId,
+    ) -> impl Future<Output = Result<ProcessList, Failure>> + Send;
+
+    /// Follows a process, and has a way to it. Dropping it leaves the process as it is. Heartbeats are
+    /// the router's.
+    fn process_attach(
+        &self,
+        id: SandboxId,
+        process: ProcessId,
+        query: EventsQuery,
+    ) -> impl Future<Output = Result<ProcessLine, Failure>> + Send;
+
+    /// Gives a process's terminal another size.
+    fn process_resize(
+        &self,
+        id: SandboxId,
+        process: ProcessId,
+        size: PtySize,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Reads a file.

@@ -1,17 +1,22 @@
 //! What every request passes on its way in and out.
 
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_LENGTH, HOST, ORIGIN};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use crate::server::access::Doors;
+use crate::server::access_api::AccessApi;
+use crate::server::api::NodeApi;
+use crate::server::seen::RequestId;
 use crate::{ErrorCode, Failure, REQUEST_ID_HEADER};
 
 /// Names the request, and gives a failure its id and its one line in the log.
 pub(crate) async fn finish(request: Request, next: Next) -> Response {
-    let id = request_id();
+    let given = request.extensions().get::<RequestId>().cloned();
+    let id = given.unwrap_or_else(RequestId::random).as_str().to_owned();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let mut response = next.run(request).await;
     if let Some(mut failure) = response.extensions_mut().remove::<Failure>() {
@@ -20,6 +25,7 @@ pub(crate) async fn finish(request: Request, next: Next) -> Response {
         let body = serde_json::to_vec(&failure).expect("a failure has only string keys");
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         *response.body_mut() = Body::from(body);
+        response.extensions_mut().insert(failure.code);
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(HeaderName::from_static(REQUEST_ID_HEADER), value);
@@ -33,30 +39,29 @@ fn log(failure: &Failure, method: &Method, path: &str) {
     if code.status() >= 500 {
         tracing::warn!(%request_id, %method, path, %code, message, internal, "request failed");
     } else {
-        tracing::debug!(%request_id, %method, path, %code, message, internal, "request refused");
+        // Without the message: it may repeat what the caller sent.
+        tracing::debug!(%request_id, %method, path, %code, internal, "request refused");
     }
 }
 
-fn request_id() -> String {
-    let mut bits = [0; 8];
-    // Without randomness the id only fails to tell requests apart; the request itself can go on.
-    let _ = getrandom::fill(&mut bits);
-    format!("req_{:016x}", u64::from_be_bytes(bits))
-}
-
-/// Refuses what a web page open in a browser on this machine could send here: requests from
-/// another origin, and requests by a host name somebody else may point at this address.
-pub(crate) async fn guard(request: Request, next: Next) -> Response {
-    match refusal(request.headers(), request.uri()) {
+/// Refuses what a web page open in a browser on this machine could send here: requests from another
+/// origin, and, on a node without keys, requests by a host name somebody else may point at this
+/// address. Where a key is asked for, such a page has none.
+pub(crate) async fn guard<A: NodeApi, G: AccessApi>(
+    State(doors): State<Doors<A, G>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match refusal(request.headers(), request.uri(), doors.access.wants_keys()) {
         None => next.run(request).await,
         Some(failure) => failure.into_response(),
     }
 }
 
-fn refusal(headers: &HeaderMap, uri: &Uri) -> Option<Failure> {
+fn refusal(headers: &HeaderMap, uri: &Uri, wants_keys: bool) -> Option<Failure> {
     let host = headers.get(HOST).map(HeaderValue::as_bytes).or(uri.host().map(str::as_bytes));
     let host = host.and_then(|host| std::str::from_utf8(host).ok()).unwrap_or_default();
-    if !is_local_name(host) {
+    if !wants_keys && !is_local_name(host) {
         return Some(
             Failure::new(ErrorCode::PermissionDenied, "this node is not served by that host name")
                 .with_hint("use its IP address, or localhost"),
@@ -64,7 +69,9 @@ fn refusal(headers: &HeaderMap, uri: &Uri) -> Option<Failure> {
     }
     let origin = headers.get(ORIGIN)?.to_str().unwrap_or_default();
     let origin_host = origin.split_once("://").map_or("", |(_, rest)| rest);
-    if is_local_name(origin_host) {
+    // The node's own page, where it is served by a name of its own.
+    let own = wants_keys && !host.is_empty() && origin_host.eq_ignore_ascii_case(host);
+    if own || is_local_name(origin_host) {
         return None;
     }
     Some(Failure::new(
@@ -88,6 +95,28 @@ fn is_local_name(authority: &str) -> bool {
 #[cfg(test)]
 mod test {
     use super::*;
+
+    #[test]
+    fn a_page_of_another_origin_gets_nothing_and_a_rebound_name_only_asks_for_keys() {
+        let asked = |host: &'static str, origin: Option<&'static str>, wants_keys| {
+            let mut headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static(host))]);
+            if let Some(origin) = origin {
+                headers.insert(ORIGIN, HeaderValue::from_static(origin));
+            }
+            refusal(&headers, &Uri::from_static("/v1/node"), wants_keys).is_none()
+        };
+        assert!(asked("127.0.0.1:7878", None, false));
+        assert!(!asked("evil.example", None, false));
+        assert!(asked("node.example", None, true));
+        for wants_keys in [false, true] {
+            assert!(!asked("127.0.0.1", Some("https://evil.example"), wants_keys));
+            assert!(!asked("127.0.0.1", Some("null"), wants_keys));
+            assert!(asked("127.0.0.1", Some("http://localhost:80"), wants_keys));
+        }
+        assert!(asked("node.example", Some("https://node.example"), true));
+        assert!(!asked("node.example", Some("https://node.example"), false));
+        assert!(!asked("", Some("https://"), true));
+    }
 
     #[test]
     fn only_addresses_and_localhost_are_local() {

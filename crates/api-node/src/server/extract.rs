@@ -1,15 +1,17 @@
 //! Parts of a request, parsed and checked, with every refusal a [`Failure`].
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use crate::server::api::{UploadError, UploadStream};
 use crate::{Check, ErrorCode, FILE_BYTES_MAX, Failure, JSON_BYTES_MAX};
@@ -42,9 +44,19 @@ impl<S: Sync, T: DeserializeOwned + Check> FromRequest<S> for JsonBody<T> {
     }
 }
 
+/// LIMIT: a body that is read whole, at most a megabyte; a line that takes longer carries no such body.
+const WHOLE_WITHIN: Duration = Duration::from_secs(60);
+/// LIMIT: silence in the middle of an upload, which may itself take hours.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
 /// The whole body, of at most `limit` bytes.
 pub(crate) async fn whole(body: Body, limit: usize) -> Result<Bytes, Failure> {
-    match Limited::new(body, limit).collect().await {
+    let Ok(collected) = timeout(WHOLE_WITHIN, Limited::new(body, limit).collect()).await else {
+        let seconds = WHOLE_WITHIN.as_secs();
+        let message = format!("the body did not arrive within {seconds} s");
+        return Err(Failure::new(ErrorCode::InvalidRequest, message));
+    };
+    match collected {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Failure::new(
             ErrorCode::BodyTooLarge,
@@ -58,9 +70,15 @@ pub(crate) async fn whole(body: Body, limit: usize) -> Result<Bytes, Failure> {
 /// The body as it comes, cut off when it is over [`FILE_BYTES_MAX`].
 pub(crate) fn upload(body: Body) -> UploadStream {
     let mut total: u64 = 0;
-    body.into_data_stream()
+    let chunks = stream::unfold(body.into_data_stream(), |mut body| async move {
+        match timeout(SILENCE_MAX, body.next()).await {
+            Ok(chunk) => chunk.map(|chunk| (chunk.map_err(|_| UploadError::BrokenOff), body)),
+            Err(_) => Some((Err(UploadError::BrokenOff), body)),
+        }
+    });
+    chunks
         .map(move |chunk| {
-            let chunk = chunk.map_err(|_| UploadError::BrokenOff)?;
+            let chunk = chunk?;
             total = total.saturating_add(chunk.len() as u64);
             if total > FILE_BYTES_MAX { Err(UploadError::TooLarge) } else { Ok(chunk) }
         })
@@ -107,5 +125,32 @@ fn checked<T: Check>(value: T) -> Result<T, Failure> {
     match value.check() {
         Ok(()) => Ok(value),
         Err(refused) => Err(Failure::new(ErrorCode::InvalidRequest, refused.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    fn hanging(first: &'static [u8]) -> Body {
+        let first = stream::once(async move { Ok::<_, Infallible>(Bytes::from_static(first)) });
+        Body::from_stream(first.chain(stream::pending()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stops_coming_is_given_up() {
+        let failure = whole(hanging(b"{"), 10).await.unwrap_err();
+        assert_eq!(failure.message, "the body did not arrive within 60 s");
+        let mut chunks = upload(hanging(b"abc"));
+        assert_eq!(chunks.next().await, Some(Ok(Bytes::from_static(b"abc"))));
+        assert_eq!(chunks.next().await, Some(Err(UploadError::BrokenOff)));
+    }
+
+    #[tokio::test]
+    async fn a_body_over_its_limit_is_refused() {
+        let failure = whole(hanging(b"0123456789a"), 10).await.unwrap_err();
+        assert_eq!(failure.code, ErrorCode::BodyTooLarge);
     }
 }

@@ -1,19 +1,30 @@
 //! The implementation that makes the document: nobody, because the document needs no answers.
 
-use base_types::{SandboxId, Size, TemplateName};
+use base_types::{KeyId, ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use bytes::Bytes;
 
-use crate::server::api::{EventStream, FileContent, NodeApi, UploadStream};
+use crate::server::access_api::{AccessApi, Begun, Fingerprint, KeptAnswer};
+use crate::server::api::{EventStream, FileContent, NodeApi, ProcessLine, UploadStream};
 use crate::{
-    BuildEvent, ColdBoot, ColdBootQuery, CreateSandbox, DirectoryList, ExecEvent, ExecRequest,
-    Failure, FileEntry, FileQuery, FileReadQuery, FileWriteQuery, Floor, FloorQuery, Health,
-    MakeDirectory, MoveFile, Node, ProcessId, RemoveQuery, Sandbox, SandboxList, SandboxStats,
-    Template, TemplateList,
+    AuditList, AuditQuery, BuildEvent, Caller, ColdBoot, ColdBootQuery, CreateKey, CreateProject,
+    CreateSandbox, CreateSnapshot, CreatedKey, DirectoryList, EventsQuery, ExecEvent, ExecRequest,
+    Failure, FileEntry, FileQuery, FileReadQuery, FileWriteQuery, Floor, FloorQuery, Fork, Forked,
+    Health, KeyList, LogsQuery, MakeDirectory, MoveFile, Node, Process, ProcessId, ProcessList,
+    Project, ProjectList, PtySize, Quota, RemoveQuery, Sandbox, SandboxList, SandboxListQuery,
+    SandboxStats, SetTimeout, Snapshot, SnapshotList, SpawnRequest, Template, TemplateList, Used,
 };
 
 pub(crate) enum Nobody {}
 
 impl NodeApi for Nobody {
+    fn sandbox_project(&self, _: SandboxId) -> Option<ProjectId> {
+        match *self {}
+    }
+
+    async fn project_used(&self, _: ProjectId) -> Result<Used, Failure> {
+        match *self {}
+    }
+
     async fn health(&self) -> Result<Health, Failure> {
         match *self {}
     }
@@ -50,15 +61,63 @@ impl NodeApi for Nobody {
         match *self {}
     }
 
-    async fn sandbox_create(&self, _: CreateSandbox) -> Result<Sandbox, Failure> {
+    async fn sandbox_create(&self, _: &Caller, _: CreateSandbox) -> Result<Sandbox, Failure> {
         match *self {}
     }
 
-    async fn sandbox_list(&self) -> Result<SandboxList, Failure> {
+    async fn sandbox_list(&self, _: &Caller, _: SandboxListQuery) -> Result<SandboxList, Failure> {
+        match *self {}
+    }
+
+    async fn sandbox_logs(&self, _: SandboxId, _: LogsQuery) -> Result<String, Failure> {
+        match *self {}
+    }
+
+    async fn metrics(&self) -> Result<String, Failure> {
+        match *self {}
+    }
+
+    async fn audit_list(&self, _: AuditQuery) -> Result<AuditList, Failure> {
         match *self {}
     }
 
     async fn sandbox_get(&self, _: SandboxId) -> Result<Sandbox, Failure> {
+        match *self {}
+    }
+
+    async fn sandbox_pause(&self, _: SandboxId) -> Result<Sandbox, Failure> {
+        match *self {}
+    }
+
+    async fn sandbox_resume(&self, _: SandboxId) -> Result<Sandbox, Failure> {
+        match *self {}
+    }
+
+    async fn sandbox_set_timeout(&self, _: SandboxId, _: SetTimeout) -> Result<Sandbox, Failure> {
+        match *self {}
+    }
+
+    async fn sandbox_fork(&self, _: SandboxId, _: Fork) -> Result<Forked, Failure> {
+        match *self {}
+    }
+
+    fn snapshot_project(&self, _: SnapshotId) -> Option<ProjectId> {
+        match *self {}
+    }
+
+    async fn snapshot_create(&self, _: SandboxId, _: CreateSnapshot) -> Result<Snapshot, Failure> {
+        match *self {}
+    }
+
+    async fn snapshot_list(&self, _: &Caller) -> Result<SnapshotList, Failure> {
+        match *self {}
+    }
+
+    async fn snapshot_get(&self, _: SnapshotId) -> Result<Snapshot, Failure> {
+        match *self {}
+    }
+
+    async fn snapshot_delete(&self, _: SnapshotId) -> Result<(), Failure> {
         match *self {}
     }
 
@@ -92,6 +151,27 @@ impl NodeApi for Nobody {
         match *self {}
     }
 
+    async fn process_spawn(&self, _: SandboxId, _: SpawnRequest) -> Result<Process, Failure> {
+        match *self {}
+    }
+
+    async fn process_list(&self, _: SandboxId) -> Result<ProcessList, Failure> {
+        match *self {}
+    }
+
+    async fn process_attach(
+        &self,
+        _: SandboxId,
+        _: ProcessId,
+        _: EventsQuery,
+    ) -> Result<ProcessLine, Failure> {
+        match *self {}
+    }
+
+    async fn process_resize(&self, _: SandboxId, _: ProcessId, _: PtySize) -> Result<(), Failure> {
+        match *self {}
+    }
+
     async fn file_read(&self, _: SandboxId, _: FileReadQuery) -> Result<FileContent, Failure> {
         match *self {}
     }
@@ -122,6 +202,59 @@ impl NodeApi for Nobody {
     }
 
     async fn file_move(&self, _: SandboxId, _: MoveFile) -> Result<FileEntry, Failure> {
+        match *self {}
+    }
+}
+
+impl AccessApi for Nobody {
+    type Ticket = Self;
+
+    fn wants_keys(&self) -> bool {
+        match *self {}
+    }
+
+    fn caller(&self, _: &str) -> Option<Caller> {
+        match *self {}
+    }
+
+    fn quota(&self, _: ProjectId) -> Option<Quota> {
+        match *self {}
+    }
+
+    async fn project_create(&self, _: CreateProject) -> Result<Project, Failure> {
+        match *self {}
+    }
+
+    async fn project_list(&self) -> Result<ProjectList, Failure> {
+        match *self {}
+    }
+
+    async fn project_delete(&self, _: ProjectId) -> Result<(), Failure> {
+        match *self {}
+    }
+
+    async fn key_create(&self, _: &Caller, _: CreateKey) -> Result<CreatedKey, Failure> {
+        match *self {}
+    }
+
+    async fn key_list(&self) -> Result<KeyList, Failure> {
+        match *self {}
+    }
+
+    async fn key_delete(&self, _: KeyId) -> Result<(), Failure> {
+        match *self {}
+    }
+
+    async fn create_begin(
+        &self,
+        _: ProjectId,
+        _: &str,
+        _: Fingerprint,
+    ) -> Result<Begun<Self>, Failure> {
+        match *self {}
+    }
+
+    async fn create_keep(&self, _: Self, _: KeptAnswer) -> Result<(), Failure> {
         match *self {}
     }
 }

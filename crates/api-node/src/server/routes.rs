@@ -2,30 +2,42 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
-use axum::middleware::from_fn;
-use axum::response::Response;
-use utoipa::OpenApi;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::server::access::{Doors, admit};
+use crate::server::access_api::AccessApi;
+use crate::server::access_routes;
 use crate::server::api::NodeApi;
 use crate::server::door::{finish, guard};
 use crate::server::extract::{JsonBody, Params, Places, parse, upload, whole};
+use crate::server::idempotency::once;
+use crate::server::lifecycle_routes::lifecycle_routes;
+use crate::server::nobody::Nobody;
+use crate::server::page;
+use crate::server::process_routes::process_routes;
 use crate::server::reply::{file, ndjson};
+use crate::server::seen::{Made, Noted};
+use crate::server::seen_routes;
 use crate::{
-    BuildEvent, ColdBoot, ColdBootQuery, CreateSandbox, DirectoryList, ErrorCode, ExecEvent,
-    ExecRequest, Failure, FileEntry, FileQuery, FileReadQuery, FileWriteQuery, Floor, FloorQuery,
-    Health, MakeDirectory, MoveFile, Node, ProcessId, RemoveQuery, STDIN_BYTES_MAX, Sandbox,
-    SandboxList, SandboxStats, SignalRequest, StdinQuery, Template, TemplateList,
+    BuildEvent, Caller, ColdBoot, ColdBootQuery, CreateSandbox, DirectoryList, ErrorCode,
+    ExecEvent, ExecRequest, Failure, FileEntry, FileQuery, FileReadQuery, FileWriteQuery, Floor,
+    FloorQuery, Health, MakeDirectory, MoveFile, Node, ProcessId, RemoveQuery, STDIN_BYTES_MAX,
+    Sandbox, SandboxList, SandboxListQuery, SandboxStats, SignalRequest, StdinQuery, Template,
+    TemplateList,
 };
 
-type Answer<T> = Result<Json<T>, Failure>;
+pub(super) type Answer<T> = Result<Json<T>, Failure>;
 
 /// Health of the node
-#[utoipa::path(get, path = "/v1/health", tag = "node",
+#[utoipa::path(get, path = "/v1/health", tag = "node", security(()),
     responses((status = 200, description = "It serves", body = Health), Failure))]
 async fn health<A: NodeApi>(State(api): State<Arc<A>>) -> Answer<Health> {
     api.health().await.map(Json)
@@ -105,19 +117,29 @@ async fn template_build<A: NodeApi>(
 /// Answers when the sandbox's agent does. When the template's snapshot is missing it is made first,
 /// which takes a minute; make it before to see its progress.
 #[utoipa::path(post, path = "/v1/sandboxes", tag = "sandboxes", request_body = CreateSandbox,
+    params(("Idempotency-Key" = Option<String>, Header,
+        description = "Makes the same request with the same value happen once within a day")),
     responses((status = 201, description = "Created", body = Sandbox), Failure))]
 async fn sandbox_create<A: NodeApi>(
     State(api): State<Arc<A>>,
+    caller: Caller,
     JsonBody(request): JsonBody<CreateSandbox>,
-) -> Result<(StatusCode, Json<Sandbox>), Failure> {
-    Ok((StatusCode::CREATED, Json(api.sandbox_create(request).await?)))
+) -> Result<impl IntoResponse, Failure> {
+    let made = api.sandbox_create(&caller, request).await?;
+    let seen = (Extension(Noted::made(made.id)), Extension(Made(made.clone())));
+    Ok((StatusCode::CREATED, seen, Json(made)))
 }
 
 /// List sandboxes
 #[utoipa::path(get, path = "/v1/sandboxes", tag = "sandboxes",
-    responses((status = 200, description = "The sandboxes", body = SandboxList), Failure))]
-async fn sandbox_list<A: NodeApi>(State(api): State<Arc<A>>) -> Answer<SandboxList> {
-    api.sandbox_list().await.map(Json)
+    params(SandboxListQuery),
+    responses((status = 200, description = "A page of them", body = SandboxList), Failure))]
+async fn sandbox_list<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    caller: Caller,
+    Params(query): Params<SandboxListQuery>,
+) -> Answer<SandboxList> {
+    api.sandbox_list(&caller, query).await.map(Json)
 }
 
 /// A sandbox
@@ -167,8 +189,9 @@ async fn process_exec<A: NodeApi>(
     State(api): State<Arc<A>>,
     Places(id): Places<String>,
     JsonBody(request): JsonBody<ExecRequest>,
-) -> Result<Response, Failure> {
-    api.process_exec(parse(&id)?, request).await.map(ndjson)
+) -> Result<impl IntoResponse, Failure> {
+    let seen = Extension(Noted::program(&request.argv));
+    Ok((seen, api.process_exec(parse(&id)?, request).await.map(ndjson)?))
 }
 
 /// Write to a command's standard input
@@ -297,6 +320,8 @@ async fn file_move<A: NodeApi>(
 #[derive(OpenApi)]
 #[openapi(
     components(schemas(Failure)),
+    modifiers(&Keys),
+    security(("bearer" = []), ("api_key" = [])),
     info(
         title = "Sandflare node",
         description = "Sandboxes of one node: machines restored from a template's snapshot, commands \
@@ -304,6 +329,19 @@ async fn file_move<A: NodeApi>(
     )
 )]
 struct Doc;
+
+/// The two ways to send a key.
+struct Keys;
+
+impl Modify for Keys {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let components = openapi.components.get_or_insert_default();
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+        let header = ApiKey::Header(ApiKeyValue::new("X-API-Key"));
+        components.add_security_scheme("api_key", SecurityScheme::ApiKey(header));
+    }
+}
 
 fn routes<A: NodeApi>() -> OpenApiRouter<Arc<A>> {
     OpenApiRouter::with_openapi(Doc::openapi())
@@ -318,9 +356,12 @@ fn routes<A: NodeApi>() -> OpenApiRouter<Arc<A>> {
         .routes(routes!(sandbox_create, sandbox_list))
         .routes(routes!(sandbox_get, sandbox_kill))
         .routes(routes!(sandbox_stats))
+        .merge(seen_routes::routes())
         .routes(routes!(process_exec))
         .routes(routes!(process_stdin))
         .routes(routes!(process_signal))
+        .merge(process_routes())
+        .merge(lifecycle_routes())
         .routes(routes!(file_read, file_write, file_remove))
         .routes(routes!(file_list))
         .routes(routes!(file_stat))
@@ -328,13 +369,18 @@ fn routes<A: NodeApi>() -> OpenApiRouter<Arc<A>> {
         .routes(routes!(file_move))
 }
 
-/// Serves `api` over HTTP. Every body is bounded by the operation that reads it.
-pub fn router<A: NodeApi>(api: Arc<A>) -> axum::Router {
-    axum::Router::from(routes::<A>())
-        .with_state(api)
+/// Serves `api` over HTTP to whom `access` lets. Every body is bounded by the operation that reads it.
+pub fn router<A: NodeApi, G: AccessApi>(api: Arc<A>, access: Arc<G>) -> axum::Router {
+    let doors = Doors { api: api.clone(), access };
+    let access_routes = access_routes::routes().with_state(doors.clone());
+    axum::Router::from(routes::<A>().with_state(api.clone()).merge(access_routes))
+        .merge(page::router())
+        .merge(seen_routes::metrics_router(api))
         .fallback(nothing_here)
         .method_not_allowed_fallback(not_that_way)
-        .layer(from_fn(guard))
+        .layer(from_fn_with_state(doors.clone(), once::<A, G>))
+        .layer(from_fn_with_state(doors.clone(), admit::<A, G>))
+        .layer(from_fn_with_state(doors, guard::<A, G>))
         .layer(from_fn(finish))
 }
 
@@ -348,5 +394,6 @@ async fn not_that_way() -> Failure {
 
 /// The document of the whole API, made without any implementation.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    routes::<super::nobody::Nobody>().into_openapi()
+    let access = access_routes::routes::<Nobody, Nobody>();
+    routes::<Nobody>().into_openapi().merge_from(access.into_openapi())
 }

@@ -187,6 +187,7 @@ impl Measure {
                 ExecBody::Exit { .. } => return Err(events.cut_short()),
                 ExecBody::Started { .. }
                 | ExecBody::Stderr { .. }
+                | ExecBody::Dropped { .. }
                 | ExecBody::Heartbeat
                 | ExecBody::Unknown => {}
             }

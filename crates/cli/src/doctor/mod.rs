@@ -20,7 +20,7 @@ use crate::table::{print, print_json};
 /// `sandflare doctor`
 pub(crate) async fn doctor(place: &Place, format: Format) -> Result<End> {
     let report = judge(&look(place).await?);
-    if format.json {
+    if format.is_json() {
         print_json(&report)?;
     } else {
         print(&render::text(&report))?;

@@ -29,7 +29,7 @@ pub(crate) async fn down(place: &Place) -> Result<End> {
         eprintln!("{said}");
         return Ok(End::Done);
     };
-    let client = Client::new(&format!("http://127.0.0.1:{}", record.port))?;
+    let client = place.client_of(&format!("http://127.0.0.1:{}", record.port))?;
     let step = Steps::new().begin("stopping the node");
     let ended = stop(place, &client).await?;
     step.done(match ended {

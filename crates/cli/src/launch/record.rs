@@ -82,7 +82,12 @@ mod test {
     #[test]
     fn a_record_survives_its_file_and_a_torn_one_is_none() {
         let home = tempfile::tempdir().unwrap();
-        let place = Place { url: "http://127.0.0.1:1".into(), home: home.path().into() };
+        let place = Place {
+            url: "http://127.0.0.1:1".into(),
+            home: home.path().into(),
+            key: None,
+            ca: None,
+        };
         assert_eq!(Record::read(&place).unwrap(), None);
         for way in [Way::Portable, Way::Native { process: Process { pid: 7, started_ticks: 99 } }] {
             let record = Record { port: 7878, way };

@@ -4,8 +4,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use api_node::KvmKind;
-use client::{Client, ClientError};
+use api_node::{KvmKind, Secret};
+use client::{Client, ClientError, Credentials};
 use image_build::{Inputs, PortableInputs};
 use portable_host::{Config, PortableHost, Start, Status};
 use rustix::fs::FlockOperation;
@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::args::Up;
 use crate::complaint::{End, SIGNAL_BASE, advise};
 use crate::doctor::{KvmVerdict, probe_kvm};
+use crate::key_file;
 use crate::launch::down::stop;
 use crate::launch::native::Process;
 use crate::launch::record::{Record, Way, portable_state};
@@ -46,8 +47,10 @@ pub(crate) async fn up(place: &Place, args: &Up) -> Result<End> {
         None => port_of(&place.url)?,
     };
     let url = format!("http://127.0.0.1:{port}");
-    let client = Client::new(&url)?;
     fs::create_dir_all(&place.home).with_context(|| format!("create {}", place.home.display()))?;
+    let key = key_file::ensure(&place.home)?;
+    let credentials = Credentials { key: Some(key.clone()), ca: None };
+    let client = Client::with(&url, &credentials)?;
     let _lock = lock(&place.home)?;
     match client.health().await {
         Ok(health) => {
@@ -76,7 +79,7 @@ pub(crate) async fn up(place: &Place, args: &Up) -> Result<End> {
     let mut signals = Signals::take()?;
     let started = tokio::select! {
         signal = signals.next() => Err(signal),
-        started = start(place, host, args.memory, port, &client, &steps) => Ok(started),
+        started = start(place, host, args.memory, port, &key, &client, &steps) => Ok(started),
     };
     match started {
         Ok(Ok(())) => {}
@@ -104,12 +107,13 @@ async fn start(
     host: Host,
     memory_mib: u32,
     port: u16,
+    key: &Secret,
     client: &Client,
     steps: &Steps,
 ) -> Result<()> {
     match host {
-        Host::Native => start_native(place, port)?,
-        Host::Portable => start_portable(place, memory_mib, port, steps).await?,
+        Host::Native => start_native(place, port, key)?,
+        Host::Portable => start_portable(place, memory_mib, port, key, steps).await?,
     }
     wait_until_it_serves(place, host, client, steps).await
 }
@@ -154,14 +158,18 @@ async fn build_images(place: &Place, host: Host, steps: &Steps) -> Result<()> {
         .context("build the images")
 }
 
-fn node_args(listen: &str, images: &Path, data: &Path) -> Vec<String> {
+/// The node is told the hash of the key and never sees the key; a hash of 32 random bytes may be seen
+/// by everybody.
+fn node_args(listen: &str, images: &Path, data: &Path, key: &Secret) -> Vec<String> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    ["--listen", listen, "--images", &text(images), "--data", &text(data)]
+    let hash = key.hash().to_string();
+    let (images, data) = (text(images), text(data));
+    ["--listen", listen, "--images", &images, "--data", &data, "--admin-key-hash", &hash]
         .map(str::to_owned)
         .to_vec()
 }
 
-fn start_native(place: &Place, port: u16) -> Result<()> {
+fn start_native(place: &Place, port: u16, key: &Secret) -> Result<()> {
     let program = programs::beside(SANDFLARED)?;
     let data = place.data();
     fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
@@ -170,17 +178,29 @@ fn start_native(place: &Place, port: u16) -> Result<()> {
     if log.exists() {
         fs::rename(&log, aside).context("put the old log aside")?;
     }
-    let args = node_args(&format!("127.0.0.1:{port}"), &place.images(), &data);
+    let args = node_args(&format!("127.0.0.1:{port}"), &place.images(), &data, key);
     let process = Process::start(&program, &args, &log)?;
     Record { port, way: Way::Native { process } }.write(place)
 }
 
-async fn start_portable(place: &Place, memory_mib: u32, port: u16, steps: &Steps) -> Result<()> {
+async fn start_portable(
+    place: &Place,
+    memory_mib: u32,
+    port: u16,
+    key: &Secret,
+    steps: &Steps,
+) -> Result<()> {
     let inside = format!("{}:7878", portable_host::ADDRESS);
-    let mut args =
-        node_args(&inside, portable_host::IMAGES_DIR.as_ref(), portable_host::DATA_DIR.as_ref());
+    let mut args = node_args(
+        &inside,
+        portable_host::IMAGES_DIR.as_ref(),
+        portable_host::DATA_DIR.as_ref(),
+        key,
+    );
     // They were checked when the images disk was made, and emulated reading takes minutes.
     args.extend(["--check-roots", "off"].map(str::to_owned));
+    // What it listens on is a network of QEMU that has one door, a port of 127.0.0.1.
+    args.push("--trust-network".to_owned());
     let mut config = Config::new(portable_state(place), place.images(), port, args);
     config.memory_mib = memory_mib;
     Record { port, way: Way::Portable }.write(place)?;

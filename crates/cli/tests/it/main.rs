@@ -6,3 +6,4 @@ mod bench;
 mod node;
 mod run;
 mod sandflare;
+mod terminal;

@@ -112,7 +112,7 @@ async fn kill_kills_what_is_there_and_tells_the_rest() {
         sbx_0000000000000001
         ----- stderr -----
         error: there is no sandbox sbx_00000000000000aa
-        hint: list them with `sandflare ps`
+        hint: `sandflare ps` shows those there are
     "#]]
     .assert_eq(&sandflare.shown(&args).await);
     assert_eq!(sandflare.node.sandbox_count(), 0);

@@ -140,7 +140,7 @@ async fn what_cannot_be_meant_is_one_sentence_and_125() {
         ----- stdout -----
         ----- stderr -----
         error: there is no sandbox sbx_0000000000000063
-        hint: list them with `sandflare ps`
+        hint: `sandflare ps` shows those there are
     "#]]
     .assert_eq(&sandflare.shown(&["exec", "sbx_0000000000000063", "true"]).await);
     sandflare.node.fail_next_create(

@@ -1,5 +1,6 @@
 use std::process::{Output, Stdio};
 
+use client::Client;
 use node_sim::{Served, SimNode};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -18,8 +19,18 @@ impl Sandflare {
         Self { node, served, home: tempfile::tempdir().unwrap() }
     }
 
+    /// The node, asked directly.
+    pub(crate) fn client(&self) -> Client {
+        Client::new(&self.served.url).unwrap()
+    }
+
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sandflare"));
+        self.command_of(env!("CARGO_BIN_EXE_sandflare"), args)
+    }
+
+    /// Another program in the same surroundings.
+    pub(crate) fn command_of(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command
             .args(args)
             .env_clear()

@@ -1,6 +1,6 @@
 //! What a client that means harm, or is merely wrong, gets from the router.
 
-use api_node::{ErrorCode, Failure, JSON_BYTES_MAX, STDIN_BYTES_MAX};
+use api_node::{CreateSandbox, ErrorCode, Failure, JSON_BYTES_MAX, STDIN_BYTES_MAX};
 use node_sim::SimNode;
 use reqwest::{Client, Method, RequestBuilder};
 
@@ -12,6 +12,12 @@ async fn failure(ask: RequestBuilder) -> (u16, Failure) {
     assert_eq!(failure.request_id, id);
     assert_eq!(failure.code.status(), status);
     (status, failure)
+}
+
+/// The id of a sandbox that is there.
+async fn sandbox(url: &str) -> String {
+    let client = client::Client::new(url).unwrap();
+    client.sandbox_create(&CreateSandbox::default()).await.unwrap().id.to_string()
 }
 
 #[tokio::test]
@@ -50,18 +56,20 @@ async fn every_wrong_body_gets_one_sentence() {
 async fn every_wrong_address_gets_one_sentence() {
     let served = SimNode::new().serve().await;
     let http = Client::new();
-    let sandbox = "sbx_0000000000000001";
+    let sandbox = &sandbox(&served.url).await;
+    let none = "sbx_00000000deadbeef";
     for (method, path, code) in [
-        (Method::GET, "/".into(), ErrorCode::NotFound),
+        (Method::GET, "/nothing".into(), ErrorCode::NotFound),
         (Method::GET, "/v2/health".into(), ErrorCode::NotFound),
         (Method::PATCH, "/v1/sandboxes".into(), ErrorCode::Unsupported),
         (Method::GET, "/v1/sandboxes/7".into(), ErrorCode::InvalidRequest),
         (Method::GET, "/v1/sandboxes/%2e%2e%2fx".into(), ErrorCode::InvalidRequest),
         (Method::GET, "/v1/sandboxes/%ff".into(), ErrorCode::InvalidRequest),
-        (Method::GET, format!("/v1/sandboxes/{sandbox}"), ErrorCode::NotFound),
+        (Method::GET, format!("/v1/sandboxes/{none}"), ErrorCode::NotFound),
+        (Method::GET, format!("/v1/sandboxes/{none}/files"), ErrorCode::NotFound),
         (Method::GET, format!("/v1/sandboxes/{sandbox}/files"), ErrorCode::InvalidRequest),
         (Method::GET, format!("/v1/sandboxes/{sandbox}/files?path=x"), ErrorCode::InvalidRequest),
-        (Method::GET, format!("/v1/sandboxes/{sandbox}/files?path=/x"), ErrorCode::NotFound),
+        (Method::GET, format!("/v1/sandboxes/{sandbox}/files?path=/x"), ErrorCode::PathNotFound),
         (
             Method::PUT,
             format!("/v1/sandboxes/{sandbox}/files?path=/x&mode=99999"),
@@ -91,7 +99,7 @@ async fn every_wrong_address_gets_one_sentence() {
 async fn standard_input_is_bounded() {
     let node = SimNode::new();
     let served = node.serve().await;
-    let path = "/v1/sandboxes/sbx_0000000000000001/processes/1/stdin";
+    let path = format!("/v1/sandboxes/{}/processes/1/stdin", sandbox(&served.url).await);
     let ask =
         Client::new().post(format!("{}{path}", served.url)).body(vec![0_u8; STDIN_BYTES_MAX + 1]);
     assert_eq!(failure(ask).await.1.code, ErrorCode::BodyTooLarge);

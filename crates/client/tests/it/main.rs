@@ -3,3 +3,4 @@
 
 mod hostile;
 mod operations;
+mod processes;

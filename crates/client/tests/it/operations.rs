@@ -8,23 +8,25 @@ use client::{Client, ClientError, Events};
 use futures_util::{StreamExt, stream};
 use node_sim::{Served, SimNode};
 
-async fn node() -> (SimNode, Served, Client) {
+pub(crate) async fn node() -> (SimNode, Served, Client) {
     let node = SimNode::new();
     let served = node.serve().await;
     let client = Client::new(&served.url).unwrap();
     (node, served, client)
 }
 
-async fn sandbox(client: &Client) -> Sandbox {
+pub(crate) async fn sandbox(client: &Client) -> Sandbox {
     client.sandbox_create(&CreateSandbox::default()).await.unwrap()
 }
 
-fn exec(argv: &[&str]) -> ExecRequest {
+pub(crate) fn exec(argv: &[&str]) -> ExecRequest {
     let argv = argv.iter().map(|&text| text.to_owned()).collect();
     ExecRequest { argv, ..ExecRequest::default() }
 }
 
-async fn rest(mut events: Events<api_node::ExecEvent>) -> (Vec<u8>, Vec<u8>, Option<ExecBody>) {
+pub(crate) async fn rest(
+    mut events: Events<api_node::ExecEvent>,
+) -> (Vec<u8>, Vec<u8>, Option<ExecBody>) {
     let (mut out, mut err, mut last, mut seq) = (Vec::new(), Vec::new(), None, None);
     while let Some(event) = events.next().await.unwrap() {
         assert!(seq.is_none_or(|seq| event.seq == seq + 1), "{event:?}");

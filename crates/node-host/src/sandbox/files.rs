@@ -8,34 +8,66 @@ use base_overlay::OverlayError;
 use base_types::SandboxId;
 
 use super::CreateError;
+use super::layout::{Layout, Moment, Stamp};
 use crate::disk;
+use crate::step;
 
 /// LIMIT: a sandbox that cannot write at least this much is not worth starting, and the node's own
 /// database needs room as well.
 const FREE_BYTES_MIN: u64 = 64 << 20;
+/// What its kernel prints.
+const CONSOLE: &str = "console.log";
 
-/// What a sandbox has on disk. Removed with all it holds when dropped.
+/// What a sandbox has on disk. Removed with all it holds when dropped, unless it was let go.
 #[derive(Debug)]
 pub(crate) struct SandboxFiles {
-    /// Everything the sandbox wrote to its disk.
+    /// What the directory holds.
+    pub(crate) layout: Layout,
+    /// Overlays under its own, lowest first.
+    pub(crate) frozen: Vec<File>,
+    /// Everything the sandbox wrote to its disk since the last of those.
     pub(crate) overlay: File,
     /// What its kernel printed.
     pub(crate) console: File,
-    _removal: Removal,
+    disk_bytes: u64,
+    removal: Removal,
 }
 
 /// Removes a directory with all it holds when dropped.
 #[derive(Debug)]
-struct Removal(PathBuf);
+pub(crate) struct Removal {
+    dir: PathBuf,
+    armed: bool,
+}
 
 impl Drop for Removal {
     fn drop(&mut self) {
-        match fs::remove_dir_all(&self.0) {
+        if !self.armed {
+            return;
+        }
+        match fs::remove_dir_all(&self.dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::error!("cannot remove {}: {error}", self.0.display());
+                tracing::error!("cannot remove {}: {error}", self.dir.display());
             }
             Ok(()) | Err(_) => {}
         }
+    }
+}
+
+impl Removal {
+    /// Of `dir`.
+    pub(crate) const fn of(dir: PathBuf) -> Self {
+        Self { dir, armed: true }
+    }
+
+    /// The directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Keeps the directory.
+    pub(crate) fn disarm(&mut self) {
+        self.armed = false;
     }
 }
 
@@ -45,54 +77,146 @@ impl SandboxFiles {
         parent: &Path,
         id: SandboxId,
         disk_bytes: u64,
+        template: Option<Stamp>,
+    ) -> Result<Self, CreateError> {
+        Self::fill(parent, id, disk_bytes, Layout::new(template), None)
+    }
+
+    /// Makes the directory of `id` in `parent` for a machine that goes on from `moment`, and keeps
+    /// reading from its memory when `lazy`.
+    pub(crate) fn branch(
+        parent: &Path,
+        id: SandboxId,
+        disk_bytes: u64,
+        moment: &Moment,
+        lazy: bool,
+    ) -> Result<Self, CreateError> {
+        let layout = moment.layout.running(lazy);
+        Self::fill(parent, id, disk_bytes, layout, Some(moment))
+    }
+
+    fn fill(
+        parent: &Path,
+        id: SandboxId,
+        disk_bytes: u64,
+        mut layout: Layout,
+        from: Option<&Moment>,
     ) -> Result<Self, CreateError> {
         let free = disk::free_bytes(parent)
             .map_err(|source| CreateError::File { path: parent.into(), source })?;
-        let full = |free: u64| CreateError::DiskFull { path: parent.into(), free_mib: free >> 20 };
         if free < FREE_BYTES_MIN {
-            return Err(full(free));
+            return Err(CreateError::DiskFull { path: parent.into(), free_mib: free >> 20 });
         }
-        let failed = |path: &Path, source: io::Error| match disk::is_full(&source) {
-            true => full(disk::free_bytes(parent).unwrap_or_default()),
-            false => CreateError::File { path: path.into(), source },
-        };
         let dir = parent.join(id.to_string());
         fs::create_dir(&dir).map_err(|source| failed(&dir, source))?;
-        let removal = Removal(dir);
-        let dir = &removal.0;
-        let create = |name: &str| {
-            let path = dir.join(name);
-            let options = File::options().read(true).write(true).create_new(true).open(&path);
-            options.map_err(|source| failed(&path, source))
-        };
-        let (overlay, console) = (create("overlay.qcow2")?, create("console.log")?);
-        base_overlay::create(&overlay, disk_bytes).map_err(|error| {
-            let source = match error {
-                OverlayError::Write(source) | OverlayError::Read(source) => source,
-                other => io::Error::other(other),
-            };
-            failed(&dir.join("overlay.qcow2"), source)
-        })?;
-        Ok(Self { overlay, console, _removal: removal })
+        step::reached("create: directory made");
+        let removal = Removal::of(dir);
+        let dir = removal.dir();
+        let mut frozen = Vec::new();
+        if let Some(moment) = from {
+            let linked = moment.link(layout.names(), dir);
+            linked.map_err(|source| failed(dir, source))?;
+            for name in &layout.disk {
+                let path = dir.join(name);
+                frozen.push(File::open(&path).map_err(|source| failed(&path, source))?);
+            }
+        }
+        let console = create_file(&dir.join(CONSOLE))?;
+        let own = layout.fresh("disk");
+        let overlay = create_overlay(&dir.join(&own), disk_bytes)?;
+        layout.disk.push(own);
+        layout.write(dir, false).map_err(|source| failed(dir, source))?;
+        step::reached("create: files made");
+        Ok(Self { layout, frozen, overlay, console, disk_bytes, removal })
     }
+
+    /// The directory of `id` in `parent`, made by a node before this one. Left as it is unless all
+    /// of it can be used.
+    pub(crate) fn open(parent: &Path, id: SandboxId) -> Result<Self, CreateError> {
+        let dir = parent.join(id.to_string());
+        let layout = Layout::read(&dir).map_err(|source| failed(&dir, source))?;
+        layout.sweep(&dir).map_err(|source| failed(&dir, source))?;
+        let open = |name: &str, write: bool| {
+            let path = dir.join(name);
+            let opened = File::options().read(true).write(write).open(&path);
+            opened.map_err(|source| failed(&path, source))
+        };
+        let Some((own, lower)) = layout.disk.split_last() else {
+            let source = io::Error::new(io::ErrorKind::InvalidData, "it has no disk");
+            return Err(failed(&dir, source));
+        };
+        let frozen = lower.iter().map(|name| open(name, false)).collect::<Result<_, _>>()?;
+        let overlay = open(own, true)?;
+        let console = open(CONSOLE, true)?;
+        let disk_bytes = base_overlay::virtual_size(&overlay)
+            .map_err(|source| failed(&dir.join(own), io::Error::other(source)))?;
+        Ok(Self { layout, frozen, overlay, console, disk_bytes, removal: Removal::of(dir) })
+    }
+
+    /// The directory.
+    pub(crate) fn dir(&self) -> &Path {
+        self.removal.dir()
+    }
+
+    /// Bytes of the disk.
+    pub(crate) const fn disk_bytes(&self) -> u64 {
+        self.disk_bytes
+    }
+
+    /// Makes the directory hold `layout` from now on, and removes what it does not name.
+    pub(crate) fn commit(&mut self, layout: Layout, durable: bool) -> Result<(), CreateError> {
+        layout.write(self.dir(), durable).map_err(|source| failed(self.dir(), source))?;
+        self.layout = layout;
+        if let Err(error) = self.layout.sweep(self.dir()) {
+            tracing::warn!("cannot remove what is left over in {}: {error}", self.dir().display());
+        }
+        Ok(())
+    }
+
+    /// Freezes its own overlay under `overlay`, which is its own from now on.
+    pub(crate) fn push(&mut self, overlay: File) -> Result<(), CreateError> {
+        let Some(index) = self.layout.disk.len().checked_sub(2) else { return Ok(()) };
+        let path = self.layout.disk.get(index).map(|name| self.dir().join(name));
+        let path = path.unwrap_or_default();
+        self.frozen.push(File::open(&path).map_err(|source| failed(&path, source))?);
+        self.overlay = overlay;
+        Ok(())
+    }
+
+    /// Leaves the directory as it is, for the next node.
+    pub(crate) fn let_go(mut self) {
+        self.removal.disarm();
+    }
+}
+
+/// Makes a file that must not be there yet.
+pub(crate) fn create_file(path: &Path) -> Result<File, CreateError> {
+    let options = File::options().read(true).write(true).create_new(true).open(path);
+    options.map_err(|source| failed(path, source))
+}
+
+/// Makes an empty overlay for a disk of `disk_bytes`.
+pub(crate) fn create_overlay(path: &Path, disk_bytes: u64) -> Result<File, CreateError> {
+    let overlay = create_file(path)?;
+    base_overlay::create(&overlay, disk_bytes).map_err(|error| {
+        let source = match error {
+            OverlayError::Write(source) | OverlayError::Read(source) => source,
+            other => io::Error::other(other),
+        };
+        failed(path, source)
+    })?;
+    Ok(overlay)
+}
+
+/// Why `path` cannot be used: a full disk is told apart.
+pub(crate) fn failed(path: &Path, source: io::Error) -> CreateError {
+    if disk::is_full(&source) {
+        let dir = path.parent().unwrap_or(path);
+        let free_mib = disk::free_bytes(dir).unwrap_or_default() >> 20;
+        return CreateError::DiskFull { path: dir.into(), free_mib };
+    }
+    CreateError::File { path: path.into(), source }
 }
 
 #[cfg(test)]
-mod test {
-    use super::*;
-
-    #[test]
-    fn nothing_is_left_of_a_sandbox_and_nothing_of_one_that_could_not_be_made() {
-        let parent = tempfile::tempdir().unwrap();
-        let id = SandboxId::from_bits(5);
-        let files = SandboxFiles::create(parent.path(), id, 1 << 30).unwrap();
-        assert_eq!(base_overlay::virtual_size(&files.overlay).unwrap(), 1 << 30);
-        // The same id cannot be made twice, and trying does not harm the first.
-        assert!(SandboxFiles::create(parent.path(), id, 1 << 30).is_err());
-        assert!(parent.path().join(id.to_string()).join("console.log").exists());
-        drop(files);
-        let error = SandboxFiles::create(parent.path(), id, 0).unwrap_err();
-        assert!(matches!(error, CreateError::File { .. }), "{error}");
-        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
-    }
-}
+mod test;

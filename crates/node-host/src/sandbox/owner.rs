@@ -2,25 +2,29 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use api_vmm::{MemoryPath, PrimeTimes};
+use api_vmm::MemoryPath;
 use base_types::Chain;
-use node_store::{SandboxRow, Store, StoreError, StoredState};
+use node_store::{LeaseRow, SandboxRow, Store, StoreError, StoredState};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::activity::{Activity, now_ms};
 use super::files::SandboxFiles;
+use super::lease::{Due, Lease, OnTimeout, Over, due};
+use super::make::{Made, Origin, make};
+use super::orders::Ask;
 use super::{
     ASKS_PENDING_MAX, CreateError, CreateSpec, CreateTimes, SandboxFacts, SandboxHandle,
     SandboxView,
 };
-use crate::images::{ImageError, open};
-use crate::machine::{self, Identity, MachineFiles, RestoreOptions, micros};
 use crate::phase::{Action, Event, Phase};
-use crate::shells::{Recipe, Shell, Shells};
-use crate::template::{TemplateError, Templates};
+use crate::shells::Shells;
+use crate::step;
+use crate::template::Templates;
 use crate::vmm::{MachineOver, VmmProcess};
 
 /// What a sandbox is made with.
@@ -44,65 +48,128 @@ pub(crate) struct Surroundings {
 /// Told once whether the sandbox serves.
 pub(crate) type Ready = oneshot::Sender<Result<(), CreateError>>;
 
+/// How a sandbox comes to its owner.
+#[derive(Debug)]
+pub(crate) enum Birth {
+    /// It is to be made. When `ready` is abandoned before it serves, it is removed again.
+    New {
+        /// What is wanted.
+        spec: Box<CreateSpec>,
+        /// What it is made from.
+        origin: Origin,
+        /// Told whether it serves.
+        ready: Ready,
+    },
+    /// A node before this one made it.
+    Found(Found),
+}
+
+/// A sandbox that a node before this one made, as it was found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Where it is: running with a process, paused with files, or failed.
+    pub(crate) phase: Phase,
+    /// Its machine.
+    pub(crate) process: Option<VmmProcess>,
+    /// What it has on disk.
+    pub(crate) files: Option<SandboxFiles>,
+    /// How long its making took.
+    pub(crate) times: CreateTimes,
+    /// Why it failed.
+    pub(crate) reason: Option<String>,
+    /// What was agreed about its time.
+    pub(crate) lease: Lease,
+    /// When its lifetime is over.
+    pub(crate) ends_at_ms: Option<u64>,
+}
+
 /// The sandbox of these facts: a handle, and the task that makes it, serves it and removes it.
-/// `registration` is dropped when nothing of it is left. When `ready` is abandoned before the
-/// sandbox serves, it is removed again.
+/// `registration` is dropped when nothing of it is left.
 pub(crate) fn own<R: Send + 'static>(
     around: Arc<Surroundings>,
     facts: SandboxFacts,
-    spec: CreateSpec,
-    ready: Ready,
+    birth: Birth,
     registration: R,
 ) -> (SandboxHandle, impl Future<Output = ()> + Send + 'static) {
     let (kills_sender, kills) = mpsc::channel(ASKS_PENDING_MAX);
-    let (view_sender, view) = watch::channel(SandboxView {
+    let (asks_sender, asks) = mpsc::channel(ASKS_PENDING_MAX);
+    let mut view = SandboxView {
         phase: Phase::Creating,
         times: CreateTimes::default(),
         reason: None,
+        lease: Lease::default(),
+        ends_at_ms: None,
         control: None,
-    });
-    let facts = Arc::new(facts);
-    let handle = SandboxHandle { facts: facts.clone(), view, kills: kills_sender };
-    let owner = Owner {
-        around,
-        facts,
-        view: view_sender,
-        kills,
-        killers: Vec::new(),
-        process: None,
-        files: None,
     };
-    (handle, owner.live(spec, ready, registration))
-}
-
-/// What a machine was made of.
-struct Made {
-    process: VmmProcess,
-    files: SandboxFiles,
-    times: CreateTimes,
+    let (mut process, mut files, mut new) = (None, None, None);
+    match birth {
+        Birth::New { spec, origin, ready } => {
+            view.lease = spec.lease;
+            new = Some((spec, origin, ready));
+        }
+        Birth::Found(found) => {
+            view.phase = found.phase;
+            view.times = found.times;
+            view.reason = found.reason;
+            view.lease = found.lease;
+            view.ends_at_ms = found.ends_at_ms;
+            view.control = found.process.as_ref().map(|process| process.control().clone());
+            (process, files) = (found.process, found.files);
+        }
+    }
+    let (view_sender, view) = watch::channel(view);
+    let facts = Arc::new(facts);
+    let activity = Activity::new();
+    let handle = SandboxHandle {
+        facts: facts.clone(),
+        view,
+        kills: kills_sender,
+        asks: asks_sender,
+        activity: activity.clone(),
+    };
+    let killers = Vec::new();
+    let view = view_sender;
+    let owner = Owner { around, facts, view, kills, asks, activity, killers, process, files };
+    (handle, owner.live(new, registration))
 }
 
 #[derive(Debug)]
-struct Owner {
-    around: Arc<Surroundings>,
-    facts: Arc<SandboxFacts>,
-    view: watch::Sender<SandboxView>,
-    kills: mpsc::Receiver<oneshot::Sender<()>>,
+pub(super) struct Owner {
+    pub(super) around: Arc<Surroundings>,
+    pub(super) facts: Arc<SandboxFacts>,
+    pub(super) view: watch::Sender<SandboxView>,
+    pub(super) kills: mpsc::Receiver<oneshot::Sender<()>>,
+    asks: mpsc::Receiver<Ask>,
+    pub(super) activity: Activity,
     /// Told when nothing is left.
-    killers: Vec<oneshot::Sender<()>>,
-    process: Option<VmmProcess>,
-    files: Option<SandboxFiles>,
+    pub(super) killers: Vec<oneshot::Sender<()>>,
+    pub(super) process: Option<VmmProcess>,
+    pub(super) files: Option<SandboxFiles>,
+}
+
+/// What an owner is to do next.
+enum Next {
+    Event(Event),
+    Ask(Ask),
+    /// Its time may be over.
+    Look,
 }
 
 impl Owner {
-    async fn live<R>(mut self, spec: CreateSpec, ready: Ready, registration: R) {
-        let failure = self.create(&spec, ready).await.err();
+    async fn live<R>(mut self, new: Option<(Box<CreateSpec>, Origin, Ready)>, registration: R) {
+        let failure = match new {
+            Some((spec, origin, ready)) => self.create(&spec, &origin, ready).await.err(),
+            None => None,
+        };
         if failure.is_some() {
             self.happened(Event::Kill).await;
         }
-        while self.phase() != Phase::Stopped {
-            let event = self.next_event().await;
-            self.happened(event).await;
+        while !self.phase().is_last() {
+            match self.next().await {
+                Next::Event(event) => self.happened(event).await,
+                Next::Ask(ask) => self.carry_out(ask).await,
+                Next::Look => self.time_over().await,
+            }
         }
         // Who is told that it is gone does not find it any more.
         drop(registration);
@@ -115,7 +182,7 @@ impl Owner {
         }
     }
 
-    fn phase(&self) -> Phase {
+    pub(super) fn phase(&self) -> Phase {
         self.view.borrow().phase
     }
 
@@ -123,8 +190,19 @@ impl Owner {
     async fn create(
         &mut self,
         spec: &CreateSpec,
+        origin: &Origin,
         mut ready: Ready,
     ) -> Result<(), (Ready, CreateError)> {
+        let remembered = self.around.store.sandbox_insert(self.row());
+        let making = async {
+            let made = make(&self.around, &self.facts, spec, origin).await?;
+            step::reached("create: agent answered");
+            made.process.keep(made.files.dir()).await?;
+            step::reached("create: kept");
+            remembered.await.map_err(CreateError::Store)?;
+            step::reached("create: remembered");
+            Ok(made)
+        };
         let made = tokio::select! {
             biased;
             () = self.around.stop.cancelled() => Err(CreateError::Stopping),
@@ -133,20 +211,16 @@ impl Owner {
                 self.killers.push(killer);
                 Err(CreateError::Killed)
             }
-            made = make(&self.around, &self.facts, spec) => made,
+            made = making => made,
         };
         let Made { process, files, times } = match made {
             Ok(made) => made,
             Err(error) => return Err((ready, error)),
         };
-        let control = process.control().clone();
-        self.process = Some(process);
         self.files = Some(files);
-        self.view.send_modify(|view| {
-            view.times = times;
-            view.control = Some(control);
-        });
+        self.serve_by(process, times);
         self.happened(Event::Ready).await;
+        step::reached("create: running");
         // Nobody waits any more: then nobody knows of it.
         if ready.send(Ok(())).is_err() {
             self.happened(Event::Kill).await;
@@ -154,54 +228,101 @@ impl Owner {
         Ok(())
     }
 
-    async fn next_event(&mut self) -> Event {
+    /// Takes a machine into use. Its lifetime begins.
+    pub(super) fn serve_by(&mut self, process: VmmProcess, times: CreateTimes) {
+        let control = process.control().clone();
+        self.process = Some(process);
+        self.view.send_modify(|view| {
+            view.times = times;
+            view.control = Some(control);
+            view.ends_at_ms = view.lease.end_after(now_ms());
+        });
+    }
+
+    async fn next(&mut self) -> Next {
         let over = async {
             match &self.process {
                 Some(process) => process.over().await,
                 None => std::future::pending().await,
             }
         };
+        let mut changes = self.activity.watch();
+        let due = self.due();
+        let time = async {
+            match due {
+                Due::Never => changes.next().await,
+                Due::After(wait) => tokio::select! {
+                    () = sleep(wait) => {}
+                    () = changes.next() => {}
+                },
+                Due::Now(_) => {}
+            }
+        };
+        let at_stop = match self.phase() {
+            Phase::Paused => Event::Leave,
+            _ => Event::Kill,
+        };
         tokio::select! {
             over = over => {
-                let reason = self.explain(over);
-                tracing::warn!(sandbox = %self.facts.id, "sandbox failed: {reason}");
-                self.view.send_modify(|view| view.reason = Some(reason));
-                Event::Over
+                self.ended(over);
+                Next::Event(Event::Over)
             }
             killer = self.kills.recv() => {
                 self.killers.extend(killer);
-                Event::Kill
+                Next::Event(Event::Kill)
             }
-            () = self.around.stop.cancelled() => Event::Kill,
+            Some(ask) = self.asks.recv() => Next::Ask(ask),
+            () = self.around.stop.cancelled() => Next::Event(at_stop),
+            () = time => Next::Look,
         }
     }
 
-    fn explain(&self, over: MachineOver) -> String {
+    /// When its time is over; only one that runs has a time.
+    fn due(&self) -> Due {
+        let view = self.view.borrow();
+        if view.phase != Phase::Running {
+            return Due::Never;
+        }
+        let idle_since = self.activity.idle_since_ms();
+        due(now_ms(), view.ends_at_ms, view.lease.idle_timeout_s, idle_since)
+    }
+
+    /// Ends or pauses it, if its time is over.
+    async fn time_over(&mut self) {
+        let Due::Now(over) = self.due() else { return };
+        let why = match over {
+            Over::Lifetime => "its time was over",
+            Over::Idle => "nobody used it for its idle time",
+        };
+        let on_timeout = self.view.borrow().lease.on_timeout;
+        tracing::info!(sandbox = %self.facts.id, "{why}: {on_timeout:?}");
+        if on_timeout == OnTimeout::Pause {
+            match self.pause().await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::warn!(sandbox = %self.facts.id, "cannot pause: {}", Chain(&error));
+                    // It would be over again at once: it gets another turn instead of an end that
+                    // nobody asked for.
+                    self.view.send_modify(|view| view.ends_at_ms = view.lease.end_after(now_ms()));
+                    drop(self.activity.begin());
+                    return;
+                }
+            }
+        }
+        self.view.send_modify(|view| view.reason = Some(why.to_owned()));
+        self.happened(Event::Kill).await;
+    }
+
+    /// Keeps why its machine is over.
+    pub(super) fn ended(&self, over: MachineOver) {
         let words = self.files.as_ref().and_then(|f| crate::console::last_words(&f.console));
-        match (over, words) {
-            (MachineOver::Guest, Some(line)) if line.contains("Kernel panic") => {
-                format!("the guest's kernel panicked: {line}")
-            }
-            (MachineOver::Guest, Some(line))
-                if crate::console::RESTART.iter().any(|said| line.contains(said)) =>
-            {
-                "the guest shut itself down".to_owned()
-            }
-            // A kernel that means to end says so first.
-            (MachineOver::Guest, _) => {
-                "a processor of the guest stopped without a word from its kernel (triple fault)"
-                    .to_owned()
-            }
-            // It switched off a machine that has no switch, and answers nobody any more.
-            (MachineOver::Vmm(_), Some(line)) if line.contains(crate::console::POWER_DOWN) => {
-                "the guest shut itself down".to_owned()
-            }
-            (MachineOver::Vmm(reason), _) => format!("the machine failed: {reason}"),
-        }
+        let reason = explain(over, words);
+        tracing::warn!(sandbox = %self.facts.id, "sandbox failed: {reason}");
+        self.view.send_modify(|view| view.reason = Some(reason));
     }
 
-    /// Moves on, and does what that asks for.
-    async fn happened(&mut self, event: Event) {
+    /// Moves on, and does what that asks for. Freezing and thawing are work of their own.
+    pub(super) async fn happened(&mut self, event: Event) {
         let (phase, action) = match self.phase().on(event) {
             Ok(next) => next,
             Err(refused) => {
@@ -212,7 +333,14 @@ impl Owner {
         match action {
             Action::Serve => {
                 self.enter(phase);
-                self.remember(StoredState::Running).await;
+                self.remember_running().await;
+            }
+            Action::Freeze | Action::Thaw | Action::Forget => self.enter(phase),
+            Action::Rest => {
+                self.end_process().await;
+                self.view.send_modify(|view| view.ends_at_ms = None);
+                self.enter(phase);
+                self.remember(StoredState::Paused).await;
             }
             Action::Bury => {
                 self.enter(phase);
@@ -221,13 +349,22 @@ impl Owner {
             }
             Action::TearDown => {
                 self.enter(phase);
-                self.end_process().await;
-                self.remove_files().await;
+                // First, so that a node that finds the rest of it finishes this.
                 let deleted = self.around.store.sandbox_delete(self.facts.id).await;
                 self.complain(deleted);
+                step::reached("delete: forgotten");
+                self.end_process().await;
+                step::reached("delete: machine ended");
+                self.remove_files().await;
+                step::reached("delete: files removed");
                 Box::pin(self.happened(Event::Cleaned)).await;
             }
-            Action::Forget => self.enter(phase),
+            Action::LetGo => {
+                self.enter(phase);
+                if let Some(files) = self.files.take() {
+                    files.let_go();
+                }
+            }
             Action::Nothing => {}
         }
     }
@@ -253,6 +390,49 @@ impl Owner {
         }
     }
 
+    fn row(&self) -> SandboxRow {
+        let (facts, lease) = (&self.facts, self.lease_row());
+        SandboxRow {
+            id: facts.id,
+            project: facts.project,
+            name: facts.name.clone(),
+            template: facts.template.clone(),
+            size: facts.size,
+            env: facts.env.clone(),
+            metadata: facts.metadata.clone(),
+            snapshot: facts.snapshot,
+            lease,
+            state: StoredState::Creating,
+            created_at_ms: facts.created_at_ms,
+            reason: None,
+            times: String::new(),
+        }
+    }
+
+    fn lease_row(&self) -> LeaseRow {
+        let view = self.view.borrow();
+        LeaseRow {
+            timeout_s: view.lease.timeout_s,
+            idle_timeout_s: view.lease.idle_timeout_s,
+            pause: view.lease.on_timeout == OnTimeout::Pause,
+            ends_at_ms: view.ends_at_ms,
+        }
+    }
+
+    /// Remembers what was agreed about its time, as it is now.
+    pub(super) async fn remember_lease(&self) {
+        let stored = self.around.store.sandbox_set_lease(self.facts.id, self.lease_row()).await;
+        self.complain(stored);
+    }
+
+    async fn remember_running(&self) {
+        let times = self.view.borrow().times;
+        let times = serde_json::to_string(&times).unwrap_or_default();
+        self.remember_lease().await;
+        let stored = self.around.store.sandbox_set_running(self.facts.id, times).await;
+        self.complain(stored);
+    }
+
     async fn remember(&self, state: StoredState) {
         let reason = self.view.borrow().reason.clone();
         let stored = self.around.store.sandbox_set_state(self.facts.id, state, reason).await;
@@ -267,137 +447,26 @@ impl Owner {
     }
 }
 
-/// Makes the machine. Whatever was made is undone when this fails or is dropped.
-async fn make(
-    around: &Arc<Surroundings>,
-    facts: &SandboxFacts,
-    spec: &CreateSpec,
-) -> Result<Made, CreateError> {
-    let remembered = around.store.sandbox_insert(SandboxRow {
-        id: facts.id,
-        name: facts.name.clone(),
-        template: facts.template.clone(),
-        size: facts.size,
-        state: StoredState::Creating,
-        created_at_ms: facts.created_at_ms,
-        reason: None,
-        env: facts.env.clone(),
-        times: String::new(),
-    });
-    let made = if spec.cold {
-        make_cold(around, facts, spec).await
-    } else {
-        make_warm(around, facts, spec).await
-    }?;
-    remembered.await.map_err(CreateError::Store)?;
-    Ok(made)
-}
-
-async fn make_warm(
-    around: &Arc<Surroundings>,
-    facts: &SandboxFacts,
-    spec: &CreateSpec,
-) -> Result<Made, CreateError> {
-    let template = around.templates.ready(&spec.template, spec.size).await?;
-    let begun = Instant::now();
-    let _busy = around.shells.busy();
-    let options = RestoreOptions {
-        memory: spec.memory.unwrap_or(around.memory),
-        prefetch: spec.prefetch.unwrap_or(around.prefetch),
-        record: false,
-    };
-    let recipe = Recipe { template: Arc::clone(&template), options };
-    if (options.memory, options.prefetch) == (around.memory, around.prefetch) {
-        around.shells.expect(facts.size, &recipe);
+/// Why a machine is over, given the most telling line of its console.
+pub(crate) fn explain(over: MachineOver, words: Option<String>) -> String {
+    match (over, words) {
+        (MachineOver::Guest, Some(line)) if line.contains("Kernel panic") => {
+            format!("the guest's kernel panicked: {line}")
+        }
+        (MachineOver::Guest, Some(line))
+            if crate::console::RESTART.iter().any(|said| line.contains(said)) =>
+        {
+            "the guest shut itself down".to_owned()
+        }
+        // A kernel that means to end says so first.
+        (MachineOver::Guest, _) => {
+            "the guest reset itself without a word from its kernel (a triple fault, or sysrq)"
+                .to_owned()
+        }
+        // It switched off a machine that has no switch, and answers nobody any more.
+        (MachineOver::Vmm(_), Some(line)) if line.contains(crate::console::POWER_DOWN) => {
+            "the guest shut itself down".to_owned()
+        }
+        (MachineOver::Vmm(reason), _) => format!("the machine failed: {reason}"),
     }
-    let (shell, files, claim_us) =
-        gather(around, facts, template.root_bytes, Some(&recipe)).await?;
-    let identity = identity_of(facts)?;
-    let machine_files = MachineFiles {
-        root: &template.root,
-        frozen: &[&template.disk],
-        overlay: &files.overlay,
-        console: &files.console,
-    };
-    let limit = spec.ready_within.unwrap_or(around.ready_within);
-    let Shell { process, built_for_claim, primed } = shell;
-    let primed_for_claim = match primed {
-        Some(_) => PrimeTimes::default(),
-        None => machine::prime(&process, &template, options).await?,
-    };
-    let restored = machine::restore(&process, machine_files, &identity, limit).await?;
-    let steps = restored.times;
-    let times = CreateTimes {
-        claim_us,
-        parse_us: primed_for_claim.parse_us.into(),
-        map_us: primed_for_claim.map_us.into(),
-        state_us: steps.state_us.into(),
-        devices_us: steps.devices_us.into(),
-        resume_us: steps.resume_us.into(),
-        reseed_us: restored.reseed_us,
-        total_us: micros(begun),
-        pool_empty: built_for_claim,
-    };
-    Ok(Made { process, files, times })
-}
-
-async fn make_cold(
-    around: &Arc<Surroundings>,
-    facts: &SandboxFacts,
-    spec: &CreateSpec,
-) -> Result<Made, CreateError> {
-    let image = |error: ImageError| Arc::new(TemplateError::Image(error));
-    let kernel = around.templates.images().kernel().map_err(image)?;
-    let root = around.templates.images().root(&spec.template).map_err(image)?;
-    let base = open(&root.root).map_err(image)?;
-    let begun = Instant::now();
-    let (shell, files, claim_us) = gather(around, facts, root.manifest.root_bytes, None).await?;
-    let Shell { process, built_for_claim, .. } = shell;
-    let machine_files =
-        MachineFiles { root: &base, frozen: &[], overlay: &files.overlay, console: &files.console };
-    let limit = spec.ready_within.unwrap_or(around.boot_within);
-    let booting = Instant::now();
-    machine::boot(&process, &kernel, machine_files, limit).await?;
-    machine::identify(&process, &identity_of(facts)?, around.ready_within).await?;
-    let times = CreateTimes {
-        claim_us,
-        reseed_us: micros(booting),
-        total_us: micros(begun),
-        pool_empty: built_for_claim,
-        ..CreateTimes::default()
-    };
-    Ok(Made { process, files, times })
-}
-
-/// A shell and, meanwhile, the sandbox's files.
-async fn gather(
-    around: &Arc<Surroundings>,
-    facts: &SandboxFacts,
-    disk_bytes: u64,
-    recipe: Option<&Recipe>,
-) -> Result<(Shell, SandboxFiles, u64), CreateError> {
-    let (dir, id) = (around.dir.clone(), facts.id);
-    let making = around.tasks.spawn_blocking(move || SandboxFiles::create(&dir, id, disk_bytes));
-    let claiming = async {
-        let begun = Instant::now();
-        let shell = around.shells.claim(facts.size, recipe).await?;
-        Ok::<_, CreateError>((shell, micros(begun)))
-    };
-    let files = async { making.await.unwrap_or(Err(CreateError::Stopping)) };
-    let ((shell, claim_us), files) = tokio::try_join!(claiming, files)?;
-    Ok((shell, files, claim_us))
-}
-
-fn identity_of(facts: &SandboxFacts) -> Result<Identity, CreateError> {
-    let short = facts.id.bits() >> 32;
-    let hostname = match &facts.name {
-        Some(name) => name.chars().map(host_character).collect(),
-        None => format!("sandbox-{short:08x}"),
-    };
-    Ok(Identity::random(facts.id, hostname)?)
-}
-
-/// Names may hold what host names may not.
-fn host_character(c: char) -> char {
-    if c.is_ascii_alphanumeric() || c == '.' || c == '-' { c } else { '-' }
 }

@@ -3,9 +3,10 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use api_node::Quota;
 use api_vmm::MemoryPath;
-use base_types::{Chain, Size};
-use node_host::{CreateError, CreateSpec, Host, HostSettings, TemplateError};
+use base_types::{Chain, ProjectId, Size};
+use node_host::{CreateError, CreateSpec, Host, HostSettings, Lease, TemplateError};
 
 fn settings(data: &Path, pool: usize) -> HostSettings {
     HostSettings {
@@ -24,10 +25,15 @@ fn settings(data: &Path, pool: usize) -> HostSettings {
 
 fn spec() -> CreateSpec {
     CreateSpec {
+        project: ProjectId::DEFAULT,
+        quota: Quota::default(),
         template: "agent".parse().unwrap(),
         size: Size::Nano,
         name: None,
         env: BTreeMap::new(),
+        metadata: BTreeMap::new(),
+        snapshot: None,
+        lease: Lease::default(),
         memory: None,
         prefetch: None,
         cold: false,

@@ -1,17 +1,20 @@
 //! A node to break, and its command line.
 
 use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
 use std::time::Duration;
 
-use api_node::{BuildBody, CreateSandbox, ExecBody, ExecEvent, ExecRequest, Failure, Sandbox};
+use api_node::{
+    BuildBody, CreateSandbox, ExecBody, ExecEvent, ExecRequest, Failure, Sandbox, SandboxState,
+};
 use base_types::{SandboxId, Size};
 use client::{Client, ClientError, Events};
 use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-use crate::left::{processes, until, vmms};
+use crate::left::{processes, sandboxes, until, vmms};
 
 /// LIMIT: the longest a single request or program may take; what runs into it hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
@@ -43,9 +46,28 @@ impl Daemon {
 
     /// As [`Self::start`], with other images.
     pub(crate) async fn start_on(images: &str, args: &[&str]) -> Self {
+        Self::serve(Command::new("/bin/sandflared"), images, args).await
+    }
+
+    /// One with debug assertions, which aborts at `step`.
+    pub(crate) async fn start_to_die_at(step: &str) -> Self {
+        let mut program = Command::new("/bin/debug/sandflared");
+        program.env("SANDFLARE_ABORT_AT", step).args(["--vmm", "/bin/sandflare-vmm"]);
+        Self::serve(program, "/images", &["--pool", "nano=0"]).await
+    }
+
+    async fn serve(mut program: Command, images: &str, args: &[&str]) -> Self {
         let log = File::create(LOG).unwrap();
-        let child = Command::new("/bin/sandflared")
-            .args(["--images", images, "--data", "/data", "--listen", "127.0.0.1:7878"])
+        let child = program
+            .args([
+                "--images",
+                images,
+                "--data",
+                "/data",
+                "--listen",
+                "127.0.0.1:7878",
+                "--no-auth",
+            ])
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -68,6 +90,12 @@ impl Daemon {
     /// As if the machine's memory ran out: no chance to clean up.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
+    }
+
+    /// Waits until it has aborted where it was told to.
+    pub(crate) async fn died(mut self) {
+        let status = timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap();
+        assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "{}", log_text());
     }
 
     /// Ends it as its user would, and checks that it ended well.
@@ -142,6 +170,30 @@ impl Daemon {
         timeout(PATIENCE, self.client.sandbox_kill(id)).await.unwrap().unwrap();
     }
 
+    /// The ids of the sandboxes there are.
+    pub(crate) async fn listed(&self) -> Vec<SandboxId> {
+        let list = self.client.sandbox_list().await.unwrap();
+        list.sandboxes.into_iter().map(|sandbox| sandbox.id).collect()
+    }
+
+    /// Kills every sandbox that a daemon before this one left. Each must work or say why it failed,
+    /// and beside them there is nothing: no machine, group or directory.
+    pub(crate) async fn empty(&self) {
+        let ids = self.listed().await;
+        let directories: Vec<_> = ids.iter().map(ToString::to_string).collect();
+        until("directories", directories.len(), || sandboxes().len()).await;
+        for id in ids {
+            let sandbox = self.client.sandbox_get(id).await.unwrap();
+            println!("left: {id} {:?} {:?}", sandbox.state, sandbox.reason);
+            match sandbox.state {
+                SandboxState::Running => self.works(id).await,
+                _ => assert!(sandbox.reason.is_some(), "{sandbox:?}"),
+            }
+            self.kill_sandbox(id).await;
+        }
+        until("sandboxes", vec![], sandboxes).await;
+    }
+
     /// Runs the command line to its end.
     pub(crate) async fn sandflare(&self, args: &[&str]) -> Done {
         let output = Command::new("/bin/sandflare")
@@ -203,6 +255,19 @@ pub(crate) fn request() -> CreateSandbox {
 /// Everything the last daemon logged.
 pub(crate) fn log_text() -> String {
     fs::read_to_string(LOG).unwrap_or_default()
+}
+
+/// Takes from the next scenario what a failed one left: sandboxes outlive their daemon.
+pub(crate) async fn forget_all() {
+    end_all().await;
+    for pid in vmms() {
+        let _ = rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+    }
+    until("VMM processes", vec![], vmms).await;
+    let _ = fs::remove_dir_all("/data/sandboxes");
+    for file in ["node.db", "node.db-wal", "node.db-shm"] {
+        let _ = fs::remove_file(format!("/data/{file}"));
+    }
 }
 
 /// Ends whatever a failed scenario left running, and removes what it made beside the node.

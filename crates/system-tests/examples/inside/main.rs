@@ -11,6 +11,8 @@ mod daemon;
 mod full;
 mod kills;
 mod left;
+mod steps;
+mod survive;
 
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
@@ -40,9 +42,12 @@ const SCENARIOS: &[Scenario] = scenarios![
     kills::a_killed_vmm,
     kills::a_vmm_killed_during_a_create,
     kills::a_stopped_vmm,
-    kills::a_daemon_killed_while_its_sandboxes_run,
+    survive::a_daemon_killed_while_its_sandboxes_run,
+    survive::what_ends_while_no_daemon_runs,
     kills::a_daemon_killed_during_creates_and_kills,
     kills::a_daemon_killed_during_a_template_build,
+    steps::a_daemon_that_dies_at_each_step_of_a_create,
+    steps::a_daemon_that_dies_at_each_step_of_a_kill,
     full::a_full_disk,
     broken::a_damaged_snapshot,
     broken::a_damaged_image,
@@ -63,6 +68,9 @@ fn main() -> ExitCode {
         let begun = Instant::now();
         let done = runtime.block_on(async {
             let passed = AssertUnwindSafe(scenario()).catch_unwind().await.is_ok();
+            if !passed {
+                daemon::forget_all().await;
+            }
             daemon::end_all().await;
             // Also what a failed scenario left is a finding.
             passed & AssertUnwindSafe(world.is_unchanged()).catch_unwind().await.is_ok()

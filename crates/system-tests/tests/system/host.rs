@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use api_node::{BuildBody, CreateSandbox};
 use base_types::Size;
-use client::Client;
+use client::{Client, Credentials};
 use portable_host::{PortableHost, Status};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
@@ -243,7 +243,9 @@ impl Host {
 
     /// A client of the node.
     pub(crate) fn client(&self) -> Client {
-        Client::new(&self.url()).unwrap()
+        let key = std::fs::read_to_string(self.home.join("api-key")).unwrap();
+        let key = Some(key.trim().parse().unwrap());
+        Client::with(&self.url(), &Credentials { key, ..Credentials::default() }).unwrap()
     }
 
     /// The command line, ready to be started with `args` on this home and node.

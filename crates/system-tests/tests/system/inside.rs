@@ -41,10 +41,11 @@ async fn run() -> String {
     once.data_bytes = Some(DATA_BYTES);
     once.seconds_max = SECONDS_MAX;
     once.env.insert("RUST_BACKTRACE".to_owned(), "0".to_owned());
-    once.files = vec![("/bin/inside".to_owned(), inside())];
+    once.files = vec![("/bin/inside".to_owned(), beside("examples/inside"))];
     for name in ["sandflare", "sandflared", "sandflare-vmm"] {
         once.files.push((format!("/bin/{name}"), program(name)));
     }
+    once.files.push(("/bin/debug/sandflared".to_owned(), beside("sandflared")));
     let running = tokio::task::spawn_blocking(move || {
         let outcome = run_once(&once, |_| {});
         outcome.map(|outcome| String::from_utf8_lossy(&outcome.output).into_owned())
@@ -55,14 +56,14 @@ async fn run() -> String {
     }
 }
 
-/// The program with the scenarios, built beside this one.
-fn inside() -> PathBuf {
+/// A program built as this one is: the scenarios, and a daemon that can be told to die at a step.
+fn beside(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap();
-    let path = own.ancestors().nth(2).unwrap().join("examples/inside");
+    let path = own.ancestors().nth(2).unwrap().join(name);
     let mode = std::fs::metadata(&path).map(|found| found.permissions().mode());
     assert!(
         mode.is_ok_and(|mode| mode & 0o111 != 0),
-        "{} is not there; `cargo build -p system-tests --examples` makes it",
+        "{} is not there; `cargo build -p system-tests --examples` and `cargo build -p node` make it",
         path.display(),
     );
     path

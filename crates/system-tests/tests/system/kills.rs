@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use api_node::BuildBody;
+use api_node::{BuildBody, SandboxState};
 use base_types::Size;
 use rustix::process::{Pid, Signal};
 use tokio::time::sleep;
 
-use crate::host::{Host, PATIENCE, private};
+use crate::host::{Host, PATIENCE, private, program};
 use crate::inside::passed;
 
 #[tokio::test]
@@ -26,18 +26,40 @@ async fn a_vmm_that_does_not_answer_is_killed_at_its_deadline() {
 }
 
 #[tokio::test]
-async fn a_daemon_killed_while_its_sandboxes_run_leaves_nothing() {
+async fn sandboxes_run_on_when_their_daemon_is_killed_and_the_next_one_serves_them() {
     passed("a_daemon_killed_while_its_sandboxes_run").await;
 }
 
 #[tokio::test]
-async fn a_daemon_killed_during_creates_and_kills_leaves_nothing() {
+async fn a_sandbox_that_ends_while_no_daemon_runs_has_failed_with_the_reason() {
+    passed("what_ends_while_no_daemon_runs").await;
+}
+
+#[tokio::test]
+async fn a_daemon_killed_during_creates_and_kills_leaves_whole_sandboxes_or_nothing() {
     passed("a_daemon_killed_during_creates_and_kills").await;
 }
 
 #[tokio::test]
 async fn a_daemon_killed_during_a_template_build_leaves_nothing_half_made() {
     passed("a_daemon_killed_during_a_template_build").await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_dies_at_any_step_of_a_create_leaves_a_whole_sandbox_or_nothing() {
+    passed("a_daemon_that_dies_at_each_step_of_a_create").await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_dies_at_any_step_of_a_kill_leaves_nothing_to_the_next_one() {
+    passed("a_daemon_that_dies_at_each_step_of_a_kill").await;
+}
+
+#[test]
+fn a_daemon_for_users_cannot_be_told_to_die() {
+    let text = std::fs::read(program("sandflared")).unwrap();
+    let variable = b"SANDFLARE_ABORT_AT";
+    assert!(!text.windows(variable.len()).any(|found| found == variable));
 }
 
 /// Kills QEMU as the kernel does when memory runs out, and waits until it is gone.
@@ -95,7 +117,11 @@ async fn a_killed_portable_host_comes_up_again_with_its_data_whole() {
     kill_qemu(&host).await;
     creating.await.unwrap();
     host.up().await;
-    assert!(host.client().sandbox_list().await.unwrap().sandboxes.is_empty());
+    // Those that were there are remembered with what became of them; half-made ones are not.
+    for sandbox in host.client().sandbox_list().await.unwrap().sandboxes {
+        assert_eq!(sandbox.state, SandboxState::Failed);
+        assert!(sandbox.reason.is_some(), "{sandbox:?}");
+    }
     runs(&host).await;
     assert_eq!(host.client().template_get(&name, Size::Nano).await.unwrap().built_at_ms, built);
 }

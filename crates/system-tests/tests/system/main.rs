@@ -13,6 +13,8 @@ mod host;
 mod inside;
 mod kills;
 mod lifecycle;
+mod pauses;
+mod processes;
 mod python;
 mod run;
 mod sandbox;

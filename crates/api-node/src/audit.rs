@@ -1,0 +1,87 @@
+//! The audit log, as the API shows it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::check::{Check, Refused, refuse};
+
+/// LIMIT: entries in one answer; some hundred KiB.
+pub const AUDIT_LIMIT_MAX: u32 = 1000;
+
+/// Which entries of the audit log are wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "server", into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
+pub struct AuditQuery {
+    /// Those after the entry with this index; without it, the newest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
+    /// At most this many, 1 to 1000. Default: 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", param(minimum = 1, maximum = 1000))]
+    pub limit: Option<u32>,
+}
+
+impl AuditQuery {
+    /// How many entries are wanted.
+    pub fn limit(&self) -> usize {
+        self.limit.unwrap_or(100) as usize
+    }
+}
+
+impl Check for AuditQuery {
+    fn check(&self) -> Result<(), Refused> {
+        match self.limit {
+            Some(limit) if !(1..=AUDIT_LIMIT_MAX).contains(&limit) => {
+                refuse(format!("`limit` must be 1 to {AUDIT_LIMIT_MAX}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// One entry of the audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct AuditEntry {
+    /// Its place; the first of a log is 0.
+    pub index: u64,
+    /// When, in milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// Who: the id of a key, or `local` (a node without keys), `node` (the node itself), `unknown`
+    /// (somebody who was not let in).
+    pub actor: String,
+    /// The project of that key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// Address the request came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Id of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// What was done, such as `sandbox_create`.
+    pub action: String,
+    /// To what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    /// `ok`, the code of the failure, or `abandoned` when the caller left before the answer.
+    pub result: String,
+    /// More, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Hash of the entry before it, in hexadecimal digits.
+    pub previous: String,
+    /// Its own hash.
+    pub hash: String,
+}
+
+/// Some entries of the audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct AuditList {
+    /// Oldest first.
+    pub entries: Vec<AuditEntry>,
+    /// Whether there are more after the last of them.
+    pub more: bool,
+}

@@ -1,0 +1,86 @@
+use std::future::Future;
+
+use base_types::{KeyId, ProjectId};
+use bytes::Bytes;
+
+use crate::{
+    Caller, CreateKey, CreateProject, CreatedKey, Failure, KeyList, Project, ProjectList, Quota,
+};
+
+/// What makes two requests the same: a hash of method, path, query and body.
+pub type Fingerprint = [u8; 32];
+
+/// An answer that was given to a create, to be given again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptAnswer {
+    /// Its HTTP status.
+    pub status: u16,
+    /// Its JSON.
+    pub body: Bytes,
+}
+
+/// What is known of a create that carries an idempotency key.
+#[derive(Debug)]
+pub enum Begun<T> {
+    /// Nothing: it is to be carried out. Dropping the ticket forgets it again.
+    Fresh(T),
+    /// It was carried out before, with this answer.
+    Kept(KeptAnswer),
+}
+
+/// Who may do what: keys, projects, and creates that must not happen twice.
+pub trait AccessApi: Send + Sync + 'static {
+    /// The right, and the duty, to say how a create ended. No second one of the same idempotency
+    /// key begins while it lives.
+    type Ticket: Send + 'static;
+
+    /// Whether a request without a key is refused. If not, everybody is [`Caller::ANYBODY`].
+    fn wants_keys(&self) -> bool;
+
+    /// Whoever has this key, if it is good now; notes that it was used.
+    fn caller(&self, key: &str) -> Option<Caller>;
+
+    /// What a project may use; `None` when there is no such project.
+    fn quota(&self, project: ProjectId) -> Option<Quota>;
+
+    /// Makes a project.
+    fn project_create(
+        &self,
+        request: CreateProject,
+    ) -> impl Future<Output = Result<Project, Failure>> + Send;
+
+    /// All projects.
+    fn project_list(&self) -> impl Future<Output = Result<ProjectList, Failure>> + Send;
+
+    /// Forgets a project and its keys. The caller has made sure that it has no sandboxes.
+    fn project_delete(&self, id: ProjectId) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Makes a key, for the caller's project unless the request names one.
+    fn key_create(
+        &self,
+        caller: &Caller,
+        request: CreateKey,
+    ) -> impl Future<Output = Result<CreatedKey, Failure>> + Send;
+
+    /// All keys.
+    fn key_list(&self) -> impl Future<Output = Result<KeyList, Failure>> + Send;
+
+    /// Makes a key good for nothing, at once.
+    fn key_delete(&self, id: KeyId) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Begins a create of `project` that carries `key`. Fails with a conflict when the key belongs
+    /// to another request, or to one that is under way.
+    fn create_begin(
+        &self,
+        project: ProjectId,
+        key: &str,
+        fingerprint: Fingerprint,
+    ) -> impl Future<Output = Result<Begun<Self::Ticket>, Failure>> + Send;
+
+    /// Remembers how a create ended.
+    fn create_keep(
+        &self,
+        ticket: Self::Ticket,
+        answer: KeptAnswer,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+}

@@ -1,0 +1,120 @@
+//! Operations on keys and projects. As in [`super::routes`], each without logic.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CACHE_CONTROL;
+use axum::response::IntoResponse;
+use axum::{Extension, Json};
+use base_types::ProjectId;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::server::access::Doors;
+use crate::server::access_api::AccessApi;
+use crate::server::api::NodeApi;
+use crate::server::extract::{JsonBody, Places, parse};
+use crate::server::seen::Noted;
+use crate::{
+    Caller, CreateKey, CreateProject, CreatedKey, ErrorCode, Failure, KeyList, Project,
+    ProjectList, Usage,
+};
+
+type Answer<T> = Result<Json<T>, Failure>;
+
+/// Make a project
+#[utoipa::path(post, path = "/v1/projects", tag = "access", request_body = CreateProject,
+    responses((status = 201, description = "Made", body = Project), Failure))]
+async fn project_create<A: NodeApi, G: AccessApi>(
+    State(doors): State<Doors<A, G>>,
+    JsonBody(request): JsonBody<CreateProject>,
+) -> Result<impl IntoResponse, Failure> {
+    let made = doors.access.project_create(request).await?;
+    Ok((StatusCode::CREATED, Extension(Noted::made(made.id)), Json(made)))
+}
+
+/// List projects
+#[utoipa::path(get, path = "/v1/projects", tag = "access",
+    responses((status = 200, description = "The projects", body = ProjectList), Failure))]
+async fn project_list<A: NodeApi, G: AccessApi>(
+    State(doors): State<Doors<A, G>>,
+) -> Answer<ProjectList> {
+    doors.access.project_list().await.map(Json)
+}
+
+/// Delete a project
+///
+/// Its keys stop working. Refused while it has sandboxes.
+#[utoipa::path(delete, path = "/v1/projects/{id}", tag = "access",
+    params(("id" = String, Path)),
+    responses((status = 204, description = "Deleted"), Failure))]
+async fn project_delete<A: NodeApi, G: AccessApi>(
+    State(doors): State<Doors<A, G>>,
+    Places(id): Places<String>,
+) -> Result<StatusCode, Failure> {
+    let id: ProjectId = parse(&id)?;
+    let sandboxes = doors.api.project_used(id).await?.sandboxes;
+    if sandboxes > 0 {
+        let message = format!("the project {id} still has {sandboxes} sandboxes");
+        return Err(Failure::new(ErrorCode::Conflict, message).with_hint("kill them first"));
+    }
+    doors.access.project_delete(id).await.map(|()| StatusCode::NO_CONTENT)
+}
+
+/// Make a key
+///
+/// The answer is the only one that ever contains the key itself.
+#[utoipa::path(post, path = "/v1/keys", tag = "access", request_body = CreateKey,
+    responses((status = 201, description = "Made", body = CreatedKey), Failure))]
+async fn key_create<A: NodeApi, G: AccessApi>(
+    State(doors): State<Doors<A, G>>,
+    caller: Caller,
+    JsonBody(request): JsonBody<CreateKey>,
+) -> Result<impl IntoResponse, Failure> {
+    let made = doors.access.key_create(&caller, request).await?;
+    let seen = Extension(Noted::made(made.facts.id));
+    Ok((StatusCode::CREATED, [(CACHE_CONTROL, "no-store")], seen, Json(made)))
+}
+
+/// List keys
+#[utoipa::path(get, path = "/v1/keys", tag = "access",
+    responses((status = 200, description = "The keys", body = KeyList), Failure))]
+async fn key_list<A: NodeApi, G: AccessApi>(State(doors): State<Doors<A, G>>) -> Answer<KeyList> {
+    doors.access.key_list().await.map(Json)
+}
+
+/// Revoke a key
+///
+/// It stops working at once.
+#[utoipa::path(delete, path = "/v1/keys/{id}", tag = "access",
+    params(("id" = String, Path)),
+    responses((status = 204, description = "Revoked"), Failure))]
+async fn key_delete<A: NodeApi, G: AccessApi>(
+    State(doors): State<Doors<A, G>>,
+    Places(id): Places<String>,
+) -> Result<StatusCode, Failure> {
+    doors.access.key_delete(parse(&id)?).await.map(|()| StatusCode::NO_CONTENT)
+}
+
+/// What the caller's project may use, and uses
+#[utoipa::path(get, path = "/v1/usage", tag = "access",
+    responses((status = 200, description = "The figures", body = Usage), Failure))]
+async fn usage<A: NodeApi, G: AccessApi>(
+    State(doors): State<Doors<A, G>>,
+    caller: Caller,
+) -> Answer<Usage> {
+    let project = caller.project;
+    let Some(quota) = doors.access.quota(project) else {
+        return Err(Failure::new(ErrorCode::NotFound, format!("there is no project {project}")));
+    };
+    let used = doors.api.project_used(project).await?;
+    Ok(Json(Usage { project, quota, used }))
+}
+
+pub(crate) fn routes<A: NodeApi, G: AccessApi>() -> OpenApiRouter<Doors<A, G>> {
+    OpenApiRouter::new()
+        .routes(routes!(project_create, project_list))
+        .routes(routes!(project_delete))
+        .routes(routes!(key_create, key_list))
+        .routes(routes!(key_delete))
+        .routes(routes!(usage))
+}

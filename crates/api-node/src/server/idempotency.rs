@@ -1,0 +1,109 @@
+//! Creates that carry an `Idempotency-Key` happen once: the same request again gets the same answer.
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::server::access::Doors;
+use crate::server::access_api::{AccessApi, Begun, Fingerprint, KeptAnswer};
+use crate::server::api::NodeApi;
+use crate::server::extract::whole;
+use crate::{Caller, ErrorCode, Failure, IDEMPOTENCY_KEY_HEADER, JSON_BYTES_MAX};
+
+/// LIMIT: a key is a UUID or a few words.
+const KEY_BYTES_MAX: usize = 255;
+/// LIMIT: the answer to a create. The largest lists 16 forks; it is kept for a day.
+const ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// Marks an answer that was given before.
+const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// The operations that make something; each answers with JSON of bounded size.
+const CREATES: [&str; 4] = [
+    "/v1/sandboxes",
+    "/v1/sandboxes/{id}/fork",
+    "/v1/sandboxes/{id}/processes",
+    "/v1/sandboxes/{id}/snapshots",
+];
+
+/// Carries a create out, unless it was before.
+pub(crate) async fn once<A: NodeApi, G: AccessApi>(
+    State(doors): State<Doors<A, G>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let route = request.extensions().get::<MatchedPath>();
+    let creates = request.method() == Method::POST
+        && route.is_some_and(|route| CREATES.contains(&route.as_str()));
+    let caller = request.extensions().get::<Caller>().copied();
+    match (caller, key_of(request.headers())) {
+        (Some(caller), Ok(Some(key))) if creates => {
+            match carry_out(&*doors.access, caller, &key, request, next).await {
+                Ok(response) => response,
+                Err(failure) => failure.into_response(),
+            }
+        }
+        (_, Err(failure)) if creates => failure.into_response(),
+        _ => next.run(request).await,
+    }
+}
+
+async fn carry_out(
+    access: &impl AccessApi,
+    caller: Caller,
+    key: &str,
+    request: Request,
+    next: Next,
+) -> Result<Response, Failure> {
+    let (parts, body) = request.into_parts();
+    let body = whole(body, JSON_BYTES_MAX).await?;
+    let fingerprint = fingerprint(&parts.method, &parts.uri.to_string(), &body);
+    let ticket = match access.create_begin(caller.project, key, fingerprint).await? {
+        Begun::Fresh(ticket) => ticket,
+        Begun::Kept(answer) => return Ok(again(answer)),
+    };
+    let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+    if !response.status().is_success() {
+        // Nothing was made: the same request may be tried again, and the ticket is dropped.
+        return Ok(response);
+    }
+    let (parts, body) = response.into_parts();
+    let body = whole(body, ANSWER_BYTES_MAX).await?;
+    let answer = KeptAnswer { status: parts.status.as_u16(), body: body.clone() };
+    if let Err(failure) = access.create_keep(ticket, answer).await {
+        // It was made, which is what its caller must hear.
+        tracing::warn!(internal = failure.internal(), "an answer could not be kept: {failure}");
+    }
+    Ok(Response::from_parts(parts, Body::from(body)))
+}
+
+fn key_of(headers: &HeaderMap) -> Result<Option<String>, Failure> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY_HEADER) else { return Ok(None) };
+    match value.to_str() {
+        Ok(key) if (1..=KEY_BYTES_MAX).contains(&key.len()) => Ok(Some(key.to_owned())),
+        _ => {
+            let message = format!("`idempotency-key` must be 1 to {KEY_BYTES_MAX} letters");
+            Err(Failure::new(ErrorCode::InvalidRequest, message).with_hint("use a UUID"))
+        }
+    }
+}
+
+fn fingerprint(method: &Method, uri: &str, body: &[u8]) -> Fingerprint {
+    let mut hasher = blake3::Hasher::new();
+    // No method and no address contains a line break, so that the parts cannot run together.
+    for part in [method.as_str().as_bytes(), b"\n", uri.as_bytes(), b"\n", body] {
+        hasher.update(part);
+    }
+    *hasher.finalize().as_bytes()
+}
+
+fn again(answer: KeptAnswer) -> Response {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    let mut response = (status, Body::from(answer.body)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(REPLAYED_HEADER, HeaderValue::from_static("true"));
+    response
+}

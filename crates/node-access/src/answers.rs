@@ -1,0 +1,95 @@
+//! Creates that must not happen twice: their answers are kept for a day.
+//!
+//! An answer is written when the create has ended well. A node that dies between the two has made a
+//! sandbox whose caller heard nothing, and makes another when asked again; the first ends with its
+//! lifetime.
+
+use std::sync::Arc;
+
+use api_node::{Begun, ErrorCode, Failure, Fingerprint, KeptAnswer};
+use base_types::ProjectId;
+use bytes::Bytes;
+use node_store::AnswerRow;
+
+use crate::{Access, Inner};
+
+/// How long an answer is kept.
+const KEPT_MS: u64 = 24 * 60 * 60 * 1000;
+/// LIMIT: answers kept for one project, the newest; a few KiB each.
+const KEPT_MAX: u32 = 1000;
+/// LIMIT: creates with a key that are under way, of all projects; each has a connection of its own
+/// at the door, of which there are fewer.
+const UNDER_WAY_MAX: usize = 10_000;
+
+/// A create that is under way, until this is dropped.
+pub struct Ticket {
+    inner: Arc<Inner>,
+    project: ProjectId,
+    key: String,
+    fingerprint: Fingerprint,
+}
+
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ticket").field("project", &self.project).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.inner.lock().under_way.remove(&(self.project, std::mem::take(&mut self.key)));
+    }
+}
+
+impl Access {
+    pub(crate) async fn begin(
+        &self,
+        project: ProjectId,
+        key: &str,
+        fingerprint: Fingerprint,
+    ) -> Result<Begun<Ticket>, Failure> {
+        let inner = self.inner.clone();
+        {
+            let mut state = inner.lock();
+            if state.under_way.len() >= UNDER_WAY_MAX {
+                let message = "too many creates with an idempotency key are under way";
+                return Err(Failure::new(ErrorCode::NoCapacity, message));
+            }
+            if !state.under_way.insert((project, key.to_owned())) {
+                let message = "a request with this idempotency key is still being carried out";
+                return Err(Failure::new(ErrorCode::Conflict, message)
+                    .with_hint("ask again when it had time to end"));
+            }
+        }
+        let since_ms = inner.now_ms().saturating_sub(KEPT_MS);
+        let ticket = Ticket { inner, project, key: key.to_owned(), fingerprint };
+        let found = self.inner.store.answer_get(project, key.to_owned(), since_ms).await;
+        match found.map_err(|error| crate::api::of_store(&error))? {
+            None => Ok(Begun::Fresh(ticket)),
+            Some(row) if row.fingerprint == fingerprint => {
+                Ok(Begun::Kept(KeptAnswer { status: row.status, body: Bytes::from(row.body) }))
+            }
+            Some(_) => {
+                let message = "this idempotency key was used for another request";
+                Err(Failure::new(ErrorCode::Conflict, message)
+                    .with_hint("use a new key for each thing to be made"))
+            }
+        }
+    }
+
+    pub(crate) async fn keep(&self, ticket: Ticket, answer: KeptAnswer) -> Result<(), Failure> {
+        let now_ms = self.inner.now_ms();
+        let row = AnswerRow {
+            project: ticket.project,
+            key: ticket.key.clone(),
+            fingerprint: ticket.fingerprint,
+            status: answer.status,
+            body: answer.body.to_vec(),
+            created_at_ms: now_ms,
+        };
+        let since_ms = now_ms.saturating_sub(KEPT_MS);
+        let kept = self.inner.store.answer_insert(row, since_ms, KEPT_MAX).await;
+        kept.map_err(|error| crate::api::of_store(&error))
+        // The ticket goes now: from here on the answer is found.
+    }
+}

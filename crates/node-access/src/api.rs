@@ -1,0 +1,181 @@
+//! The operations on keys and projects.
+
+use api_node::{
+    AccessApi, Begun, Caller, CreateKey, CreateProject, CreatedKey, ErrorCode, Failure,
+    Fingerprint, KeptAnswer, Key, KeyList, Project, ProjectList, Quota, Secret,
+};
+use base_types::{KeyId, ProjectId};
+use node_store::{KeyRow, ProjectRow, StoreError};
+
+use crate::answers::Ticket;
+use crate::{
+    Access, AccessError, KEYS_MAX, PROJECTS_MAX, random_bits, random_secret, role, written,
+};
+
+impl AccessApi for Access {
+    type Ticket = Ticket;
+
+    fn wants_keys(&self) -> bool {
+        self.inner.wants_keys
+    }
+
+    fn caller(&self, key: &str) -> Option<Caller> {
+        let secret: Secret = key.parse().ok()?;
+        let now_ms = self.inner.now_ms();
+        let mut state = self.inner.lock();
+        let (key, write) = state.key_use(secret.hash(), now_ms)?;
+        if write {
+            // Written when the store gets to it; nobody waits for that.
+            drop(self.inner.store.key_used(key.id, now_ms));
+        }
+        Some(Caller { project: key.project, role: role(key.admin), key: Some(key.id) })
+    }
+
+    fn quota(&self, project: ProjectId) -> Option<Quota> {
+        self.inner.lock().project(project).map(|project| project.quota)
+    }
+
+    async fn project_create(&self, request: CreateProject) -> Result<Project, Failure> {
+        let CreateProject { name, quota } = request;
+        {
+            let projects = self.inner.lock().projects();
+            if projects.iter().any(|project| project.name == name) {
+                return Err(taken(&name));
+            }
+            if projects.len() >= PROJECTS_MAX {
+                let message = format!("this node has {PROJECTS_MAX} projects, as many as it takes");
+                return Err(Failure::new(ErrorCode::NoCapacity, message));
+            }
+        }
+        let row = ProjectRow {
+            id: ProjectId::from_bits(random_bits().map_err(|error| of_access(&error))?),
+            name,
+            quota: written(&quota),
+            created_at_ms: self.inner.now_ms(),
+        };
+        let inserted = self.inner.store.project_insert(row.clone()).await;
+        if let Err(error) = inserted {
+            // Another request of the same name may have been faster; the store keeps names apart.
+            let now_taken = self.inner.lock().projects().iter().any(|other| other.name == row.name);
+            return Err(if now_taken { taken(&row.name) } else { of_store(&error) });
+        }
+        self.inner.lock().project_add(&row, quota);
+        Ok(Project { id: row.id, name: row.name, quota, created_at_ms: row.created_at_ms })
+    }
+
+    async fn project_list(&self) -> Result<ProjectList, Failure> {
+        Ok(ProjectList { projects: self.inner.lock().projects() })
+    }
+
+    async fn project_delete(&self, id: ProjectId) -> Result<(), Failure> {
+        if id == ProjectId::DEFAULT {
+            let message = "the default project is part of the node and cannot be deleted";
+            return Err(Failure::new(ErrorCode::Conflict, message));
+        }
+        if self.inner.lock().project(id).is_none() {
+            return Err(no_project(id));
+        }
+        self.inner.store.project_delete(id).await.map_err(|error| of_store(&error))?;
+        self.inner.lock().project_remove(id);
+        Ok(())
+    }
+
+    async fn key_create(&self, caller: &Caller, request: CreateKey) -> Result<CreatedKey, Failure> {
+        let CreateKey { project, name, role, expires_at_ms } = request;
+        let project = project.unwrap_or(caller.project);
+        let now_ms = self.inner.now_ms();
+        {
+            let state = self.inner.lock();
+            if state.project(project).is_none() {
+                return Err(no_project(project));
+            }
+            if state.keys().count() >= KEYS_MAX {
+                let message = format!("this node has {KEYS_MAX} keys, as many as it takes");
+                return Err(Failure::new(ErrorCode::NoCapacity, message)
+                    .with_hint("revoke some that are not needed"));
+            }
+        }
+        if expires_at_ms.is_some_and(|expires| expires <= now_ms) {
+            let message = "`expires_at_ms` is in the past; the key would never work";
+            return Err(Failure::new(ErrorCode::InvalidRequest, message)
+                .with_hint("give milliseconds since 1970, not seconds"));
+        }
+        let secret = random_secret().map_err(|error| of_access(&error))?;
+        let row = KeyRow {
+            id: KeyId::from_bits(random_bits().map_err(|error| of_access(&error))?),
+            project,
+            name,
+            admin: role == api_node::Role::Admin,
+            hash: *secret.hash().as_bytes(),
+            created_at_ms: now_ms,
+            expires_at_ms,
+            last_used_at_ms: None,
+        };
+        let inserted = self.inner.store.key_insert(row.clone()).await;
+        inserted.map_err(|error| of_store(&error))?;
+        self.inner.lock().key_add(row.clone());
+        Ok(CreatedKey { secret: secret.text(), facts: shown(&row) })
+    }
+
+    async fn key_list(&self) -> Result<KeyList, Failure> {
+        let mut keys: Vec<Key> = self.inner.lock().keys().map(shown).collect();
+        keys.sort_by_key(|key| (key.created_at_ms, key.id));
+        Ok(KeyList { keys })
+    }
+
+    async fn key_delete(&self, id: KeyId) -> Result<(), Failure> {
+        if !self.inner.lock().keys().any(|key| key.id == id) {
+            return Err(Failure::new(ErrorCode::NotFound, format!("there is no key {id}"))
+                .with_hint("list them with `sandflare keys ls`"));
+        }
+        self.inner.store.key_delete(id).await.map_err(|error| of_store(&error))?;
+        self.inner.lock().key_remove(id);
+        Ok(())
+    }
+
+    async fn create_begin(
+        &self,
+        project: ProjectId,
+        key: &str,
+        fingerprint: Fingerprint,
+    ) -> Result<Begun<Ticket>, Failure> {
+        self.begin(project, key, fingerprint).await
+    }
+
+    async fn create_keep(&self, ticket: Ticket, answer: KeptAnswer) -> Result<(), Failure> {
+        self.keep(ticket, answer).await
+    }
+}
+
+fn shown(row: &KeyRow) -> Key {
+    Key {
+        id: row.id,
+        project: row.project,
+        name: row.name.clone(),
+        role: role(row.admin),
+        created_at_ms: row.created_at_ms,
+        expires_at_ms: row.expires_at_ms,
+        last_used_at_ms: row.last_used_at_ms,
+    }
+}
+
+fn taken(name: &str) -> Failure {
+    Failure::new(ErrorCode::AlreadyExists, format!("there is a project `{name}` already"))
+        .with_hint("choose another name")
+}
+
+pub(crate) fn no_project(id: ProjectId) -> Failure {
+    Failure::new(ErrorCode::NotFound, format!("there is no project {id}"))
+        .with_hint("list them with `sandflare projects ls`")
+}
+
+pub(crate) fn of_store(error: &StoreError) -> Failure {
+    match error {
+        StoreError::DiskFull => Failure::new(ErrorCode::DiskFull, error.to_string()),
+        _ => Failure::because(ErrorCode::Internal, "the node's memory of keys failed", error),
+    }
+}
+
+fn of_access(error: &AccessError) -> Failure {
+    Failure::because(ErrorCode::Internal, "a key could not be made", error)
+}

@@ -1,0 +1,401 @@
+//! What an owner does when it is asked: pause, resume, branch, set a time.
+
+use std::path::{Path, PathBuf};
+
+use tokio::sync::oneshot;
+
+use super::activity::now_ms;
+use super::files::{SandboxFiles, create_file, create_overlay, failed};
+use super::layout::{Layout, Moment, OVERLAYS_MAX};
+use super::make::{Primed, ThawError, prepare, thaw};
+use super::owner::Owner;
+use super::{CreateError, CreateTimes};
+use crate::machine::{self, FreezeFiles};
+use crate::phase::{Event, Phase};
+use crate::vmm::{MachineOver, VmmProcess};
+
+/// Why a sandbox was not paused, resumed, branched or given another time.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// Not while it is where it is.
+    #[error("a sandbox that is {} cannot be {asked}", word(*.phase))]
+    NotNow {
+        /// Where it is.
+        phase: Phase,
+        /// What was wanted, as a participle.
+        asked: &'static str,
+    },
+    /// It is over, for this reason.
+    #[error("the sandbox is over: {0}")]
+    Over(String),
+    /// It has no snapshot below it.
+    #[error("a sandbox that was booted, not restored, cannot be {0}; create it without `cold`")]
+    Booted(&'static str),
+    /// Its disk is as deep as a machine can read.
+    #[error(
+        "the sandbox's disk has {0} layers, as many as a machine can have; each fork and snapshot adds one: go on from a new sandbox"
+    )]
+    Deep(usize),
+    /// A machine or a file failed.
+    #[error(transparent)]
+    Failed(#[from] CreateError),
+}
+
+/// A phase as people say it.
+pub(super) const fn word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Creating => "being made",
+        Phase::Running => "running",
+        Phase::Pausing => "being paused",
+        Phase::Paused => "paused",
+        Phase::Resuming => "being resumed",
+        Phase::Failed => "over",
+        Phase::Stopping | Phase::Stopped => "being destroyed",
+        Phase::Left => "left to the next node",
+    }
+}
+
+type Answer<T> = oneshot::Sender<Result<T, OrderError>>;
+
+/// Something an owner is asked for.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    /// Pause it.
+    Pause(Answer<()>),
+    /// Let it run.
+    Resume(Answer<()>),
+    /// Give it this many seconds from now; 0 is for ever.
+    SetTimeout(u32, Answer<()>),
+    /// Write one moment of it to this directory, which is there and empty. Answered with how long
+    /// it stood still, in microseconds.
+    Branch(PathBuf, Answer<u64>),
+}
+
+impl Owner {
+    /// Does what was asked. Whoever asked may be gone.
+    pub(super) async fn carry_out(&mut self, ask: Ask) {
+        match ask {
+            Ask::Pause(answer) => drop(answer.send(self.pause().await)),
+            Ask::Resume(answer) => drop(answer.send(self.resume().await)),
+            Ask::SetTimeout(timeout_s, answer) => {
+                drop(answer.send(self.set_timeout(timeout_s).await));
+            }
+            Ask::Branch(dir, answer) => drop(answer.send(self.branch(&dir).await)),
+        }
+    }
+
+    /// Where it is, as the reason why it cannot be `asked`.
+    fn not_now(&self, asked: &'static str) -> OrderError {
+        let view = self.view.borrow();
+        match (view.phase, &view.reason) {
+            (Phase::Failed, Some(reason)) => OrderError::Over(reason.clone()),
+            (phase, _) => OrderError::NotNow { phase, asked },
+        }
+    }
+
+    async fn set_timeout(&mut self, timeout_s: u32) -> Result<(), OrderError> {
+        let phase = self.phase();
+        if !phase.is_alive() {
+            return Err(self.not_now("given another time"));
+        }
+        self.view.send_modify(|view| {
+            view.lease.timeout_s = timeout_s;
+            // That of a paused one begins when it is resumed.
+            let begins = phase == Phase::Running;
+            view.ends_at_ms = begins.then(|| view.lease.end_after(now_ms())).flatten();
+        });
+        self.remember_lease().await;
+        Ok(())
+    }
+
+    /// Pauses it; returns when all of it is on stable storage and its machine is gone.
+    pub(super) async fn pause(&mut self) -> Result<(), OrderError> {
+        const ASKED: &str = "paused";
+        match self.phase().on(Event::Pause) {
+            Ok((phase, _)) if phase == self.phase() => return Ok(()),
+            Ok(_) => {}
+            Err(_) => return Err(self.not_now(ASKED)),
+        }
+        let (Some(process), Some(files)) = (self.process.take(), self.files.take()) else {
+            return Err(self.not_now(ASKED));
+        };
+        if files.layout.template.is_none() {
+            (self.process, self.files) = (Some(process), Some(files));
+            return Err(OrderError::Booted(ASKED));
+        }
+        self.happened(Event::Pause).await;
+        let written = self.unless_ended(&process, write_down(&process, &files)).await;
+        self.process = Some(process);
+        let layout = match written {
+            Ok(layout) => layout,
+            Err(ended) => return Err(self.undo(files, ended).await),
+        };
+        match self.commit(files, layout, true).await {
+            Ok(()) => {
+                self.happened(Event::Frozen).await;
+                Ok(())
+            }
+            Err(error) => {
+                if let Some(process) = &self.process
+                    && let Err(error) = machine::go_on(process).await
+                {
+                    // The owner hears of its end.
+                    tracing::warn!(sandbox = %self.facts.id, "{}", base_types::Chain(&error));
+                }
+                self.happened(Event::Undone).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Takes back a pause whose writing failed, or goes where the interruption leads.
+    async fn undo(&mut self, files: SandboxFiles, ended: Ended) -> OrderError {
+        let _ = files.layout.sweep(files.dir());
+        self.files = Some(files);
+        match ended {
+            Ended::Failed(error) => {
+                self.happened(Event::Undone).await;
+                error.into()
+            }
+            Ended::Killed => {
+                self.happened(Event::Kill).await;
+                self.not_now("paused")
+            }
+            Ended::Over(over) => {
+                self.ended(over);
+                self.happened(Event::Over).await;
+                self.not_now("paused")
+            }
+        }
+    }
+
+    /// Lets it run again; returns when its agent answers.
+    async fn resume(&mut self) -> Result<(), OrderError> {
+        match self.phase().on(Event::Resume) {
+            Ok((phase, _)) if phase == self.phase() => return Ok(()),
+            Ok(_) => {}
+            Err(_) => return Err(self.not_now("resumed")),
+        }
+        let Some(files) = self.files.take() else { return Err(self.not_now("resumed")) };
+        self.happened(Event::Resume).await;
+        let moment = Moment { dir: files.dir().to_owned(), layout: files.layout.clone() };
+        let (around, facts) = (self.around.clone(), self.facts.clone());
+        let prepared = tokio::select! {
+            prepared = prepare(&around, &facts, &moment) => prepared,
+            killer = self.kills.recv() => {
+                self.killers.extend(killer);
+                self.files = Some(files);
+                self.happened(Event::Kill).await;
+                return Err(self.not_now("resumed"));
+            }
+        };
+        let thawed = match prepared {
+            Ok(primed) => self.go_on(primed, files, &moment.layout).await,
+            Err(error) => {
+                self.files = Some(files);
+                Err(ThawError::Before(error))
+            }
+        };
+        match thawed {
+            Ok((process, times)) => {
+                self.serve_by(process, times);
+                self.happened(Event::Ready).await;
+                Ok(())
+            }
+            Err(ThawError::Before(error)) => {
+                self.happened(Event::Undone).await;
+                Err(error.into())
+            }
+            Err(ThawError::After(error)) => {
+                let reason = format!("it did not resume: {}", base_types::Chain(&error));
+                self.view.send_modify(|view| view.reason = Some(reason));
+                self.happened(Event::Over).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Runs a machine that was prepared. What was paused stops counting before the guest may write
+    /// to its disk, and counts again when it turns out that the guest did not run.
+    async fn go_on(
+        &mut self,
+        primed: Primed,
+        files: SandboxFiles,
+        paused: &Layout,
+    ) -> Result<(VmmProcess, CreateTimes), ThawError> {
+        let running = paused.running(primed.lazy);
+        if let Err(error) = running.write(files.dir(), true) {
+            let error = failed(files.dir(), error);
+            self.files = Some(files);
+            return Err(ThawError::Before(error));
+        }
+        let thawed = thaw(primed, &files, self.around.ready_within).await;
+        let thawed = match thawed {
+            Ok((process, times)) => match process.keep(files.dir()).await {
+                Ok(()) => Ok((process, times)),
+                Err(error) => Err(ThawError::After(error.into())),
+            },
+            Err(error) => Err(error),
+        };
+        let layout = match &thawed {
+            Err(ThawError::Before(_)) => paused.clone(),
+            Ok(_) | Err(ThawError::After(_)) => running,
+        };
+        match (self.commit(files, layout, true).await, thawed) {
+            // It runs; what is left over is removed later.
+            (Err(error), Ok(thawed)) => {
+                tracing::warn!(sandbox = %self.facts.id, "{}", base_types::Chain(&error));
+                Ok(thawed)
+            }
+            (Err(error), Err(ThawError::Before(_))) => Err(ThawError::After(error)),
+            (_, thawed) => thawed,
+        }
+    }
+
+    /// Makes the sandbox's directory hold `layout`.
+    async fn commit(
+        &mut self,
+        mut files: SandboxFiles,
+        layout: Layout,
+        durable: bool,
+    ) -> Result<(), CreateError> {
+        let committing = self.around.tasks.spawn_blocking(move || {
+            let done = files.commit(layout, durable);
+            (files, done)
+        });
+        let (files, done) = committing.await.map_err(|_| CreateError::Stopping)?;
+        self.files = Some(files);
+        done
+    }
+
+    /// Writes one moment of it to `dir`.
+    async fn branch(&mut self, dir: &Path) -> Result<u64, OrderError> {
+        const ASKED: &str = "forked or kept as a snapshot";
+        let phase = self.phase();
+        if !matches!(phase, Phase::Running | Phase::Paused) {
+            return Err(self.not_now(ASKED));
+        }
+        let Some(mut files) = self.files.take() else { return Err(self.not_now(ASKED)) };
+        if files.layout.template.is_none() {
+            self.files = Some(files);
+            return Err(OrderError::Booted(ASKED));
+        }
+        let overlays = files.layout.disk.len();
+        if overlays >= OVERLAYS_MAX {
+            self.files = Some(files);
+            return Err(OrderError::Deep(overlays));
+        }
+        let process = self.process.take();
+        let branched = match &process {
+            Some(process) => {
+                let work = branch_running(process, &mut files, dir);
+                self.unless_ended(process, work).await
+            }
+            None => branch_paused(&mut files, dir).map(|()| 0).map_err(Ended::Failed),
+        };
+        (self.process, self.files) = (process, Some(files));
+        match branched {
+            Ok(held_us) => Ok(held_us),
+            Err(Ended::Failed(error)) => Err(error.into()),
+            Err(Ended::Killed) => {
+                self.happened(Event::Kill).await;
+                Err(self.not_now(ASKED))
+            }
+            Err(Ended::Over(over)) => {
+                self.ended(over);
+                self.happened(Event::Over).await;
+                Err(self.not_now(ASKED))
+            }
+        }
+    }
+
+    /// What `work` comes to, unless the machine ends or somebody kills the sandbox first.
+    async fn unless_ended<T>(
+        &mut self,
+        process: &VmmProcess,
+        work: impl Future<Output = Result<T, CreateError>>,
+    ) -> Result<T, Ended> {
+        tokio::select! {
+            done = work => done.map_err(Ended::Failed),
+            over = process.over() => Err(Ended::Over(over)),
+            killer = self.kills.recv() => {
+                self.killers.extend(killer);
+                Err(Ended::Killed)
+            }
+        }
+    }
+}
+
+/// Why work on a machine came to nothing.
+enum Ended {
+    Failed(CreateError),
+    Over(MachineOver),
+    Killed,
+}
+
+/// Stops a machine and writes it beside its disk. Returns what the directory is then to hold.
+async fn write_down(process: &VmmProcess, files: &SandboxFiles) -> Result<Layout, CreateError> {
+    let mut layout = files.layout.clone();
+    let (state_name, memory_name) = (layout.fresh("state"), layout.fresh("memory"));
+    let state = create_file(&files.dir().join(&state_name))?;
+    let memory = create_file(&files.dir().join(&memory_name))?;
+    let freeze = FreezeFiles { state: &state, memory: &memory, overlay: None };
+    machine::freeze(process, freeze).await?;
+    layout.memory.insert(0, memory_name);
+    layout.state = Some(state_name);
+    Ok(layout)
+}
+
+/// Writes one moment of a running machine to `dir`; it goes on over a new overlay. Returns how long
+/// it stood still, in microseconds.
+async fn branch_running(
+    process: &VmmProcess,
+    files: &mut SandboxFiles,
+    dir: &Path,
+) -> Result<u64, CreateError> {
+    let before = files.layout.clone();
+    let mut layout = before.clone();
+    let own = layout.fresh("disk");
+    let (state_name, memory_name) = (layout.fresh("state"), layout.fresh("memory"));
+    let overlay = create_overlay(&files.dir().join(&own), files.disk_bytes())?;
+    let state = create_file(&dir.join(&state_name))?;
+    let memory = create_file(&dir.join(&memory_name))?;
+    layout.disk.push(own);
+    // Ahead of the machine: an empty overlay that it does not have yet changes nothing, one that
+    // it has and nobody knows of would be lost.
+    files.commit(layout, false)?;
+    let freeze = FreezeFiles { state: &state, memory: &memory, overlay: Some(&overlay) };
+    let held_us = match machine::freeze(process, freeze).await {
+        Ok(held_us) => held_us,
+        Err(error) => {
+            files.commit(before, false)?;
+            return Err(error.into());
+        }
+    };
+    files.push(overlay)?;
+    let mut moment = Moment { dir: files.dir().to_owned(), layout: before };
+    link(&moment, dir)?;
+    moment.layout.memory.insert(0, memory_name);
+    moment.layout.state = Some(state_name);
+    moment.layout.next = files.layout.next;
+    moment.layout.write(dir, false).map_err(|source| failed(dir, source))?;
+    Ok(held_us)
+}
+
+/// Gives `dir` the moment of a paused machine, which will go on over a new overlay.
+fn branch_paused(files: &mut SandboxFiles, dir: &Path) -> Result<(), CreateError> {
+    let moment = Moment { dir: files.dir().to_owned(), layout: files.layout.clone() };
+    let mut layout = files.layout.clone();
+    let own = layout.fresh("disk");
+    let overlay = create_overlay(&files.dir().join(&own), files.disk_bytes())?;
+    layout.disk.push(own);
+    // Before anybody shares the one that was on top.
+    files.commit(layout, true)?;
+    files.push(overlay)?;
+    link(&moment, dir)?;
+    moment.layout.write(dir, false).map_err(|source| failed(dir, source))
+}
+
+fn link(moment: &Moment, dir: &Path) -> Result<(), CreateError> {
+    moment.link(moment.layout.names(), dir).map_err(|source| failed(dir, source))
+}

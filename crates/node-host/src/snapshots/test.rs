@@ -1,0 +1,87 @@
+use super::*;
+use crate::sandbox::Layout;
+
+fn facts(bits: u64) -> SnapshotFacts {
+    SnapshotFacts {
+        id: SnapshotId::from_bits(bits),
+        project: ProjectId::DEFAULT,
+        name: Some("before".into()),
+        sandbox: SandboxId::from_bits(7),
+        template: "agent".parse().unwrap(),
+        size: Size::Nano,
+        created_at_ms: 100 - bits,
+        bytes: 0,
+    }
+}
+
+/// Puts a moment where the snapshot is made.
+fn write_moment(snapshots: &Snapshots, bits: u64) {
+    let dir = snapshots.place(SnapshotId::from_bits(bits));
+    fs::create_dir(&dir).unwrap();
+    let mut layout = Layout::new(None);
+    layout.state = Some(layout.fresh("state"));
+    fs::write(dir.join(layout.state.as_ref().unwrap()), "registers").unwrap();
+    layout.write(&dir, false).unwrap();
+}
+
+#[test]
+fn what_was_kept_is_found_again_and_what_was_half_made_is_not() {
+    let parent = tempfile::tempdir().unwrap();
+    let open = || Snapshots::open(parent.path().join("snapshots")).unwrap();
+    let snapshots = open();
+    for bits in [1, 2, 3] {
+        write_moment(&snapshots, bits);
+    }
+    for bits in [1, 2] {
+        let kept = snapshots.keep(facts(bits)).unwrap();
+        assert!(kept.bytes > 0);
+    }
+    let before = snapshots.list();
+    drop(snapshots);
+    let again = open();
+    assert_eq!(again.list(), before);
+    assert_eq!(before.iter().map(|f| f.id.bits()).collect::<Vec<_>>(), [2, 1]);
+    assert!(!again.place(SnapshotId::from_bits(3)).exists());
+}
+
+#[test]
+fn a_deleted_snapshot_is_gone_at_once_and_its_files_when_nobody_uses_them() {
+    let parent = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::open(parent.path().to_owned()).unwrap();
+    write_moment(&snapshots, 1);
+    let id = snapshots.keep(facts(1)).unwrap().id;
+    let (_, kept) = snapshots.get(id).unwrap();
+    assert!(snapshots.delete(id).unwrap());
+    assert!(!snapshots.delete(id).unwrap());
+    assert!(snapshots.get(id).is_none());
+    assert!(kept.moment.open().is_ok());
+    drop(kept);
+    assert!(!snapshots.place(id).exists());
+}
+
+#[test]
+fn a_snapshot_whose_deletion_was_interrupted_does_not_come_back() {
+    let parent = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::open(parent.path().to_owned()).unwrap();
+    write_moment(&snapshots, 1);
+    let id = snapshots.keep(facts(1)).unwrap().id;
+    let (_, kept) = snapshots.get(id).unwrap();
+    snapshots.delete(id).unwrap();
+    // The daemon dies here.
+    std::mem::forget(kept);
+    let again = Snapshots::open(parent.path().to_owned()).unwrap();
+    assert_eq!(again.list(), []);
+    assert!(!again.place(id).exists());
+}
+
+#[test]
+fn a_damaged_snapshot_is_not_shown_and_not_thrown_away() {
+    let parent = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::open(parent.path().to_owned()).unwrap();
+    write_moment(&snapshots, 1);
+    let id = snapshots.keep(facts(1)).unwrap().id;
+    fs::remove_file(snapshots.place(id).join("files.json")).unwrap();
+    let again = Snapshots::open(parent.path().to_owned()).unwrap();
+    assert_eq!(again.list(), []);
+    assert!(again.place(id).join("state-0").exists());
+}

@@ -1,0 +1,48 @@
+//! Pausing, resuming and branching of what sandboxes are here.
+
+use api_node::{Sandbox, SandboxState};
+use base_types::SandboxId;
+
+use crate::{NOW_MS, SimNode, SimSandbox};
+
+impl SimSandbox {
+    /// Makes it run, as any use does.
+    pub(crate) fn wake(&mut self) {
+        if self.shown.state == SandboxState::Paused {
+            self.shown.state = SandboxState::Running;
+            self.shown.timeout_at_ms = timeout_at(self.timeout_s);
+        }
+    }
+
+    /// A sandbox that is as this one is now, and runs.
+    pub(crate) fn moment(&self) -> Self {
+        let mut moment = Self {
+            project: self.project,
+            shown: self.shown.clone(),
+            env: self.env.clone(),
+            timeout_s: self.timeout_s,
+            files: self.files.clone(),
+            processes: [].into(),
+            kept: [].into(),
+        };
+        moment.wake();
+        moment
+    }
+}
+
+impl SimNode {
+    /// Gives a sandbox a new id and keeps it.
+    pub(crate) fn insert(&self, mut sandbox: SimSandbox) -> Sandbox {
+        let mut state = self.lock();
+        state.made += 1;
+        sandbox.shown.id = SandboxId::from_bits(state.made);
+        let shown = sandbox.shown.clone();
+        state.sandboxes.insert(shown.id, sandbox);
+        shown
+    }
+}
+
+/// When a lifetime that begins now is over.
+pub(crate) fn timeout_at(timeout_s: u32) -> Option<u64> {
+    (timeout_s > 0).then(|| NOW_MS + u64::from(timeout_s) * 1000)
+}

@@ -1,0 +1,162 @@
+use api_node::{CreateKey, CreatedKey, Quota, Role, Usage};
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::world::World;
+
+const CREATE: &str = "/v1/sandboxes";
+
+#[tokio::test]
+async fn a_key_works_in_either_header_until_it_is_revoked() {
+    let world = World::new().await;
+    let project = world.project("team", Quota::default()).await;
+    let key = world.key(&project).await;
+    let in_header = async |name: &str, value: &str| {
+        let url = format!("{}{CREATE}", world.served.url);
+        reqwest::Client::new().get(url).header(name, value).send().await.unwrap().status()
+    };
+    let bearer = format!("Bearer {}", key.secret);
+    assert_eq!(in_header("authorization", &bearer).await, StatusCode::OK);
+    assert_eq!(in_header("x-api-key", &key.secret).await, StatusCode::OK);
+    assert_eq!(in_header("x-api-key", "sfk_nonsense").await, StatusCode::UNAUTHORIZED);
+    assert_eq!(in_header("authorization", &key.secret).await, StatusCode::UNAUTHORIZED);
+    let path = format!("/v1/keys/{}", key.facts.id);
+    let revoked = world.ask(Some(&world.admin), &Method::DELETE, &path, None).await;
+    assert_eq!(revoked.status, StatusCode::NO_CONTENT);
+    assert_eq!(in_header("authorization", &bearer).await, StatusCode::UNAUTHORIZED);
+    // Neither list nor log has the key; the list does not even have its hash.
+    let list = world.ask(Some(&world.admin), &Method::GET, "/v1/keys", None).await;
+    assert!(!list.body.to_string().contains("sfk_"), "{list:?}");
+}
+
+#[tokio::test]
+async fn a_user_makes_no_keys_and_an_administrator_of_another_project_does() {
+    let world = World::new().await;
+    let project = world.project("team", Quota::default()).await;
+    let user = world.key(&project).await;
+    let body = json!({"name": "mine", "role": "admin"});
+    let said = world.ask(Some(&user.secret), &Method::POST, "/v1/keys", Some(&body)).await;
+    assert_eq!(said.status, StatusCode::FORBIDDEN, "{said:?}");
+    let request = CreateKey {
+        project: Some(project.id),
+        name: "boss".into(),
+        role: Role::Admin,
+        expires_at_ms: None,
+    };
+    let boss: CreatedKey = world.make("/v1/keys", request).await;
+    let said = world.ask(Some(&boss.secret), &Method::GET, "/v1/node", None).await;
+    assert_eq!(said.status, StatusCode::OK, "{said:?}");
+}
+
+#[tokio::test]
+async fn a_project_gets_no_more_than_its_quota_and_others_still_get_theirs() {
+    let world = World::new().await;
+    let quota = Quota { sandboxes: 2, ..Quota::default() };
+    let small = world.key(&world.project("small", quota).await).await.secret;
+    let other = world.key(&world.project("other", quota).await).await.secret;
+    let create =
+        async |key: &str| world.ask(Some(key), &Method::POST, CREATE, Some(&json!({}))).await;
+    let first = create(&small).await;
+    assert_eq!(create(&small).await.status, StatusCode::CREATED);
+    let over = create(&small).await;
+    assert_eq!(over.status, StatusCode::TOO_MANY_REQUESTS, "{over:?}");
+    assert_eq!(over.code(), "quota_exceeded");
+    let said = "the project may have 2 sandboxes; it has 2 and asked for 1 more";
+    assert_eq!(over.body["message"], said);
+    assert_eq!(create(&other).await.status, StatusCode::CREATED);
+    let usage = world.ask(Some(&small), &Method::GET, "/v1/usage", None).await;
+    let usage: Usage = usage.decoded();
+    assert_eq!((usage.used.sandboxes, usage.used.vcpus, usage.used.memory_mib), (2, 2, 1024));
+    assert_eq!(usage.used.creates_per_minute, 3);
+    assert_eq!(usage.quota.sandboxes, 2);
+    let path = format!("{CREATE}/{}", first.body["id"].as_str().unwrap());
+    world.ask(Some(&small), &Method::DELETE, &path, None).await;
+    assert_eq!(create(&small).await.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_project_with_sandboxes_stays() {
+    let world = World::new().await;
+    let project = world.project("team", Quota::default()).await;
+    let key = world.key(&project).await.secret;
+    let made = world.ask(Some(&key), &Method::POST, CREATE, Some(&json!({}))).await;
+    let path = format!("/v1/projects/{}", project.id);
+    let delete = async || world.ask(Some(&world.admin), &Method::DELETE, &path, None).await;
+    let refused = delete().await;
+    assert_eq!(refused.status, StatusCode::CONFLICT, "{refused:?}");
+    let sandbox = format!("{CREATE}/{}", made.body["id"].as_str().unwrap());
+    world.ask(Some(&key), &Method::DELETE, &sandbox, None).await;
+    assert_eq!(delete().await.status, StatusCode::NO_CONTENT);
+    let after = world.ask(Some(&key), &Method::GET, CREATE, None).await;
+    assert_eq!(after.status, StatusCode::UNAUTHORIZED, "{after:?}");
+}
+
+#[tokio::test]
+async fn a_create_with_an_idempotency_key_happens_once() {
+    let world = World::new().await;
+    let one = world.key(&world.project("one", Quota::default()).await).await.secret;
+    let two = world.key(&world.project("two", Quota::default()).await).await.secret;
+    let create = async |key: &str, idempotency: &str, name: &str| {
+        let body = json!({"name": name});
+        world.ask_as(Some(key), &Method::POST, CREATE, Some(&body), Some(idempotency)).await
+    };
+    let first = create(&one, "a", "x").await;
+    assert!(first.status == StatusCode::CREATED && !first.replayed, "{first:?}");
+    let again = create(&one, "a", "x").await;
+    assert!(again.status == StatusCode::CREATED && again.replayed, "{again:?}");
+    assert_eq!(first.body, again.body);
+    assert_eq!(world.node.sandbox_count(), 1);
+    let other = create(&one, "a", "y").await;
+    assert_eq!((other.status, other.code()), (StatusCode::CONFLICT, "conflict"), "{other:?}");
+    // Keys of another project are other keys.
+    let theirs = create(&two, "a", "x").await;
+    assert!(theirs.status == StatusCode::CREATED && !theirs.replayed, "{theirs:?}");
+    assert_ne!(theirs.body["id"], first.body["id"]);
+    // What failed may be tried again.
+    let full = api_node::Failure::new(api_node::ErrorCode::NoCapacity, "full");
+    world.node.fail_next_create(full);
+    assert_eq!(create(&one, "b", "x").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(create(&one, "b", "x").await.status, StatusCode::CREATED);
+    let long = "k".repeat(256);
+    assert_eq!(create(&one, &long, "x").await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(world.node.sandbox_count(), 3);
+}
+
+#[tokio::test]
+async fn creates_with_one_idempotency_key_at_once_make_one_sandbox() {
+    let world = World::new().await;
+    let body = json!({});
+    let ask = || world.ask_as(Some(&world.admin), &Method::POST, CREATE, Some(&body), Some("a"));
+    let all = [ask(), ask(), ask(), ask(), ask(), ask(), ask(), ask()];
+    for said in futures_util::future::join_all(all).await {
+        assert!(matches!(said.status, StatusCode::CREATED | StatusCode::CONFLICT), "{said:?}");
+    }
+    assert_eq!(world.node.sandbox_count(), 1);
+}
+
+/// Sends bytes as they are and gives what comes back.
+async fn raw(world: &World, request: &[u8]) -> String {
+    let address = world.served.url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // A server that has said no may close before all is sent.
+    let _ = stream.write_all(request).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_big_is_refused_and_the_node_serves_on() {
+    let world = World::new().await;
+    let long = format!("GET /v1/health HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
+    let many = (0..200).map(|n| format!("X{n}: x\r\n")).collect::<String>();
+    let many = format!("GET /v1/health HTTP/1.1\r\nHost: a\r\n{many}\r\n");
+    for request in [long, many] {
+        let answer = raw(&world, request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    }
+    let well = "GET /v1/health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    assert!(raw(&world, well.as_bytes()).await.starts_with("HTTP/1.1 200 "));
+}

@@ -1,0 +1,5 @@
+//! The door of a node: what callers with keys, with others' keys and without any get, over HTTP.
+
+mod door;
+mod tenancy;
+mod world;
