@@ -125,7 +125,7 @@ def test_the_async_class_has_the_same_methods_with_the_same_arguments(kind: type
 
 def surface(kind: type) -> dict[str, object]:
     shown: dict[str, object] = {}
-    for name, member in inspect.getmembers_static(kind):
+    for name, member in vars(kind).items():
         if name.startswith("_"):
             continue
         if isinstance(member, classmethod):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sandflare import Client
 from sandflare._settings import DEFAULT_URL, Settings
 from sandflare.errors import ConfigurationError
 
@@ -59,3 +60,13 @@ def test_what_is_no_key_is_refused_and_not_repeated(key: str) -> None:
 
 def test_a_key_is_not_shown() -> None:
     assert "sfk_secret" not in repr(Settings.find("http://127.0.0.1", "sfk_secret", environ={}))
+
+
+def test_certificates_to_trust_are_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    with pytest.raises(ConfigurationError, match="there is no file"):
+        Settings.find(ca=str(file), environ={})
+    file.write_text("no certificate")
+    assert Settings.find(environ={"SANDFLARE_CA": str(file)}).ca == str(file)
+    with pytest.raises(ConfigurationError, match="holds no certificates"):
+        Client("https://node.example", ca=str(file))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -12,6 +13,7 @@ from sandflare._threads import in_thread
 from sandflare._version import __version__
 from sandflare.errors import (
     BadAnswer,
+    ConfigurationError,
     ConnectionBroken,
     NoNode,
     RequestTimeout,
@@ -46,7 +48,7 @@ def options(settings: Settings) -> dict[str, Any]:
     }
     if settings.api_key is not None:
         headers["Authorization"] = f"Bearer {settings.api_key}"
-    return {
+    built: dict[str, Any] = {
         "base_url": settings.url + "/v1",
         "headers": headers,
         # Every stream holds a connection: a limit here would let the hundred and first wait for
@@ -58,6 +60,12 @@ def options(settings: Settings) -> dict[str, Any]:
         "trust_env": not settings.local,
         "follow_redirects": False,
     }
+    if settings.ca is not None:
+        try:
+            built["verify"] = ssl.create_default_context(cafile=settings.ca)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(f"{settings.ca} holds no certificates: {error}") from error
+    return built
 
 
 def timeouts(ask: Ask[Any], request_timeout: float | None) -> httpx.Timeout:

@@ -26,12 +26,15 @@ class Settings:
     url: str
     api_key: str | None = field(repr=False)
     local: bool
+    #: A file with the certificates to trust instead of the system's, for https.
+    ca: str | None = None
 
     @classmethod
     def find(
         cls,
         url: str | None = None,
         api_key: str | None = None,
+        ca: str | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> Settings:
         """Take what is given, else what the environment says, else the node of this machine.
@@ -58,7 +61,10 @@ class Settings:
             api_key = api_key.strip()
             if not api_key.isascii() or not api_key.isprintable() or " " in api_key:
                 raise ConfigurationError("the API key contains characters that no key has")
-        return cls(url=url, api_key=api_key or None, local=local)
+        ca = ca or env.get("SANDFLARE_CA") or None
+        if ca is not None and not Path(ca).is_file():
+            raise ConfigurationError(f"there is no file {ca} with certificates to trust")
+        return cls(url=url, api_key=api_key or None, local=local, ca=ca)
 
 
 def _is_this_machine(host: str) -> bool:

@@ -12,7 +12,7 @@ from sandflare import _operations as operations
 from sandflare._http import SILENCE_S_MAX, in_pieces
 from sandflare._input import NOBODY_READS, Input, pieces
 from sandflare._retry import RETRIES, Again, pause
-from sandflare.errors import ConnectionBroken, RequestTimeout, SandflareError, WaitTimeout
+from sandflare.errors import Conflict, ConnectionBroken, RequestTimeout, SandflareError, WaitTimeout
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -254,9 +254,13 @@ class AsyncProcess:
         """Send it and all it started a signal: 2, ``"SIGINT"`` or ``signal.SIGINT``."""
         await self._transport.ask(operations.process_signal(self._sandbox, self.id, signal))
 
-    async def kill(self) -> None:
-        """End it and all it started, at once."""
-        await self.signal("SIGKILL")
+    async def kill(self) -> bool:
+        """End it and all it started, at once. ``False`` if it had ended before."""
+        try:
+            await self.signal("SIGKILL")
+        except Conflict:
+            return False
+        return True
 
     async def resize(self, rows: int, cols: int) -> None:
         """Tell it that its terminal has another size."""

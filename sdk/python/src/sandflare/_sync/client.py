@@ -27,6 +27,7 @@ class Client:
     Args:
         url: the node's address; default ``SANDFLARE_API_URL``, else the node of this machine.
         api_key: default ``SANDFLARE_API_KEY``, else the key file of this machine's node.
+        ca: a file with the certificates to trust; default ``SANDFLARE_CA``, else the system's.
         request_timeout: seconds for an answer; 0 is without end. Default: 60, and 600 where the
             node may have to boot a guest or write its memory to disk.
         retries: how often a request is sent again when that is safe.
@@ -38,10 +39,11 @@ class Client:
         url: str | None = None,
         api_key: str | None = None,
         *,
+        ca: str | None = None,
         request_timeout: float | None = None,
         retries: int = RETRIES,
     ) -> None:
-        self._transport = Transport(Settings.find(url, api_key), request_timeout, retries)
+        self._transport = Transport(Settings.find(url, api_key, ca), request_timeout, retries)
 
     def __repr__(self) -> str:
         return f"<Client of {self.url}>"
@@ -220,6 +222,6 @@ def client_for(url: str | None, api_key: str | None) -> Client:
         process, client = _bound.get(settings, (None, None))
         if client is None or process != os.getpid():
             # A process that was forked must not share connections with its parent.
-            client = Client(settings.url, settings.api_key)
+            client = Client(settings.url, settings.api_key, ca=settings.ca)
             _bound[settings] = (os.getpid(), client)
         return client
