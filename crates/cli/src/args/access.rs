@@ -1,0 +1,111 @@
+//! `keys` and `projects`.
+
+use std::time::Duration;
+
+use api_node::Role;
+use base_types::KeyId;
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+
+use super::Format;
+use crate::duration::parse_duration;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Make a key and print it: nobody can show it again.
+    Create(CreateKeyArgs),
+    /// List keys.
+    Ls(Format),
+    /// Revoke keys; they stop working at once.
+    Rm(RmKeys),
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  sandflare keys create ci --project team
+  sandflare keys create laptop --role admin --expires-in 720h")]
+pub(crate) struct CreateKeyArgs {
+    /// A name for people.
+    pub(crate) name: String,
+    /// The project it is for, by name or id [default: that of the key in use].
+    #[arg(long)]
+    pub(crate) project: Option<String>,
+    /// What it is good for.
+    #[arg(long, value_enum, default_value = "user")]
+    pub(crate) role: RoleName,
+    /// Let it stop working after this long, such as 12h.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) expires_in: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+/// What a key is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoleName {
+    /// What belongs to its project.
+    User,
+    /// Everything on the node.
+    Admin,
+}
+
+impl From<RoleName> for Role {
+    fn from(name: RoleName) -> Self {
+        match name {
+            RoleName::User => Self::User,
+            RoleName::Admin => Self::Admin,
+        }
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RmKeys {
+    /// The keys, by id.
+    #[arg(required = true)]
+    pub(crate) ids: Vec<KeyId>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProjectsCommand {
+    /// Make a project and print its id.
+    Create(CreateProjectArgs),
+    /// List projects.
+    Ls(Format),
+    /// Delete projects that have no sandboxes, with their keys.
+    Rm(RmProjects),
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Example:
+  sandflare projects create team --sandboxes 30 --memory-mib 65536
+
+Figures that are left out are those of the default plan.")]
+pub(crate) struct CreateProjectArgs {
+    /// Its name, which no other project has.
+    pub(crate) name: String,
+    /// Sandboxes it may have at once.
+    #[arg(long)]
+    pub(crate) sandboxes: Option<u64>,
+    /// Virtual CPUs of its sandboxes together.
+    #[arg(long)]
+    pub(crate) vcpus: Option<u64>,
+    /// Memory of its sandboxes together, in MiB.
+    #[arg(long)]
+    pub(crate) memory_mib: Option<u64>,
+    /// Disk of its sandboxes together, in MiB.
+    #[arg(long)]
+    pub(crate) disk_mib: Option<u64>,
+    /// Sandboxes it may ask for within a minute.
+    #[arg(long)]
+    pub(crate) creates_per_minute: Option<u64>,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RmProjects {
+    /// The projects, by name or id.
+    #[arg(required = true)]
+    pub(crate) projects: Vec<String>,
+}
