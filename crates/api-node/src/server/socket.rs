@@ -87,9 +87,12 @@ async fn listen(
 
 /// What a text message asks for, or why it cannot be told; short enough for a goodbye.
 fn requests(text: &str) -> Result<Vec<ProcessInput>, String> {
-    let request: SocketRequest = serde_json::from_str(text).map_err(|_| {
-        "a text message is an object with `resize`, `signal` or `close_stdin`".to_owned()
-    })?;
+    let no_request = || "a text message is an object with `resize`, `signal` or `close_stdin`";
+    // serde would also fill a struct from an array, by position.
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(no_request().to_owned());
+    }
+    let request: SocketRequest = serde_json::from_str(text).map_err(|_| no_request().to_owned())?;
     request.check().map_err(|refused| refused.to_string())?;
     let resize = request.resize.map(ProcessInput::Resize);
     let signal = request.signal.map(ProcessInput::Signal);
