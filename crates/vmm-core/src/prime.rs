@@ -89,8 +89,11 @@ impl Primed {
             shell;
         let ram = reservation.attach_template(&files.template)?;
         let counters: Arc<FaultCounters> = Arc::default();
-        // Before registering with userfaultfd: populating would fault into it.
-        let prefetched = working_set.as_ref().map_or(0, |set| {
+        // Before registering with userfaultfd: populating would fault into it. Until then the kernel
+        // maps the template's pages around those asked for, too, also where a layer has others; in a
+        // private mapping the layers are then written over them, here they would stay.
+        let hides = spec.memory == MemoryPath::Userfault && !stack.layers().is_empty();
+        let prefetched = working_set.as_ref().filter(|_| !hides).map_or(0, |set| {
             let boot_cpu = vcpus.first().map(Vcpu::parked);
             prefetch(ram.reservation(), set, &stack, boot_cpu.as_deref())
         });

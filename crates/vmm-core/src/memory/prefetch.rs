@@ -29,7 +29,8 @@ ioctl_iowr_nr!(KVM_PRE_FAULT_MEMORY, 0xae, 0xd5, PreFault);
 
 /// Maps the pages of `set` that no layer of `stack` covers; with `vcpu`, into the second-level page
 /// tables too. Returns how many pages were mapped. Best effort: what cannot be mapped now faults
-/// later.
+/// later. The kernel may map pages of the template around them as well: whoever has layers must write
+/// them over these.
 pub(crate) fn prefetch(
     ram: &Reservation,
     set: &WorkingSet,
