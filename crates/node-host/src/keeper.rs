@@ -3,10 +3,7 @@
 //! The node binds it and hands it to the VMM, which listens on it from within its jail. So the kernel
 //! itself vouches for who answers: whoever connects gets the process that listens and its user, and
 //! nothing that a hijacked VMM says or writes enters into it.
-#![expect(
-    unsafe_code,
-    reason = "SO_PEERPIDFD has no safe wrapper, SO_PEERCRED none that allows for all processes"
-)]
+#![expect(unsafe_code, reason = "two options of sockets have no safe wrapper that fits")]
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -137,7 +134,7 @@ mod test {
         assert_eq!(found.uid, rustix::process::getuid().as_raw());
         drop(socket);
         assert!(find(&dir).unwrap().is_none(), "gone");
-        listen(&bind(&dir).unwrap(), 1).unwrap();
+        listen(bind(&dir).unwrap(), 1).unwrap();
     }
 
     #[test]
