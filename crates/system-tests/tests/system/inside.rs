@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 use crate::host::{images, private, program};
 
 /// LIMIT: twice what all scenarios take on two busy processors.
-const SECONDS_MAX: u64 = 900;
+const SECONDS_MAX: u64 = 1200;
 /// Room for a few templates and sandboxes, and small enough to be filled.
 const DATA_BYTES: u64 = 3 << 30;
 
