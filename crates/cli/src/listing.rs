@@ -3,17 +3,21 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use api_node::{Sandbox, SandboxState, Template, TemplateState};
+use api_node::{LIST_LIMIT_MAX, Sandbox, SandboxListQuery, SandboxState, Template, TemplateState};
 use client::Client;
 
-use crate::args::{Format, Kill};
-use crate::complaint::End;
+use crate::args::{Format, Kill, Ps};
+use crate::complaint::{End, advise};
 use crate::duration::shown;
 use crate::table::{bytes, columns, print, print_json};
 
 /// `sandflare ps`
-pub(crate) async fn sandboxes(client: &Client, format: Format) -> Result<End> {
-    let list = client.sandbox_list().await?;
+pub(crate) async fn sandboxes(client: &Client, args: Ps) -> Result<End> {
+    let Ps { state, name, metadata, format } = args;
+    let state = state.map(|state| parse_state(&state)).transpose()?;
+    let limit = Some(LIST_LIMIT_MAX);
+    let query = SandboxListQuery { state, name, metadata, limit, cursor: None };
+    let list = client.sandbox_search(query).await?;
     if format.is_json() {
         print_json(&list)?;
     } else {
@@ -21,6 +25,13 @@ pub(crate) async fn sandboxes(client: &Client, format: Format) -> Result<End> {
         print(&sandbox_table(&list.sandboxes, now))?;
     }
     Ok(End::Done)
+}
+
+fn parse_state(text: &str) -> Result<SandboxState> {
+    SandboxState::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
+        let all = SandboxState::ALL.map(SandboxState::as_str).join(", ");
+        advise(format!("`{text}` is not a state of a sandbox"), format!("use one of {all}"))
+    })
 }
 
 /// `now` is the time since the Unix epoch.
@@ -43,16 +54,7 @@ fn sandbox_table(sandboxes: &[Sandbox], now: Duration) -> String {
 
 /// Its state, and why when it is over.
 fn state(sandbox: &Sandbox) -> String {
-    let state = match sandbox.state {
-        SandboxState::Creating => "creating",
-        SandboxState::Running => "running",
-        SandboxState::Pausing => "pausing",
-        SandboxState::Paused => "paused",
-        SandboxState::Resuming => "resuming",
-        SandboxState::Stopping => "stopping",
-        SandboxState::Failed => "failed",
-        SandboxState::Unknown => "unknown",
-    };
+    let state = sandbox.state.as_str();
     match &sandbox.reason {
         Some(reason) => format!("{state}: {reason}"),
         None => state.to_owned(),

@@ -96,7 +96,7 @@ async fn command(command: Command, place: Place) -> Result<End> {
         Command::Down => launch::down(&place).await,
         Command::Status(format) => node::status(&client()?, format).await,
         Command::Logs(logs) => launch::logs(&place, &logs).await,
-        Command::Ps(format) => listing::sandboxes(&client()?, format).await,
+        Command::Ps(ps) => listing::sandboxes(&client()?, ps).await,
         Command::Kill(kill) => listing::kill(&client()?, &kill).await,
         Command::Cp(copy) => cp::cp(&client()?, &copy).await,
         Command::Template(TemplateCommand::Ls(format)) => {

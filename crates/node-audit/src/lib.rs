@@ -115,11 +115,7 @@ impl AuditLog {
     }
 
     /// As [`Self::open`], with files of about `segment_bytes`.
-    pub fn open_with(
-        dir: &Path,
-        now_ms: u64,
-        segment_bytes: u64,
-    ) -> Result<Self, OpenAuditError> {
+    pub fn open_with(dir: &Path, now_ms: u64, segment_bytes: u64) -> Result<Self, OpenAuditError> {
         let writer = Writer::open(dir, now_ms, segment_bytes)?;
         let (asks, received) = mpsc::sync_channel(ASKS_PENDING_MAX);
         let shared = Arc::new(Shared { broken: AtomicBool::new(false), lost: AtomicU64::new(0) });

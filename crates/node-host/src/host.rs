@@ -24,6 +24,7 @@ use crate::cgroup::CgroupTree;
 use crate::console;
 use crate::disk;
 use crate::images::Images;
+use crate::journal::{Deed, Journal};
 use crate::machine::random;
 use crate::sandbox::{
     Birth, CreateError, CreateSpec, Origin, SandboxFacts, SandboxHandle, Surroundings, now_ms, own,
@@ -189,6 +190,7 @@ impl Host {
             boot_within: settings.boot_within,
             tasks,
             stop,
+            journal: Journal::default(),
         };
         let (around, sandboxes) = (Arc::new(around), Registry::default());
         for (facts, found) in found.into_sandboxes() {
@@ -198,7 +200,7 @@ impl Host {
                 let greeting = recover::greet(process.control().clone(), around.ready_within);
                 around.tasks.spawn(greeting);
             }
-            let birth = Birth::Found(found);
+            let birth = Birth::Found(Box::new(found));
             let (handle, task) = own(around.clone(), facts, birth, registration);
             sandboxes.lock().insert(id, handle);
             around.tasks.spawn(task);
@@ -305,6 +307,12 @@ impl Host {
     /// What the pool holds now.
     pub fn pool(&self) -> PoolStats {
         self.around.shells.stats()
+    }
+
+    /// From now on, tells `keeper` what the node does to sandboxes by itself: to which, what, and
+    /// why. It must not block. Only the first one counts.
+    pub fn keep_journal(&self, keeper: impl Fn(SandboxId, Deed, &str) + Send + Sync + 'static) {
+        self.around.journal.keep(Box::new(keeper));
     }
 
     /// The last `bytes` of what a sandbox's kernel printed; nothing when it printed nothing. Blocks.

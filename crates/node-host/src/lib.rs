@@ -17,6 +17,7 @@ mod disk;
 mod guest;
 mod host;
 mod images;
+mod journal;
 mod keeper;
 mod machine;
 mod measure;
@@ -38,6 +39,7 @@ pub use guest::{
 };
 pub use host::{DiskUse, Forked, Host, HostSettings, StartError};
 pub use images::{ImageError, Images};
+pub use journal::Deed;
 pub use machine::MachineError;
 pub use measure::{FloorReport, KvmKind, MeasureError, PhaseSpread, Spread, Verdict, floor, probe};
 pub use phase::Phase;

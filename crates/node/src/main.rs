@@ -95,6 +95,7 @@ async fn serve(settings: Settings) -> Result<()> {
         first_key::ensure(&access, settings.admin_key_hash, &data_dir).await?;
     }
     let witness = seen::witness(&data_dir)?;
+    seen::keep_journal(&host, &witness);
     let stop = CancellationToken::new();
     let signals = stop_on_signal(stop.clone())?;
     let node = Node::new(host.clone(), access.clone(), witness.clone(), vmm, verdict, stop.clone());

@@ -66,6 +66,19 @@ pub(crate) async fn node(
     })
 }
 
+/// Has what the node does by itself written down, beginning with the sandboxes it found.
+pub(crate) fn keep_journal(host: &Host, witness: &Arc<Witness>) {
+    let keeping = witness.clone();
+    host.keep_journal(move |id, deed, why| {
+        keeping.node_did(deed.name(), id.to_string(), "ok", Some(why.to_owned()));
+    });
+    for sandbox in host.sandboxes() {
+        let found = sandbox.view();
+        let detail = format!("{}, of an earlier run of the node", state(found.phase).as_str());
+        witness.node_did("sandbox_found", sandbox.facts().id.to_string(), "ok", Some(detail));
+    }
+}
+
 /// The end of a sandbox's console, as text.
 pub(crate) async fn console(
     host: Arc<Host>,

@@ -21,6 +21,7 @@ use super::{
     ASKS_PENDING_MAX, CreateError, CreateSpec, CreateTimes, SandboxFacts, SandboxHandle,
     SandboxView,
 };
+use crate::journal::{Deed, Journal};
 use crate::phase::{Action, Event, Phase};
 use crate::shells::Shells;
 use crate::step;
@@ -43,6 +44,7 @@ pub(crate) struct Surroundings {
     pub(crate) boot_within: Duration,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
+    pub(crate) journal: Journal,
 }
 
 /// Told once whether the sandbox serves.
@@ -61,7 +63,7 @@ pub(crate) enum Birth {
         ready: Ready,
     },
     /// A node before this one made it.
-    Found(Found),
+    Found(Box<Found>),
 }
 
 /// A sandbox that a node before this one made, as it was found.
@@ -296,6 +298,11 @@ impl Owner {
         };
         let on_timeout = self.view.borrow().lease.on_timeout;
         tracing::info!(sandbox = %self.facts.id, "{why}: {on_timeout:?}");
+        let deed = match on_timeout {
+            OnTimeout::Kill => Deed::TimeoutKill,
+            OnTimeout::Pause => Deed::TimeoutPause,
+        };
+        self.around.journal.tell(self.facts.id, deed, why);
         if on_timeout == OnTimeout::Pause {
             match self.pause().await {
                 Ok(()) => return,
@@ -318,6 +325,7 @@ impl Owner {
         let words = self.files.as_ref().and_then(|f| crate::console::last_words(&f.console));
         let reason = explain(over, words);
         tracing::warn!(sandbox = %self.facts.id, "sandbox failed: {reason}");
+        self.around.journal.tell(self.facts.id, Deed::Failed, &reason);
         self.view.send_modify(|view| view.reason = Some(reason));
     }
 

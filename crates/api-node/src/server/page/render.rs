@@ -288,6 +288,8 @@ fn is_required(schema: &Value, name: &str) -> bool {
 fn values_of(schema: &Value) -> Option<String> {
     let one = |schema: &Value| {
         let values = schema["enum"].as_array()?.iter().filter_map(Value::as_str);
+        // Never sent: it stands for what is newer than a client.
+        let values = values.filter(|value| *value != "unknown");
         Some(values.collect::<Vec<_>>().join(" | "))
     };
     if let Some(values) = one(schema) {
