@@ -23,6 +23,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "node: needs a node, at SANDFLARE_API_URL")
 
 
+def pytest_unconfigure() -> None:
+    _HYPOTHESIS.cleanup()
+
+
 @pytest.fixture(scope="session")
 def client() -> Iterator[Client]:
     url = os.environ.get("SANDFLARE_API_URL")
