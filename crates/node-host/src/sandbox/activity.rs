@@ -30,7 +30,7 @@ impl Changes {
     pub(crate) async fn next(&mut self) {
         if self.uses.changed().await.is_err() {
             // Nobody is left who could use it.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }
