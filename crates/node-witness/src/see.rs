@@ -19,6 +19,8 @@ use crate::{LOCAL_ACTOR, UNKNOWN_ACTOR, Witness, output};
 
 /// What a line says when the caller left before there was an answer.
 const ABANDONED: &str = "abandoned";
+/// Marks an answer that was given before, to the same idempotency key.
+const REPLAYED_HEADER: &str = "idempotency-replayed";
 /// The operation whose first output is timed.
 const EXEC: &str = "process_exec";
 
@@ -144,6 +146,9 @@ impl Seen<'_> {
         if let Some(Noted { object, detail }) = response.extensions().get::<Noted>() {
             event.object = object.clone().or(event.object);
             event.detail = detail.clone().or(event.detail);
+        }
+        if response.headers().contains_key(REPLAYED_HEADER) {
+            event.detail = Some("nothing was done: the answer to an earlier request".to_owned());
         }
         event
     }

@@ -207,6 +207,21 @@ async fn who_did_it_is_the_key_and_who_was_not_let_in_is_seen() {
     assert_eq!(lines[5]["project"], "prj_0000000000000000");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_that_was_answered_before_is_not_taken_for_another() {
+    let node = served().await;
+    let once = ["idempotency-key: 7", JSON];
+    let create = || ask(&node.url, "POST", "/v1/sandboxes", &once, b"{}");
+    let (first, second) = (create(), create());
+    assert_eq!(first.body, second.body);
+    let lines = entries(&node.url);
+    assert_eq!(lines[1]["object"], first.json()["id"]);
+    let detail = lines[2]["detail"].as_str().unwrap();
+    assert!(detail.starts_with("nothing was done"), "{detail}");
+    let metrics = get(&node.url, "/metrics").body;
+    assert!(metrics.contains(r#"create_seconds_count{template="agent",size="nano"} 1"#));
+}
+
 /// Where a secret can be put.
 const SECRETS: [&str; 7] = [
     "secret-of-env",
