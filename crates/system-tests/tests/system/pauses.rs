@@ -265,7 +265,7 @@ async fn paused_sandboxes_and_snapshots_outlive_the_node() {
     let counted: u64 = again.text("cat /tmp/count").await.parse().unwrap();
     again.text(&format!("until test $(cat /tmp/count) -gt {counted}; do sleep 0.05; done")).await;
     let client = host.client();
-    assert_eq!(client.snapshot_list().await.unwrap().snapshots, [snapshot.clone()]);
+    assert_eq!(client.snapshot_list().await.unwrap().snapshots, std::slice::from_ref(&snapshot));
     let create = CreateSandbox { snapshot: Some(snapshot.id), ..CreateSandbox::default() };
     let made = Sandbox::new(&host, client.sandbox_create(&create).await.unwrap());
     assert_eq!(made.text("cat ~/file").await, "disk");
