@@ -277,6 +277,7 @@ impl NodeApi for Node {
         request: CreateSnapshot,
     ) -> Result<Snapshot, Failure> {
         let found = self.sandbox(id)?;
+        quota::admit_snapshot(&self.access, &self.host, found.facts().project).await?;
         let kept = self.host.snapshot_create(&found, request.name).await;
         kept.map(lifecycle::snapshot).map_err(|error| failure::of_order(&error))
     }

@@ -22,12 +22,17 @@ pub(crate) async fn admit(
     Ok(quota)
 }
 
-/// Whether a project may begin something that takes disk.
-pub(crate) async fn admit_disk(
+/// Whether a project may begin something that takes disk, such as a snapshot of its sandbox.
+pub(crate) async fn admit_snapshot(
+    access: &Access,
     host: &Arc<Host>,
     project: ProjectId,
-    quota: &Quota,
 ) -> Result<(), Failure> {
+    let quota = access.quota(project).ok_or_else(|| failure::no_project(project))?;
+    admit_disk(host, project, &quota).await
+}
+
+async fn admit_disk(host: &Arc<Host>, project: ProjectId, quota: &Quota) -> Result<(), Failure> {
     // Looked at only where it matters: it reads directories.
     if quota.disk_mib >= WHOLE_NODE.disk_mib {
         return Ok(());
@@ -49,9 +54,11 @@ pub(crate) async fn used(
 
 async fn disk_used_mib(host: &Arc<Host>, project: ProjectId) -> Result<u64, Failure> {
     let host = host.clone();
+    let of_project = host.snapshots().into_iter().filter(|facts| facts.project == project);
+    let snapshots: u64 = of_project.map(|facts| facts.bytes).sum();
     let looking = tokio::task::spawn_blocking(move || host.disk_use_of(project));
     let bytes = looking.await.map_err(|error| {
         Failure::because(ErrorCode::Internal, "the disk could not be looked at", &error)
     })?;
-    Ok(bytes >> 20)
+    Ok(bytes.saturating_add(snapshots) >> 20)
 }

@@ -2,6 +2,7 @@
 //! talks to has no machines.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod access;
 mod bench;
 mod node;
 mod run;
