@@ -2,19 +2,29 @@
 # The HTTP API with nothing but curl: create a sandbox, write a file, run a command, read it back, kill it.
 set -eu
 api=${SANDFLARE_API_URL:-http://127.0.0.1:7878}/v1
+home=${SANDFLARE_HOME:-$HOME/.local/share/sandflare}
+
+# The key goes to curl in a file: what stands in arguments, other users of the machine can read.
+settings=$(mktemp)
+trap 'rm -f "$settings"' EXIT
+key=${SANDFLARE_API_KEY:-$(cat "$home/api-key")}
+printf 'header = "Authorization: Bearer %s"\n' "$key" >"$settings"
+ask() {
+    curl -fsS -K "$settings" "$@"
+}
 
 json='content-type: application/json'
-created=$(curl -fsS -H "$json" -d '{"template": "agent", "size": "nano"}' "$api/sandboxes")
+created=$(ask -H "$json" -d '{"template": "agent", "size": "nano"}' "$api/sandboxes")
 id=$(printf '%s' "$created" | sed 's/.*"id":"\(sbx_[0-9a-f]*\)".*/\1/')
-trap 'curl -fsS -X DELETE "$api/sandboxes/$id"' EXIT
+trap 'ask -X DELETE "$api/sandboxes/$id"; rm -f "$settings"' EXIT
 echo "created $id"
 
 printf 'b\na\nc\n' |
-    curl -fsS -X PUT -H 'content-type: application/octet-stream' --data-binary @- \
+    ask -X PUT -H 'content-type: application/octet-stream' --data-binary @- \
         "$api/sandboxes/$id/files?path=/home/agent/letters" >/dev/null
 
 echo "events of a command, one per line (output is in base64):"
-curl -fsS -N -H "$json" -d '{"argv": ["sort", "-o", "sorted", "letters"]}' "$api/sandboxes/$id/exec"
+ask -N -H "$json" -d '{"argv": ["sort", "-o", "sorted", "letters"]}' "$api/sandboxes/$id/exec"
 
 echo "the file it made:"
-curl -fsS "$api/sandboxes/$id/files?path=/home/agent/sorted"
+ask "$api/sandboxes/$id/files?path=/home/agent/sorted"
