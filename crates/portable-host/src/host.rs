@@ -13,6 +13,7 @@ use rustix::fs::FlockOperation;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 
+use crate::backlog;
 use crate::config::Config;
 use crate::disks;
 use crate::error::{HostError, OnFile as _};
@@ -168,6 +169,8 @@ impl PortableHost {
             vcpus: config.vcpus,
             stop_seconds: config.stop_seconds,
         };
+        // Without it bursts of connections are slow, and everything works.
+        let _ = backlog::deepen(running.pid, running.port);
         let description = host.description();
         let text = serde_json::to_vec(&running)
             .map_err(|source| HostError::Manifest { path: description.clone(), source })?;

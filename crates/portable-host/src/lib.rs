@@ -4,6 +4,7 @@
 //! [`PortableHost`] is the long-lived one behind `sandflare up`; [`run_once`] runs a single program in a fresh one
 //! and brings back its output and exit status, which is how Linux guests are tested anywhere.
 
+mod backlog;
 mod config;
 mod disks;
 mod error;
