@@ -1,4 +1,5 @@
 mod access;
+mod sandbox;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,8 +9,11 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub(crate) use access::{CreateKeyArgs, CreateProjectArgs, KeysCommand, ProjectsCommand};
+pub(crate) use sandbox::{
+    Choice, Cp, Create, Exec, ForkArgs, Kill, One, Ps, SandboxCommand, SandboxVerb, Shell,
+    SnapshotsCommand, TakeSnapshot, Timeout,
+};
 
-use crate::cp::Place as CopyPlace;
 use crate::duration::parse_duration;
 
 const STYLES: Styles = Styles::styled()
@@ -59,18 +63,16 @@ pub(crate) enum Command {
     Down,
     /// Show the node.
     Status(Format),
-    /// Show the node's log.
+    /// Show the node's log, or the console of a sandbox.
     Logs(Logs),
-    /// List sandboxes.
-    Ps(Ps),
-    /// Run a command in a sandbox that is there.
-    Exec(Exec),
-    /// Open a shell in a sandbox.
-    Shell(Shell),
-    /// Kill sandboxes.
-    Kill(Kill),
-    /// Copy one file into or out of a sandbox.
-    Cp(Cp),
+    #[command(flatten)]
+    Verb(SandboxVerb),
+    /// The commands for one sandbox, as a group.
+    #[command(subcommand)]
+    Sandbox(SandboxCommand),
+    /// List or delete the snapshots of sandboxes.
+    #[command(subcommand)]
+    Snapshots(SnapshotsCommand),
     /// List templates, or make their snapshots.
     #[command(subcommand)]
     Template(TemplateCommand),
@@ -87,6 +89,8 @@ pub(crate) enum Command {
     Doctor(Format),
     /// Measure the node.
     Bench(Bench),
+    /// Print what makes a shell complete this program's commands and options.
+    Completions(Completions),
 }
 
 /// What a command is run with.
@@ -136,44 +140,6 @@ pub(crate) struct Run {
     pub(crate) size: Size,
     #[command(flatten)]
     pub(crate) process: Process,
-}
-
-#[derive(Debug, ClapArgs)]
-#[command(after_help = "\
-Example:
-  sandflare exec sbx_0123456789abcdef -- ls -l /home/agent
-  sandflare exec -t sbx_0123456789abcdef -- top
-
-Exit codes are those of `sandflare run`.")]
-pub(crate) struct Exec {
-    /// Give the command a terminal, which is this one.
-    #[arg(short = 't', long = "tty")]
-    pub(crate) tty: bool,
-    /// The sandbox.
-    pub(crate) id: SandboxId,
-    #[command(flatten)]
-    pub(crate) process: Process,
-}
-
-#[derive(Debug, ClapArgs)]
-#[command(after_help = "\
-Example:
-  sandflare shell sbx_0123456789abcdef
-
-It is the user's login shell, on a terminal that is this one. `exit`, or Ctrl-D, ends it; the sandbox
-stays. Exit codes are those of `sandflare run`.")]
-pub(crate) struct Shell {
-    /// Set a variable; without `=VALUE`, to what it is here. May be repeated.
-    #[arg(short = 'e', long = "env", value_name = "NAME[=VALUE]")]
-    pub(crate) env: Vec<String>,
-    /// Working directory.
-    #[arg(short = 'w', long, value_name = "DIR")]
-    pub(crate) workdir: Option<String>,
-    /// User in the sandbox [default: agent].
-    #[arg(short = 'u', long)]
-    pub(crate) user: Option<String>,
-    /// The sandbox.
-    pub(crate) id: SandboxId,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -230,60 +196,34 @@ pub(crate) enum OutputFormat {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
 Examples:
-  sandflare ps --state paused
-  sandflare ps --metadata team:charts --json")]
-pub(crate) struct Ps {
-    /// Only those in this state, such as running, paused or failed.
-    #[arg(long)]
-    pub(crate) state: Option<String>,
-    /// Only those of exactly this name.
-    #[arg(long)]
-    pub(crate) name: Option<String>,
-    /// Only those with this entry in their metadata.
-    #[arg(long, value_name = "KEY:VALUE")]
-    pub(crate) metadata: Option<String>,
-    #[command(flatten)]
-    pub(crate) format: Format,
-}
-
-#[derive(Debug, ClapArgs)]
+  sandflare logs -f                          the log of this machine's node, as it grows
+  sandflare logs sbx_0123456789abcdef        the end of a sandbox's console")]
 pub(crate) struct Logs {
-    /// Go on as the log grows, until Ctrl-C.
-    #[arg(short, long)]
+    /// The sandbox whose console to show [default: none, but the node's log].
+    pub(crate) id: Option<SandboxId>,
+    /// Go on as the node's log grows, until Ctrl-C.
+    #[arg(short, long, conflicts_with = "id")]
     pub(crate) follow: bool,
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Kill {
-    /// The sandboxes.
-    #[arg(required = true)]
-    pub(crate) ids: Vec<SandboxId>,
 }
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
 Examples:
-  sandflare cp data.csv sbx_0123456789abcdef:/home/agent/data.csv
-  sandflare cp sbx_0123456789abcdef:/home/agent/chart.png .
-  sandflare cp - sbx_0123456789abcdef:/home/agent/stdin < data     (`-` is a standard stream)")]
-pub(crate) struct Cp {
-    /// A file here, or ID:PATH.
-    pub(crate) from: CopyPlace,
-    /// A file or directory here, or ID:PATH.
-    pub(crate) to: CopyPlace,
-    /// Permission bits of a file in a sandbox, in octal, such as 755.
-    #[arg(long, value_parser = parse_mode)]
-    pub(crate) mode: Option<u32>,
-    /// Owner of a file in a sandbox [default: agent].
-    #[arg(short, long)]
-    pub(crate) user: Option<String>,
+  source <(sandflare completions bash)
+  sandflare completions zsh > ~/.zfunc/_sandflare
+  sandflare completions fish > ~/.config/fish/completions/sandflare.fish")]
+pub(crate) struct Completions {
+    /// The shell that is to read it.
+    #[arg(value_enum)]
+    pub(crate) shell: CompletionShell,
 }
 
-fn parse_mode(text: &str) -> Result<u32, String> {
-    u32::from_str_radix(text, 8)
-        .ok()
-        .filter(|mode| *mode <= 0o7777)
-        .ok_or_else(|| "use one to four octal digits, such as 644".to_owned())
+/// A shell that can complete this program's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CompletionShell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 #[derive(Debug, Subcommand)]
@@ -431,6 +371,36 @@ mod test {
     }
 
     #[test]
+    fn a_verb_means_the_same_within_the_group() {
+        for line in [
+            "create --name charts",
+            "ls --state paused",
+            "exec sbx_0123456789abcdef -- true",
+            "shell sbx_0123456789abcdef",
+            "cp a sbx_0123456789abcdef:/b",
+            "pause sbx_0123456789abcdef",
+            "resume sbx_0123456789abcdef",
+            "fork sbx_0123456789abcdef --count 3",
+            "snapshot sbx_0123456789abcdef -o json",
+            "timeout sbx_0123456789abcdef 2h",
+            "metrics sbx_0123456789abcdef",
+            "processes sbx_0123456789abcdef",
+            "kill sbx_0123456789abcdef",
+        ] {
+            let words = || line.split(' ');
+            let alone = Args::try_parse_from(["sandflare"].into_iter().chain(words())).unwrap();
+            let grouped = ["sandflare", "sandbox"].into_iter().chain(words());
+            let grouped = Args::try_parse_from(grouped).unwrap();
+            let (Command::Verb(alone), Command::Sandbox(SandboxCommand::Verb(grouped))) =
+                (alone.command, grouped.command)
+            else {
+                panic!("{line}");
+            };
+            assert_eq!(format!("{alone:?}"), format!("{grouped:?}"));
+        }
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_refused() {
         for line in [
             "",
@@ -444,6 +414,16 @@ mod test {
             "kill",
             "bench --runs 0",
             "cp a b --mode 999",
+            "create --timeout soon",
+            "create --metadata team",
+            "create --snapshot snap_0123456789abcdef --size small",
+            "fork sbx_0123456789abcdef --count 17",
+            "timeout sbx_0123456789abcdef",
+            "logs -f sbx_0123456789abcdef",
+            "sandbox",
+            "sandbox logs",
+            "sandbox up",
+            "completions tcsh",
         ] {
             let words = std::iter::once("sandflare").chain(line.split_whitespace());
             assert!(Args::try_parse_from(words).is_err(), "{line}");

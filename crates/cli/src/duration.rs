@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use api_node::TIME_LIMIT_MS_MAX;
+use api_node::{TIME_LIMIT_MS_MAX, TIMEOUT_S_MAX};
 
 /// A time such as `30s`, `500ms`, `1.5m` or `2h`; a bare number is seconds.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -22,6 +22,31 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         ms if ms > u128::from(TIME_LIMIT_MS_MAX) => Err("that is longer than a day".to_owned()),
         _ => Ok(duration),
     }
+}
+
+/// The lifetime of a sandbox in seconds, such as `90s`, `30m`, `8h` or `7d`; 0 for `never`.
+pub(crate) fn parse_lifetime(text: &str) -> Result<u32, String> {
+    let advice = || "use a whole number and s, m, h or d, such as 30m, or `never`".to_owned();
+    if text == "never" {
+        return Ok(0);
+    }
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit {
+        "" | "s" => 1,
+        "m" | "min" => 60,
+        "h" => 60 * 60,
+        "d" => 24 * 60 * 60,
+        _ => return Err(advice()),
+    };
+    let number: u32 = match number.parse() {
+        Ok(number) => number,
+        Err(_) if number.is_empty() => return Err(advice()),
+        // All digits, and more of them than any year has seconds.
+        Err(_) => u32::MAX,
+    };
+    let seconds = number.checked_mul(scale).filter(|seconds| *seconds <= TIMEOUT_S_MAX);
+    seconds.ok_or_else(|| "that is longer than a year; `never` is without end".to_owned())
 }
 
 /// A time for people: `850 ms`, `3.2 s`, `2 min 5 s`.
@@ -47,6 +72,23 @@ mod test {
         }
         for text in ["", "s", "-1s", "0", "0ms", "1d", "25h", "1e9", "1.2.3s", "999999999999h"] {
             assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn lifetimes_are_whole_seconds_up_to_a_year() {
+        for (text, seconds) in [
+            ("never", 0),
+            ("0", 0),
+            ("90", 90),
+            ("30m", 1_800),
+            ("8h", 28_800),
+            ("365d", 31_536_000),
+        ] {
+            assert_eq!(parse_lifetime(text), Ok(seconds), "{text}");
+        }
+        for text in ["", "h", "-1s", "1.5h", "500ms", "366d", "1w", "99999999999", "99999999999s"] {
+            assert!(parse_lifetime(text).is_err(), "{text}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! Running a command: its streams are ours, its exit code is ours.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read};
 use std::pin::pin;
 use std::time::Duration;
@@ -100,8 +101,9 @@ pub(crate) async fn shell(client: &Client, args: Shell) -> Result<End> {
     terminal::session(client, id, request(&process)?, &mut signals).await
 }
 
-fn request(process: &Process) -> Result<ExecRequest> {
-    let env = process.env.iter().map(|text| match text.split_once('=') {
+/// The variables that `-e` gives, those without a value as they are here.
+pub(crate) fn variables(given: &[String]) -> Result<BTreeMap<String, String>> {
+    let variable = |text: &String| match text.split_once('=') {
         Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
         None => match std::env::var(text) {
             Ok(value) => Ok((text.clone(), value)),
@@ -110,10 +112,14 @@ fn request(process: &Process) -> Result<ExecRequest> {
                 format!("set it, or give its value: -e {text}=VALUE"),
             )),
         },
-    });
+    };
+    given.iter().map(variable).collect()
+}
+
+fn request(process: &Process) -> Result<ExecRequest> {
     Ok(ExecRequest {
         argv: process.argv.clone(),
-        env: env.collect::<Result<_>>()?,
+        env: variables(&process.env)?,
         cwd: process.workdir.clone(),
         user: process.user.clone(),
         time_limit_ms: process.timeout.map(|timeout| {

@@ -9,6 +9,7 @@ mod args;
 mod audit;
 mod bench;
 mod complaint;
+mod completions;
 mod cp;
 mod doctor;
 mod duration;
@@ -19,8 +20,10 @@ mod listing;
 mod node;
 mod place;
 mod programs;
+mod sandbox;
 mod signals;
 mod snapshot;
+mod snapshots;
 mod steps;
 mod table;
 mod terminal;
@@ -32,7 +35,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::args::{Args, Command, TemplateCommand};
+use crate::args::{Args, Command, Logs, TemplateCommand};
 use crate::complaint::{End, REFUSED, RUN_FAILED};
 use crate::place::Place;
 
@@ -61,14 +64,18 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Whether the words, which may not be a command line at all, ask for `run`, `exec` or `shell`.
+/// Whether the words, which may not be a command line at all, ask for `run`, `exec` or `shell`, the
+/// latter two perhaps as a verb of `sandbox`.
 fn passes_code_on(arguments: &[OsString]) -> bool {
     let mut words = arguments.iter().skip(1);
+    let mut grouped = false;
     while let Some(word) = words.next() {
         if word == "--url" || word == "--ca" {
             words.next();
+        } else if word == "sandbox" && !grouped {
+            grouped = true;
         } else if !word.as_encoded_bytes().starts_with(b"-") {
-            return word == "run" || word == "exec" || word == "shell";
+            return word == "run" && !grouped || word == "exec" || word == "shell";
         }
     }
     false
@@ -90,15 +97,14 @@ async fn command(command: Command, place: Place) -> Result<End> {
     let client = || place.client();
     match command {
         Command::Run(run) => exec::run(&client()?, run).await,
-        Command::Exec(exec) => exec::exec(&client()?, exec).await,
-        Command::Shell(shell) => exec::shell(&client()?, shell).await,
         Command::Up(up) => launch::up(&place, &up).await,
         Command::Down => launch::down(&place).await,
         Command::Status(format) => node::status(&client()?, format).await,
+        Command::Logs(Logs { id: Some(id), .. }) => sandbox::logs(&client()?, id).await,
         Command::Logs(logs) => launch::logs(&place, &logs).await,
-        Command::Ps(ps) => listing::sandboxes(&client()?, ps).await,
-        Command::Kill(kill) => listing::kill(&client()?, &kill).await,
-        Command::Cp(copy) => cp::cp(&client()?, &copy).await,
+        Command::Verb(verb) => sandbox::verb(&client()?, verb).await,
+        Command::Sandbox(command) => sandbox::sandbox(&client()?, command).await,
+        Command::Snapshots(command) => snapshots::snapshots(&client()?, command).await,
         Command::Template(TemplateCommand::Ls(format)) => {
             listing::templates(&client()?, format).await
         }
@@ -110,5 +116,6 @@ async fn command(command: Command, place: Place) -> Result<End> {
         Command::Audit(command) => audit::audit(&client()?, command).await,
         Command::Doctor(format) => doctor::doctor(&place, format).await,
         Command::Bench(bench) => bench::bench(&client()?, &bench).await,
+        Command::Completions(completions) => completions::print(completions.shell),
     }
 }

@@ -6,5 +6,6 @@ mod access;
 mod bench;
 mod node;
 mod run;
+mod sandbox;
 mod sandflare;
 mod terminal;
