@@ -33,6 +33,7 @@ const STYLES: Styles = Styles::styled()
 Examples:
   sandflare up                                  start a node on this machine
   sandflare run -- python3 -c 'print(6*7)'      one command in a sandbox of its own
+  sandflare create --timeout 8h                 a sandbox that stays; its id is printed
   sandflare doctor                              what this machine can do, and what is missing
   sandflare down                                stop the node, leave nothing behind
 

@@ -82,26 +82,28 @@ fn passes_code_on(arguments: &[OsString]) -> bool {
 }
 
 fn start(args: Args) -> Result<End> {
-    let place = Place::resolve(args.url, args.ca)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let end = runtime.block_on(command(args.command, place));
+    let end = runtime.block_on(command(args));
     // A thread blocked in reading or writing a terminal must not hold up the exit.
     runtime.shutdown_background();
     end
 }
 
-async fn command(command: Command, place: Place) -> Result<End> {
-    let client = || place.client();
+async fn command(args: Args) -> Result<End> {
+    let Args { url, ca, command } = args;
+    // Not every command needs a place, and where there is none the others must work.
+    let place = || Place::resolve(url.clone(), ca.clone());
+    let client = || place()?.client();
     match command {
         Command::Run(run) => exec::run(&client()?, run).await,
-        Command::Up(up) => launch::up(&place, &up).await,
-        Command::Down => launch::down(&place).await,
+        Command::Up(up) => launch::up(&place()?, &up).await,
+        Command::Down => launch::down(&place()?).await,
         Command::Status(format) => node::status(&client()?, format).await,
         Command::Logs(Logs { id: Some(id), .. }) => sandbox::logs(&client()?, id).await,
-        Command::Logs(logs) => launch::logs(&place, &logs).await,
+        Command::Logs(logs) => launch::logs(&place()?, &logs).await,
         Command::Verb(verb) => sandbox::verb(&client()?, verb).await,
         Command::Sandbox(command) => sandbox::sandbox(&client()?, command).await,
         Command::Snapshots(command) => snapshots::snapshots(&client()?, command).await,
@@ -114,7 +116,7 @@ async fn command(command: Command, place: Place) -> Result<End> {
         Command::Keys(command) => access::keys(&client()?, command).await,
         Command::Projects(command) => access::projects(&client()?, command).await,
         Command::Audit(command) => audit::audit(&client()?, command).await,
-        Command::Doctor(format) => doctor::doctor(&place, format).await,
+        Command::Doctor(format) => doctor::doctor(&place()?, format).await,
         Command::Bench(bench) => bench::bench(&client()?, &bench).await,
         Command::Completions(completions) => completions::print(completions.shell),
     }

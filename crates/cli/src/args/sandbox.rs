@@ -113,7 +113,7 @@ pub(crate) struct Create {
     /// How long it lives, such as 30m, 8h, 7d or never [default: 1h].
     #[arg(long, value_name = "TIME", value_parser = parse_lifetime)]
     pub(crate) timeout: Option<u32>,
-    /// How long it may go unused [default: never an end].
+    /// How long it may go without use, such as 10m or never [default: never].
     #[arg(long, value_name = "TIME", value_parser = parse_lifetime)]
     pub(crate) idle_timeout: Option<u32>,
     /// What happens when its time is over.
