@@ -11,8 +11,10 @@ use crate::sandbox::{End, command, follow};
 async fn a_guest_that_reboots_or_powers_off_ends_its_sandbox_which_says_so() {
     let host = shared().await;
     let client = host.client();
+    // Whether the kernel's last word gets out before an emergency restart is luck.
     let silent = "the guest reset itself without a word from its kernel (a triple fault, or sysrq)";
-    for (key, why) in [("b", silent), ("o", "the guest shut itself down")] {
+    let told = "the guest shut itself down";
+    for (key, reasons) in [("b", [told, silent]), ("o", [told, told])] {
         let sandbox = host.sandbox("base").await;
         let id = sandbox.id();
         let script = format!("echo {key} > /proc/sysrq-trigger; sleep 1000");
@@ -29,7 +31,7 @@ async fn a_guest_that_reboots_or_powers_off_ends_its_sandbox_which_says_so() {
         let seen = client.sandbox_get(id).await.unwrap();
         assert_eq!(seen.state, SandboxState::Failed);
         let reason = seen.reason.expect("a sandbox that is over says why");
-        assert_eq!(reason, why);
+        assert!(reasons.contains(&reason.as_str()), "{key}: {reason}");
         let refused = client.process_exec(id, &command(&["true"])).await.unwrap_err();
         assert_eq!(refused.code(), Some(ErrorCode::SandboxOver), "{refused}");
 

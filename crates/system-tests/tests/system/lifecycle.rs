@@ -9,7 +9,8 @@ use base_types::Size;
 use crate::host::{Host, private};
 
 /// What may stay in the home of a node that is down.
-const KEPT: [&str; 12] = [
+const KEPT: [&str; 13] = [
+    "api-key",
     "images",
     "up.lock",
     "portable/boot.initrd",

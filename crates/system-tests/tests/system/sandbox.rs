@@ -156,6 +156,7 @@ impl Drop for Sandbox<'_> {
         // Fails when the test has killed it, or its host.
         let _ = Command::new(program("sandflare"))
             .args(["kill", &self.made.id.to_string()])
+            .env("SANDFLARE_HOME", self.host.home())
             .env("SANDFLARE_API_URL", self.host.url())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
