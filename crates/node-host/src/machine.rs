@@ -85,15 +85,10 @@ pub enum MachineError {
     Prepare(#[source] io::Error),
 }
 
-impl MachineError {
-    /// Whether it says that the VMM refused to restore a guest, which then never ran.
-    pub(crate) fn is_refused_restore(&self) -> bool {
-        matches!(self, Self::Vmm { doing, source: ControlError::Refused(_) } if *doing == RESTORING)
-    }
-}
-
 /// What is being done when a restore fails.
 const RESTORING: &str = "restore the snapshot";
+/// What is being done when there is no way to the agent.
+const CONNECTING: &str = "open a connection to the guest";
 
 fn told(console: &Option<String>) -> String {
     console.as_ref().map_or_else(String::new, |line| format!("; its console's last word: {line}"))
@@ -147,10 +142,7 @@ pub(crate) struct Restored {
 pub(crate) async fn connect(control: &Control) -> Result<GuestConnection, MachineError> {
     let (ours, theirs) = StdUnixStream::pair().map_err(MachineError::Prepare)?;
     let command = Command::Connect { port: AGENT_PORT };
-    control
-        .order(command, &[theirs.as_fd()], ORDER_WITHIN)
-        .await
-        .map_err(|source| MachineError::Vmm { doing: "open a connection to the guest", source })?;
+    control.order(command, &[theirs.as_fd()], ORDER_WITHIN).await.map_err(failed(CONNECTING))?;
     connection(ours)
 }
 
@@ -208,42 +200,29 @@ pub(crate) async fn prime(
     }
 }
 
-/// What a restored guest is told before anybody may use it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Wake<'a> {
-    /// That it is another machine than the one whose memory it has.
-    As(&'a Identity),
-    /// That it is the same machine, and what time it is. Its kernel reseeds for the generation id.
-    Again([u8; 16]),
-}
-
-/// Continues the snapshot that `process` is primed with, runs it, and tells it what it is to know.
-/// Returns once its agent said that it does, at most `limit` after it ran.
+/// Continues the snapshot that `process` is primed with, runs it, and tells it that it is the machine of
+/// `identity` now. Returns once its agent said that it is, at most `limit` after it ran.
 pub(crate) async fn restore(
     process: &VmmProcess,
     files: MachineFiles<'_>,
-    wake: Wake<'_>,
+    identity: &Identity,
     limit: Duration,
 ) -> Result<Restored, MachineError> {
     let control = process.control();
-    let generation_id = match wake {
-        Wake::As(identity) => identity.generation_id,
-        Wake::Again(generation_id) => generation_id,
-    };
-    let spec = RestoreSpec { disk: files.disk(), resume: true, generation_id };
+    let spec =
+        RestoreSpec { disk: files.disk(), resume: true, generation_id: identity.generation_id };
     let descriptors: Vec<_> = files.descriptors().collect();
 
     // The guest finds the connection waiting when it wakes.
     let (ours, theirs) = StdUnixStream::pair().map_err(MachineError::Prepare)?;
     let mut agent = connection(ours)?;
-    let failed = |doing| move |source| MachineError::Vmm { doing, source };
     let ordered = async {
         let restoring =
             control.send(Command::Restore(spec), &descriptors).await.map_err(failed(RESTORING))?;
         let connecting = control
             .send(Command::Connect { port: AGENT_PORT }, &[theirs.as_fd()])
             .await
-            .map_err(failed("open a connection to the guest"))?;
+            .map_err(failed(CONNECTING))?;
         drop(theirs);
         match restoring.within(ORDER_WITHIN).await.map_err(failed(RESTORING))? {
             Answer::Restored(times) => Ok((times, connecting)),
@@ -256,30 +235,74 @@ pub(crate) async fn restore(
     };
     let resumed = Instant::now();
     // Only now, because it carries the time of day. The guest is still taking the connection.
-    let sent = match wake {
-        Wake::As(identity) => agent.identify(identity.request()).await,
-        Wake::Again(_) => Ok(()),
-    };
+    let sent = agent.identify(identity.request()).await;
     let answered = async {
         sent.map_err(MachineError::Agent)?;
-        connecting.within(ORDER_WITHIN).await.map_err(failed("open a connection to the guest"))?;
-        let told = match wake {
-            Wake::As(_) => agent.identified(limit).await.map(drop),
-            Wake::Again(_) => {
-                let clock = SetClock { wall_clock_ns: wall_clock_ns() };
-                agent.simple_within(Request::SetClock(clock), limit).await
-            }
-        };
-        match told {
-            Ok(()) => Ok(()),
-            Err(GuestError::Silent(limit)) => {
-                Err(MachineError::Silent { limit, console: console::last_words(files.console) })
-            }
-            Err(error) => Err(MachineError::Agent(error)),
-        }
+        connecting.within(ORDER_WITHIN).await.map_err(failed(CONNECTING))?;
+        answer(agent.identified(limit).await.map(drop), files.console)
     };
     unless_over(process, files.console, answered).await?;
     Ok(Restored { times, reseed_us: micros(resumed) })
+}
+
+/// Puts the state of the snapshot that `process` is primed with in place, with a new generation id for
+/// its kernel to reseed from. The guest does not run yet: see [`wake`].
+pub(crate) async fn stand(
+    process: &VmmProcess,
+    files: MachineFiles<'_>,
+) -> Result<RestoreTimes, MachineError> {
+    let spec = RestoreSpec { disk: files.disk(), resume: false, generation_id: random()? };
+    let descriptors: Vec<_> = files.descriptors().collect();
+    let restoring = process.control().request(Command::Restore(spec), &descriptors, ORDER_WITHIN);
+    match restoring.await.map_err(failed(RESTORING))? {
+        Answer::Restored(times) => Ok(times),
+        _ => Err(failed(RESTORING)(ControlError::Protocol)),
+    }
+}
+
+/// Runs a guest that stands, and tells it what time it is. Returns once its agent said that it knows, at
+/// most `limit` after it ran, with how long that took in microseconds.
+pub(crate) async fn wake(
+    process: &VmmProcess,
+    console: &File,
+    limit: Duration,
+) -> Result<u64, MachineError> {
+    let (ours, theirs) = StdUnixStream::pair().map_err(MachineError::Prepare)?;
+    let agent = connection(ours)?;
+    // The guest finds the connection waiting when it wakes.
+    let command = Command::Connect { port: AGENT_PORT };
+    let connecting =
+        process.control().send(command, &[theirs.as_fd()]).await.map_err(failed(CONNECTING))?;
+    drop(theirs);
+    go_on(process).await?;
+    let woken = Instant::now();
+    let answered = async {
+        connecting.within(ORDER_WITHIN).await.map_err(failed(CONNECTING))?;
+        answer(set_clock(agent, limit).await, console)
+    };
+    unless_over(process, console, answered).await?;
+    Ok(micros(woken))
+}
+
+/// Tells the guest what time it is; a guest that stood still does not know.
+pub(crate) async fn set_clock(agent: GuestConnection, limit: Duration) -> Result<(), GuestError> {
+    let clock = SetClock { wall_clock_ns: wall_clock_ns() };
+    agent.simple_within(Request::SetClock(clock), limit).await
+}
+
+fn failed(doing: &'static str) -> impl Fn(ControlError) -> MachineError {
+    move |source| MachineError::Vmm { doing, source }
+}
+
+/// What the first answer of an agent says of its machine.
+fn answer(told: Result<(), GuestError>, console: &File) -> Result<(), MachineError> {
+    match told {
+        Ok(()) => Ok(()),
+        Err(GuestError::Silent(limit)) => {
+            Err(MachineError::Silent { limit, console: console::last_words(console) })
+        }
+        Err(error) => Err(MachineError::Agent(error)),
+    }
 }
 
 /// The new files a machine is written to.
@@ -299,7 +322,6 @@ pub(crate) async fn freeze(
     process: &VmmProcess,
     files: FreezeFiles<'_>,
 ) -> Result<u64, MachineError> {
-    let failed = |doing| move |source| MachineError::Vmm { doing, source };
     let control = process.control();
     let begun = Instant::now();
     let paused = control.order(Command::Pause, &[], PAUSE_WITHIN).await;

@@ -233,17 +233,22 @@ fn lost(console: Option<String>) -> String {
 /// Otherwise its owner is told that it failed.
 pub(super) async fn greet(control: Control, limit: Duration) {
     let fit = async {
-        if control.hello(HELLO_WITHIN).await? == Progress::Paused {
+        let held = control.hello(HELLO_WITHIN).await? == Progress::Paused;
+        if held {
             // The daemon before this one died while it held the guest for something.
             control.order(Command::Resume, &[], RESUME_WITHIN).await?;
         }
-        Ok::<_, ControlError>(())
+        Ok::<_, ControlError>(held)
     };
-    if let Err(error) = fit.await {
-        control.give_up(&format!("its machine cannot be taken over: {}", Chain(&error)));
-        return;
-    }
+    let held = match fit.await {
+        Ok(held) => held,
+        Err(error) => {
+            control.give_up(&format!("its machine cannot be taken over: {}", Chain(&error)));
+            return;
+        }
+    };
     let answers = match machine::connect(&control).await {
+        Ok(agent) if held => machine::set_clock(agent, limit).await.is_ok(),
         Ok(agent) => agent.health(limit).await.is_ok(),
         Err(_) => false,
     };

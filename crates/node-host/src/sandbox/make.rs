@@ -13,10 +13,7 @@ use super::layout::{Moment, MomentFiles, Stamp};
 use super::owner::Surroundings;
 use super::{CreateError, CreateSpec, CreateTimes, SandboxFacts};
 use crate::images::{ImageError, open};
-use crate::machine::{
-    self, Identity, MachineError, MachineFiles, Memory, RestoreOptions, Restored, Wake, micros,
-    random,
-};
+use crate::machine::{self, Identity, MachineFiles, Memory, RestoreOptions, Restored, micros};
 use crate::shells::{Recipe, Shell};
 use crate::snapshots::Kept;
 use crate::step;
@@ -88,7 +85,9 @@ async fn make_warm(
         Some(_) => PrimeTimes::default(),
         None => machine::prime(&process, Memory::of(&template), options).await?,
     };
-    let restored = restore(&process, &template, &files, Wake::As(&identity), limit).await?;
+    let frozen = frozen(&template, &files);
+    let machine_files = machine_files(&template, &frozen, &files);
+    let restored = machine::restore(&process, machine_files, &identity, limit).await?;
     let times = times(begun, claim_us, primed, restored, built_for_claim);
     Ok(Made { process, files, times })
 }
@@ -115,7 +114,9 @@ async fn make_branch(
     let primed = machine::prime(&process, memory(&template, &from), options).await?;
     let identity = identity_of(facts)?;
     let limit = spec.ready_within.unwrap_or(around.ready_within);
-    let restored = restore(&process, &template, &files, Wake::As(&identity), limit).await?;
+    let frozen = frozen(&template, &files);
+    let machine_files = machine_files(&template, &frozen, &files);
+    let restored = machine::restore(&process, machine_files, &identity, limit).await?;
     let times = times(begun, claim_us, primed, restored, built_for_claim);
     Ok(Made { process, files, times })
 }
@@ -189,20 +190,34 @@ pub(super) async fn prepare(
     Ok(Primed { process, template, lazy, claim_us, primed, built_for_claim, begun })
 }
 
-/// Lets a machine that was prepared go on, as the machine it was.
-pub(super) async fn thaw(
-    primed: Primed,
+/// A machine that is what a paused sandbox was, and does not run yet.
+pub(super) struct Standing {
+    pub(super) process: VmmProcess,
+    /// Whether it reads from the memory layers as long as it runs.
+    pub(super) lazy: bool,
+    times: CreateTimes,
+    begun: Instant,
+}
+
+/// Makes a machine that was prepared what it was. Its guest does not run yet.
+pub(super) async fn stand(primed: Primed, files: &SandboxFiles) -> Result<Standing, CreateError> {
+    let Primed { process, template, lazy, claim_us, primed, built_for_claim, begun } = primed;
+    let frozen = frozen(&template, files);
+    let restored = machine::stand(&process, machine_files(&template, &frozen, files)).await?;
+    let restored = Restored { times: restored, reseed_us: 0 };
+    let times = times(begun, claim_us, primed, restored, built_for_claim);
+    Ok(Standing { process, lazy, times, begun })
+}
+
+/// Lets a machine that stands go on.
+pub(super) async fn wake(
+    standing: Standing,
     files: &SandboxFiles,
     limit: Duration,
-) -> Result<(VmmProcess, CreateTimes), ThawError> {
-    let generation_id = random().map_err(|error| ThawError::Before(error.into()))?;
-    let Primed { process, template, claim_us, primed, built_for_claim, begun, .. } = primed;
-    let restored = restore(&process, &template, files, Wake::Again(generation_id), limit).await;
-    let restored = restored.map_err(|error| match error.is_refused_restore() {
-        true => ThawError::Before(error.into()),
-        false => ThawError::After(error.into()),
-    })?;
-    Ok((process, times(begun, claim_us, primed, restored, built_for_claim)))
+) -> Result<(VmmProcess, CreateTimes), CreateError> {
+    let Standing { process, times, begun, .. } = standing;
+    let reseed_us = machine::wake(&process, &files.console, limit).await?;
+    Ok((process, CreateTimes { reseed_us, total_us: micros(begun), ..times }))
 }
 
 async fn template_of(
@@ -236,22 +251,17 @@ fn path(memory_bytes: u64, layers: usize) -> MemoryPath {
     }
 }
 
-async fn restore(
-    process: &VmmProcess,
-    template: &Template,
-    files: &SandboxFiles,
-    wake: Wake<'_>,
-    limit: Duration,
-) -> Result<Restored, MachineError> {
-    let mut frozen: Vec<&File> = vec![&template.disk];
-    frozen.extend(&files.frozen);
-    let machine_files = MachineFiles {
-        root: &template.root,
-        frozen: &frozen,
-        overlay: &files.overlay,
-        console: &files.console,
-    };
-    machine::restore(process, machine_files, wake, limit).await
+/// The overlays a machine reads through, lowest first.
+fn frozen<'a>(template: &'a Template, files: &'a SandboxFiles) -> Vec<&'a File> {
+    std::iter::once(&template.disk).chain(&files.frozen).collect()
+}
+
+fn machine_files<'a>(
+    template: &'a Template,
+    frozen: &'a [&'a File],
+    files: &'a SandboxFiles,
+) -> MachineFiles<'a> {
+    MachineFiles { root: &template.root, frozen, overlay: &files.overlay, console: &files.console }
 }
 
 fn times(

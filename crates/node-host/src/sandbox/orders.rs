@@ -7,11 +7,12 @@ use tokio::sync::oneshot;
 use super::activity::now_ms;
 use super::files::{SandboxFiles, create_file, create_overlay, failed};
 use super::layout::{Layout, Moment, OVERLAYS_MAX};
-use super::make::{Primed, ThawError, prepare, thaw};
+use super::make::{Primed, ThawError, prepare, stand, wake};
 use super::owner::Owner;
 use super::{CreateError, CreateTimes};
 use crate::machine::{self, FreezeFiles};
 use crate::phase::{Event, Phase};
+use crate::step;
 use crate::vmm::{MachineOver, VmmProcess};
 
 /// Why a sandbox was not paused, resumed, branched or given another time.
@@ -130,8 +131,10 @@ impl Owner {
             Ok(layout) => layout,
             Err(ended) => return Err(self.undo(files, ended).await),
         };
+        step::reached("pause: written");
         match self.commit(files, layout, true).await {
             Ok(()) => {
+                step::reached("pause: counts as paused");
                 self.happened(Event::Frozen).await;
                 Ok(())
             }
@@ -215,41 +218,41 @@ impl Owner {
         }
     }
 
-    /// Runs a machine that was prepared. What was paused stops counting before the guest may write
-    /// to its disk, and counts again when it turns out that the guest did not run.
+    /// Runs a machine that was prepared. It is kept before it counts as running, and counts before its
+    /// guest may write to its disk: a node that dies in between finds it paused, or finds its machine.
     async fn go_on(
         &mut self,
         primed: Primed,
         files: SandboxFiles,
         paused: &Layout,
     ) -> Result<(VmmProcess, CreateTimes), ThawError> {
-        let running = paused.running(primed.lazy);
-        if let Err(error) = running.write(files.dir(), true) {
-            let error = failed(files.dir(), error);
-            self.files = Some(files);
-            return Err(ThawError::Before(error));
-        }
-        let thawed = thaw(primed, &files, self.around.ready_within).await;
-        let thawed = match thawed {
-            Ok((process, times)) => match process.keep(files.dir()).await {
-                Ok(()) => Ok((process, times)),
-                Err(error) => Err(ThawError::After(error.into())),
-            },
-            Err(error) => Err(error),
+        let standing = async {
+            let standing = stand(primed, &files).await?;
+            standing.process.keep(files.dir()).await?;
+            Ok(standing)
         };
-        let layout = match &thawed {
-            Err(ThawError::Before(_)) => paused.clone(),
-            Ok(_) | Err(ThawError::After(_)) => running,
-        };
-        match (self.commit(files, layout, true).await, thawed) {
-            // It runs; what is left over is removed later.
-            (Err(error), Ok(thawed)) => {
-                tracing::warn!(sandbox = %self.facts.id, "{}", base_types::Chain(&error));
-                Ok(thawed)
+        let standing = match standing.await {
+            Ok(standing) => standing,
+            Err(error) => {
+                self.files = Some(files);
+                return Err(ThawError::Before(error));
             }
-            (Err(error), Err(ThawError::Before(_))) => Err(ThawError::After(error)),
-            (_, thawed) => thawed,
+        };
+        step::reached("resume: kept");
+        if let Err(error) = self.commit(files, paused.running(standing.lazy), true).await {
+            // Half of it may be on disk.
+            let undone = match self.files.take() {
+                Some(files) => self.commit(files, paused.clone(), true).await,
+                None => Err(CreateError::Stopping),
+            };
+            return Err(match undone {
+                Ok(()) => ThawError::Before(error),
+                Err(_) => ThawError::After(error),
+            });
         }
+        step::reached("resume: counts as running");
+        let Some(files) = &self.files else { return Err(ThawError::After(CreateError::Stopping)) };
+        wake(standing, files, self.around.ready_within).await.map_err(ThawError::After)
     }
 
     /// Makes the sandbox's directory hold `layout`.
@@ -364,6 +367,7 @@ async fn branch_running(
     // Ahead of the machine: an empty overlay that it does not have yet changes nothing, one that
     // it has and nobody knows of would be lost.
     files.commit(layout, false)?;
+    step::reached("branch: overlay named");
     let freeze = FreezeFiles { state: &state, memory: &memory, overlay: Some(&overlay) };
     let held_us = match machine::freeze(process, freeze).await {
         Ok(held_us) => held_us,
@@ -372,6 +376,7 @@ async fn branch_running(
             return Err(error.into());
         }
     };
+    step::reached("branch: written");
     files.push(overlay)?;
     let mut moment = Moment { dir: files.dir().to_owned(), layout: before };
     link(&moment, dir)?;

@@ -17,7 +17,7 @@ use crate::control::{ControlError, shown};
 use crate::guest::{ExecEvent, GuestError};
 use crate::images::{Kernel, RootImage, checksum, open, snapshot_key};
 use crate::machine::{
-    self, Identity, MachineError, MachineFiles, Memory, RestoreOptions, Wake, micros, wall_clock_ns,
+    self, Identity, MachineError, MachineFiles, Memory, RestoreOptions, micros, wall_clock_ns,
 };
 use crate::vmm::VmmProcess;
 
@@ -381,8 +381,7 @@ async fn record(
     let options = RestoreOptions { memory: MemoryPath::Userfault, prefetch: false, record: true };
     let identity = identity.map_err(machine)?;
     machine::prime(&shell.process, Memory::of(template), options).await.map_err(machine)?;
-    let wake = Wake::As(&identity);
-    machine::restore(&shell.process, files, wake, RECORD_WITHIN).await.map_err(machine)?;
+    machine::restore(&shell.process, files, &identity, RECORD_WITHIN).await.map_err(machine)?;
     let working_set = scratch.create_file("working-set")?;
     shell
         .process

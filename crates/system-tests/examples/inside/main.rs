@@ -48,6 +48,7 @@ const SCENARIOS: &[Scenario] = scenarios![
     kills::a_daemon_killed_during_a_template_build,
     steps::a_daemon_that_dies_at_each_step_of_a_create,
     steps::a_daemon_that_dies_at_each_step_of_a_kill,
+    steps::a_daemon_that_dies_at_each_step_of_a_pause_a_resume_or_a_branch,
     full::a_full_disk,
     broken::a_damaged_snapshot,
     broken::a_damaged_image,

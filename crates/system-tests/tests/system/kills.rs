@@ -55,6 +55,11 @@ async fn a_daemon_that_dies_at_any_step_of_a_kill_leaves_nothing_to_the_next_one
     passed("a_daemon_that_dies_at_each_step_of_a_kill").await;
 }
 
+#[tokio::test]
+async fn a_daemon_that_dies_at_any_step_of_a_pause_a_resume_a_fork_or_a_snapshot_loses_nothing() {
+    passed("a_daemon_that_dies_at_each_step_of_a_pause_a_resume_or_a_branch").await;
+}
+
 #[test]
 fn a_daemon_for_users_cannot_be_told_to_die() {
     let text = std::fs::read(program("sandflared")).unwrap();
