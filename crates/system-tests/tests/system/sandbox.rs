@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use api_node::{ExecBody, ExecRequest, Failure, ProcessId, Sandbox as Made};
+use api_node::{ExecBody, ExecRequest, Failure, LogsQuery, ProcessId, Sandbox as Made};
 use base_types::SandboxId;
 use client::{Client, ClientError, Events};
 use tokio::time::timeout;
@@ -106,7 +106,19 @@ impl<'host> Sandbox<'host> {
             let events = self.client.process_exec(self.id(), request).await;
             follow(events.unwrap_or_else(|error| panic!("exec {:?}: {error}", request.argv))).await
         };
-        timeout(PATIENCE, run).await.unwrap_or_else(|_| panic!("{:?} hangs", request.argv))
+        let done = timeout(PATIENCE, run).await;
+        let done = done.unwrap_or_else(|_| panic!("{:?} hangs", request.argv));
+        if matches!(done.end, End::Error { .. }) {
+            // Shown when the test fails, after which the sandbox and its console are gone.
+            let console = self.client.sandbox_logs(self.id(), LogsQuery::default()).await;
+            eprintln!(
+                "--- {} {:?}, its console:\n{}",
+                self.id(),
+                done.end,
+                console.unwrap_or_default()
+            );
+        }
+        done
     }
 
     /// Runs a shell script as the user `agent`.
