@@ -11,22 +11,20 @@ const TAIL_BYTES: u64 = 32 * 1024;
 
 /// What Linux says when it switches its machine off.
 pub(crate) const POWER_DOWN: &str = "reboot: Power down";
-/// What Linux says when it restarts its machine.
-pub(crate) const RESTART: [&str; 2] = ["reboot: Restarting system", "sysrq: Resetting"];
-/// Texts by which Linux says why it ended, most telling first.
-const TELLING: [&str; 7] = [
+/// Texts by which Linux says that it ends its machine, most telling first.
+const FAREWELLS: [&str; 5] = [
     "Kernel panic",
     POWER_DOWN,
-    RESTART[0],
-    RESTART[1],
+    "reboot: Restarting system",
+    "sysrq: Resetting",
     "reboot: System halted",
-    "Out of memory",
-    "oom-kill",
 ];
+/// Texts that explain an end without being one.
+const TELLING: [&str; 2] = ["Out of memory", "oom-kill"];
 
-/// Whether `line` is Linux saying that it ends its machine: a panic or a restart.
+/// Whether `line` is Linux saying that it ends its machine.
 pub(crate) fn is_farewell(line: &str) -> bool {
-    line.contains(TELLING[0]) || RESTART.iter().any(|said| line.contains(said))
+    FAREWELLS.iter().any(|said| line.contains(said))
 }
 
 /// One line that tells most about the end of the guest that wrote `console`; the last one when
@@ -35,7 +33,7 @@ pub(crate) fn last_words(console: &File) -> Option<String> {
     let tail = read_tail(console, TAIL_BYTES).ok()?;
     let text = String::from_utf8_lossy(&tail);
     let find = |pattern: &&str| text.lines().rev().find(|line| line.contains(*pattern));
-    let line = TELLING.iter().find_map(find);
+    let line = FAREWELLS.iter().chain(&TELLING).find_map(find);
     let line = line.or_else(|| text.lines().rev().find(|line| !line.trim().is_empty()))?;
     Some(shown(line)).filter(|line| !line.is_empty())
 }

@@ -315,5 +315,6 @@ mod test {
         let panic = "Kernel panic - not syncing: sysrq triggered crash";
         assert_eq!(lost(panic), format!("the guest's kernel panicked: {panic}"));
         assert_eq!(lost("login:"), "the machine failed: it ended while no node was running");
+        assert_eq!(lost("reboot: Restarting system"), "the guest shut itself down");
     }
 }
