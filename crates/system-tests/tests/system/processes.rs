@@ -113,7 +113,9 @@ async fn a_terminal_has_a_size_keys_and_jobs() {
     writer.input(Bytes::from_static(b"stty size\n")).await.unwrap();
     until(&mut reader, "50 132\r\n$ ").await;
     client.process_resize(id, process.id, PtySize { rows: 10, cols: 20 }).await.unwrap();
-    writer.input(Bytes::from_static(b"stty size; echo go; sleep 1000\n")).await.unwrap();
+    // What says `go` has the terminal already; the shell before it would take a Ctrl-C for itself.
+    let script = b"stty size; sh -c 'echo go; exec sleep 1000'\n";
+    writer.input(Bytes::from_static(script)).await.unwrap();
     until(&mut reader, "10 20\r\ngo\r\n").await;
     // Ctrl-C ends what runs on the terminal, not the shell; then it ends as it wants.
     writer.input(Bytes::from_static(b"\x03")).await.unwrap();
