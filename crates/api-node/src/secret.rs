@@ -1,6 +1,10 @@
 //! The text of a key, and the hash that a node keeps of it.
 
 use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::str::FromStr;
 
 /// Random bytes of a key.
@@ -36,6 +40,19 @@ impl Secret {
             let _ = write!(text, "{byte:02x}");
             text
         })
+    }
+
+    /// Puts it into the file `path`, whole or not at all, for its owner alone to read.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let partial = path.with_extension("part");
+        match fs::remove_file(&partial) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&partial)?;
+        writeln!(file, "{}", self.text())?;
+        file.sync_all()?;
+        fs::rename(&partial, path)
     }
 
     /// What is kept of it.

@@ -1,8 +1,7 @@
 //! The key of this machine's node: made here, so that the node itself never has more than its hash.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -46,20 +45,8 @@ pub(crate) fn ensure(home: &Path) -> Result<Secret> {
     rustix::rand::getrandom(&mut bytes, flags).context("get random bytes for a key")?;
     let secret = Secret::from_random(bytes);
     let path = path(home);
-    write(&path, &secret).with_context(|| format!("write {}", path.display()))?;
+    secret.write(&path).with_context(|| format!("write {}", path.display()))?;
     Ok(secret)
-}
-
-fn write(path: &Path, secret: &Secret) -> io::Result<()> {
-    let partial = path.with_extension("part");
-    match fs::remove_file(&partial) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&partial)?;
-    writeln!(file, "{}", secret.text())?;
-    file.sync_all()?;
-    fs::rename(&partial, path)
 }
 
 #[cfg(test)]

@@ -1,12 +1,10 @@
 //! The key of a node that has none: shown once, and left in a file for its owner.
 
-use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use api_node::{Secret, SecretHash};
+use api_node::SecretHash;
 use node_access::Access;
 
 /// Name of the file in the data directory.
@@ -25,7 +23,7 @@ pub(crate) async fn ensure(
     let path = data_dir.join(FILE);
     // Written before it is good: a node that dies in between makes another key, and no key exists
     // that nobody has.
-    let made = access.first_key(|secret| write(&path, secret)).await;
+    let made = access.first_key(|secret| secret.write(&path)).await;
     let made = made.with_context(|| format!("make the first key, in `{}`", path.display()))?;
     if let Some(secret) = made {
         // Not to the log.
@@ -37,23 +35,12 @@ pub(crate) async fn ensure(
     Ok(())
 }
 
-fn write(path: &Path, secret: &Secret) -> io::Result<()> {
-    let partial = path.with_extension("key.part");
-    match fs::remove_file(&partial) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&partial)?;
-    writeln!(file, "{}", secret.text())?;
-    file.sync_all()?;
-    fs::rename(&partial, path)
-}
-
 #[cfg(test)]
 mod test {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
-    use api_node::AccessApi as _;
+    use api_node::{AccessApi as _, Secret};
     use node_store::Store;
 
     use super::*;
