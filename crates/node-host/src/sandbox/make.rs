@@ -78,18 +78,14 @@ async fn make_warm(
     let stamp = template.stamp();
     let making = move || SandboxFiles::create(&dir, id, disk_bytes, Some(stamp));
     let (shell, files, claim_us) = gather(around, facts, Some(&recipe), making).await?;
-    let identity = identity_of(facts)?;
-    let limit = spec.ready_within.unwrap_or(around.ready_within);
     let Shell { process, built_for_claim, primed } = shell;
     let primed = match primed {
         Some(_) => PrimeTimes::default(),
         None => machine::prime(&process, Memory::of(&template), options).await?,
     };
-    let frozen = frozen(&template, &files);
-    let machine_files = machine_files(&template, &frozen, &files);
-    let restored = machine::restore(&process, machine_files, &identity, limit).await?;
-    let times = times(begun, claim_us, primed, restored, built_for_claim);
-    Ok(Made { process, files, times })
+    let lazy = options.memory == MemoryPath::Userfault;
+    let primed = Primed { process, template, lazy, claim_us, primed, built_for_claim, begun };
+    begin(around, facts, spec, primed, files).await
 }
 
 /// A machine that goes on from one moment of another sandbox's, as a machine of its own.
@@ -112,6 +108,19 @@ async fn make_branch(
     let (shell, files, claim_us) = gather(around, facts, None, making).await?;
     let Shell { process, built_for_claim, .. } = shell;
     let primed = machine::prime(&process, memory(&template, &from), options).await?;
+    let primed = Primed { process, template, lazy, claim_us, primed, built_for_claim, begun };
+    begin(around, facts, spec, primed, files).await
+}
+
+/// Lets a machine that was prepared begin as the sandbox of `facts`.
+async fn begin(
+    around: &Surroundings,
+    facts: &SandboxFacts,
+    spec: &CreateSpec,
+    primed: Primed,
+    files: SandboxFiles,
+) -> Result<Made, CreateError> {
+    let Primed { process, template, claim_us, primed, built_for_claim, begun, .. } = primed;
     let identity = identity_of(facts)?;
     let limit = spec.ready_within.unwrap_or(around.ready_within);
     let frozen = frozen(&template, &files);
@@ -151,7 +160,7 @@ async fn make_cold(
     Ok(Made { process, files, times })
 }
 
-/// A machine that has the memory of a paused sandbox, and waits to go on.
+/// A machine that has its memory, and waits to begin or to go on.
 pub(super) struct Primed {
     process: VmmProcess,
     template: Arc<Template>,
