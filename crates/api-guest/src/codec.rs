@@ -128,6 +128,11 @@ impl Decoder {
         Ok(Some(message))
     }
 
+    /// What was pushed after the last message taken, for a stream that is no frames from there on.
+    pub fn into_rest(mut self) -> Vec<u8> {
+        self.buffer.split_off(self.taken)
+    }
+
     /// Whether the stream may end here: nothing is held that a message has not taken.
     pub fn is_empty(&self) -> bool {
         self.taken == self.buffer.len()

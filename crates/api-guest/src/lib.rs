@@ -21,6 +21,11 @@
 //! | `Processes` | | `Process`*, `Done` |
 //! | `Attach` | (`Stdin` \| `CloseStdin` \| `Signal` \| `Resize`)* | `Process`, (`Mark`, (`Started` \| `Stdout` \| `Stderr` \| `Dropped` \| `Exited`))* |
 //! | `Control` | (`Stdin` \| `CloseStdin` \| `Signal` \| `Resize`)*, `End` | `Done` |
+//! | `As` | another request | what that one answers |
+//! | `Pack` | | `FileHead`, `Chunk`*, `End` |
+//! | `Unpack` | `Chunk`*, `End` | `Done` |
+//! | `Watch` | | `StatAnswer`, `Change`* |
+//! | `Connect` | bytes, after `Done` | `Done`, then bytes |
 //!
 //! In place of any answer may come [`Answer::Failed`]; it is always the last.
 //!
@@ -51,18 +56,24 @@
 //! ever appended: a message that needs another field gets a new kind. The surface is written down in
 //! `wire/guest-1.txt`, and a test compares.
 //!
+//! **Ports.** After the `Done` of a `Connect` the connection is a pipe to the program's: bytes, no
+//! frames. Ending one direction does not end the other; the pipe is gone when both have ended, or one
+//! side is.
+//!
 //! This crate is data only: no clock, no files, no sockets. Neither side trusts the other's bytes.
 
 mod codec;
+mod frames;
 mod message;
 mod surface;
 
 pub use codec::{Decoder, FrameError, HEADER_BYTES, Message, decode_all, raw_header};
+pub use frames::{Answer, Input, Request};
 pub use message::{
-    Answer, Attach, Control, Dropped, Entries, Entry, Exec, Exited, FailCode, Failed, FileHead,
-    FileKind, FileStat, Healthy, Identified, Identify, Input, List, MakeDir, Mark, Move, Process,
-    PtySize, ReadFile, Remove, Request, Resize, SetClock, Settle, Signal, Spawn, Started, Stat,
-    StatAnswer, WriteFile,
+    As, Attach, Change, ChangeKind, Connect, Control, Dropped, Entries, Entry, Exec, Exited,
+    FailCode, Failed, FileHead, FileKind, FileStat, Healthy, Identified, Identify, List, MakeDir,
+    Mark, Move, Pack, Process, PtySize, ReadFile, Remove, Resize, SetClock, Settle, Signal, Spawn,
+    Started, Stat, StatAnswer, Unpack, Watch, WriteFile,
 };
 pub use surface::surface;
 

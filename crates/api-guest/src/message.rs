@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::surface::{choices, frames, structs};
+use crate::surface::{choices, structs};
 
 structs! {
     /// Makes a restored clone a machine of its own. See the crate's word on order.
@@ -160,6 +160,47 @@ structs! {
         pub drop_caches: bool,
     }
 
+    /// Has the request that follows on the same connection carried out with a user's rights to files
+    /// in place of root's. It must be a `ReadFile`, `List`, `Stat`, `Pack` or `Watch`.
+    pub struct As {
+        /// User name or decimal uid.
+        pub user: String,
+    }
+
+    /// Reads a directory with all that is in it, as a tar archive. Names in it start below the
+    /// directory. Sockets, FIFOs and devices are left out, and so is what other file systems hold; a
+    /// file that shrinks on the way is filled up with zeros.
+    pub struct Pack {
+        /// The directory.
+        pub path: String,
+    }
+
+    /// Unpacks the tar archive of the `Chunk` frames that follow, up to `End`, into a directory, which is
+    /// made if it is not there. Nothing is written outside of it, whatever the archive or another
+    /// process says. Owners in the archive do not count.
+    pub struct Unpack {
+        /// The directory.
+        pub path: String,
+        /// Owner of what is made, the default user when `None`.
+        pub user: Option<String>,
+    }
+
+    /// Tells what changes in a directory. `StatAnswer` says that what happens from now on is told.
+    /// Goes on until the host closes, or until the directory is gone.
+    pub struct Watch {
+        /// The directory.
+        pub path: String,
+        /// Whether directories in it are watched too, those that come later included.
+        pub recursive: bool,
+    }
+
+    /// Opens a connection to a program in the guest: to 127.0.0.1, or to ::1 when nothing listens
+    /// there. After `Done` no frames follow: each side's bytes are the other's, until both have ended.
+    pub struct Connect {
+        /// TCP port, not 0.
+        pub port: u16,
+    }
+
     /// Sends a signal to the command's process group.
     pub struct Signal {
         /// Linux signal number, 1 to 64.
@@ -290,6 +331,21 @@ structs! {
         pub stat: FileStat,
     }
 
+    /// Something changed in a watched directory.
+    pub struct Change {
+        /// When the agent learned of it, nanoseconds since 1970 UTC.
+        pub at_ns: i64,
+        /// What happened.
+        pub what: ChangeKind,
+        /// Below the watched directory; empty for itself, and for `Missed`. Bytes that are not UTF-8
+        /// are shown as U+FFFD.
+        pub path: String,
+        /// Where it is now, when it was moved.
+        pub to: Option<String>,
+        /// What it is, if it is still there to be looked at.
+        pub kind: Option<FileKind>,
+    }
+
     /// The request was not carried out.
     pub struct Failed {
         /// Which kind of failure.
@@ -336,6 +392,8 @@ choices! {
         ProcessUnknown,
         /// The process is over.
         ProcessOver,
+        /// Nothing listens on the port.
+        NothingListens,
     }
 }
 
@@ -353,122 +411,20 @@ choices! {
     }
 }
 
-frames! {
-    /// What the host asks for: the first frame of a connection.
-    pub enum Request {
-        fields {
-            /// See [`Identify`].
-            Identify = 2,
-            /// See [`SetClock`].
-            SetClock = 3,
-            /// See [`Exec`].
-            Exec = 4,
-            /// See [`ReadFile`].
-            ReadFile = 5,
-            /// See [`WriteFile`].
-            WriteFile = 6,
-            /// See [`List`].
-            List = 7,
-            /// See [`Stat`].
-            Stat = 8,
-            /// See [`MakeDir`].
-            MakeDir = 9,
-            /// See [`Move`].
-            Move = 10,
-            /// See [`Remove`].
-            Remove = 11,
-            /// See [`Settle`].
-            Settle = 12,
-            /// See [`Spawn`].
-            Spawn = 13,
-            /// See [`Attach`].
-            Attach = 15,
-            /// See [`Control`].
-            Control = 16,
-        }
-        empty {
-            /// Asks whether the agent works.
-            Health = 1,
-            /// Asks for all processes started with [`Spawn`] that are still known.
-            Processes = 14,
-        }
-        raw {}
+choices! {
+    /// What happened to a file. Numbers are positions: append only.
+    pub enum ChangeKind {
+        /// It is there now, made here or moved here from elsewhere.
+        Created,
+        /// Its content changed.
+        Modified,
+        /// Its mode, owner or times changed.
+        Attributes,
+        /// It is not there any more.
+        Removed,
+        /// It has another name, both in what is watched.
+        Moved,
+        /// So much happened that some of it was not noticed.
+        Missed,
     }
-}
-
-frames! {
-    /// What the host sends after the request.
-    pub enum Input {
-        fields {
-            /// See [`Signal`].
-            Signal = 66,
-            /// See [`Resize`].
-            Resize = 69,
-        }
-        empty {
-            /// Ends the command's standard input.
-            CloseStdin = 65,
-            /// The file is complete; nothing more comes for the process.
-            End = 68,
-        }
-        raw {
-            /// Data for the command's standard input.
-            Stdin = 64,
-            /// Data of the file, at its end so far.
-            Chunk = 67,
-        }
-    }
-}
-
-frames! {
-    /// What the guest answers.
-    pub enum Answer {
-        fields {
-            /// See [`Started`].
-            Started = 130,
-            /// See [`Exited`].
-            Exited = 133,
-            /// See [`Healthy`].
-            Healthy = 134,
-            /// See [`Identified`].
-            Identified = 135,
-            /// See [`FileHead`].
-            FileHead = 136,
-            /// See [`Entries`].
-            Entries = 139,
-            /// See [`StatAnswer`].
-            StatAnswer = 140,
-            /// See [`Process`].
-            Process = 141,
-            /// See [`Mark`].
-            Mark = 142,
-            /// See [`Dropped`].
-            Dropped = 143,
-            /// See [`Failed`].
-            Failed = 129,
-        }
-        empty {
-            /// Carried out; nothing to report.
-            Done = 128,
-            /// The file's data is complete.
-            End = 138,
-        }
-        raw {
-            /// What the command wrote to its standard output.
-            Stdout = 131,
-            /// What the command wrote to its standard error.
-            Stderr = 132,
-            /// Data of the file, going on from the chunk before.
-            Chunk = 137,
-        }
-    }
-}
-
-impl Answer {
-    /// Kind byte of [`Answer::Stdout`], for [`raw_header`](crate::raw_header).
-    pub const STDOUT: u8 = 131;
-    /// Kind byte of [`Answer::Stderr`], for [`raw_header`](crate::raw_header).
-    pub const STDERR: u8 = 132;
-    /// Kind byte of [`Answer::Chunk`], for [`raw_header`](crate::raw_header).
-    pub const CHUNK: u8 = 137;
 }

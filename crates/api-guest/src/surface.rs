@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::message::{Answer, FailCode, FileKind, Input, Request, STRUCTS};
+use crate::frames::{Answer, Input, Request};
+use crate::message::{ChangeKind, FailCode, FileKind, STRUCTS};
 use crate::{AGENT_PORT, FRAME_BYTES_MAX, GENERATION};
 
 /// How the frames of one direction are described.
@@ -164,6 +165,10 @@ pub fn surface() -> String {
     }
     put("\nFileKind".to_owned());
     for (number, kind) in FileKind::ALL.iter().enumerate() {
+        put(format!("  {number:3} {kind:?}"));
+    }
+    put("\nChangeKind".to_owned());
+    for (number, kind) in ChangeKind::ALL.iter().enumerate() {
         put(format!("  {number:3} {kind:?}"));
     }
     text

@@ -128,6 +128,23 @@ impl Connection {
         Ok(count)
     }
 
+    /// What was read after the last frame, for a stream that is no frames from here on. The buffers
+    /// are given back.
+    pub(crate) fn take_rest(&mut self) -> Vec<u8> {
+        self.buffer = Vec::new();
+        std::mem::take(&mut self.decoder).into_rest()
+    }
+
+    /// What became of an upload. The host learns of a failure now, and may still be sending.
+    pub(crate) fn taken(&mut self, outcome: Result<(), Stop>) -> Result<(), Stop> {
+        if let Err(Stop::Failed(failure)) = outcome {
+            self.send(&failure.answer())?;
+            self.discard_input();
+            return Err(Stop::Gone);
+        }
+        outcome
+    }
+
     /// Reads on until the host has sent what it had to send, so that it gets to read a failure sent
     /// before: closing with data unread would throw that away.
     pub(crate) fn discard_input(&mut self) {

@@ -63,13 +63,7 @@ pub(crate) fn write(
     request: &WriteFile,
 ) -> Result<(), Stop> {
     let outcome = take(agent, connection, request);
-    if let Err(Stop::Failed(failure)) = outcome {
-        // The host learns of it now, and may still be sending.
-        connection.send(&failure.answer())?;
-        connection.discard_input();
-        return Err(Stop::Gone);
-    }
-    outcome
+    connection.taken(outcome)
 }
 
 fn take(agent: &Agent, connection: &mut Connection, request: &WriteFile) -> Result<(), Stop> {

@@ -12,6 +12,7 @@
 
 mod accounts;
 mod agent;
+mod archive;
 mod boot;
 mod children;
 mod connection;
@@ -22,12 +23,15 @@ mod files;
 mod identity;
 mod kernel;
 mod launch;
+mod port;
 mod process;
+mod rights;
 mod running;
 mod server;
 mod settle;
 mod standby;
 mod tree;
+mod watch;
 
 use std::env;
 use std::fs;

@@ -17,7 +17,7 @@ use rustix::net::{SocketFlags, accept_with};
 use crate::agent::Agent;
 use crate::connection::Connection;
 use crate::failure::{Failure, Stop};
-use crate::{console, exec, files, kernel, process, settle, tree};
+use crate::{archive, console, exec, files, kernel, port, process, rights, settle, tree, watch};
 
 /// LIMIT: workers that wait at all times. Their stacks are in every snapshot.
 const WORKERS_MIN: usize = 4;
@@ -131,7 +131,10 @@ impl Server {
 
 /// Reads the request of a connection and carries it out.
 fn answer(agent: &Agent, connection: &mut Connection, full: bool) -> Result<(), Stop> {
-    let request = connection.request()?;
+    let (user, request) = match connection.request()? {
+        Request::As(user) => (Some(user.user), connection.request()?),
+        request => (None, request),
+    };
     let long = matches!(
         request,
         Request::Exec(_)
@@ -139,12 +142,33 @@ fn answer(agent: &Agent, connection: &mut Connection, full: bool) -> Result<(), 
             | Request::WriteFile(_)
             | Request::Attach(_)
             | Request::Control(_)
+            | Request::Connect(_)
+            | Request::Pack(_)
+            | Request::Unpack(_)
+            | Request::Watch(_)
     );
     if full && long {
         let message = format!("the sandbox is busy with {WORKERS_MAX} requests; try again later");
         return Err(Failure::new(FailCode::Busy, message).into());
     }
-    let answer = match &request {
+    let Some(user) = user else { return carry_out(agent, connection, &request) };
+    let looks = matches!(
+        request,
+        Request::ReadFile(_)
+            | Request::List(_)
+            | Request::Stat(_)
+            | Request::Pack(_)
+            | Request::Watch(_)
+    );
+    if !looks {
+        let message = "only looking at files is done with a user's rights";
+        return Err(Failure::new(FailCode::Unsupported, message).into());
+    }
+    rights::with_those_of(agent, &user, || carry_out(agent, connection, &request))
+}
+
+fn carry_out(agent: &Agent, connection: &mut Connection, request: &Request) -> Result<(), Stop> {
+    let answer = match request {
         Request::Exec(request) => return exec::exec(agent, connection, request),
         Request::ReadFile(request) => return files::read(agent, connection, request),
         Request::WriteFile(request) => return files::write(agent, connection, request),
@@ -152,6 +176,11 @@ fn answer(agent: &Agent, connection: &mut Connection, full: bool) -> Result<(), 
         Request::Processes => return process::list(agent, connection),
         Request::Attach(request) => return process::attach(agent, connection, request),
         Request::Control(request) => return process::control(agent, connection, request),
+        Request::Connect(request) => return port::connect(connection, request),
+        Request::Pack(request) => return archive::pack(agent, connection, request),
+        Request::Unpack(request) => return archive::unpack(agent, connection, request),
+        Request::Watch(request) => return watch::watch(agent, connection, request),
+        Request::As(_) => return Err(Failure::invalid("one user's rights at a time").into()),
         Request::Spawn(request) => process::spawn(agent, request)?,
         Request::Health => agent.identity.health(),
         Request::Identify(request) => agent.identity.renew(request)?,

@@ -1,10 +1,10 @@
 //! Names and directories.
 
 use std::ffi::CString;
-use std::fs::{self, DirBuilder, Metadata};
+use std::fs::{self, DirBuilder, FileType, Metadata};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use api_guest::{
@@ -47,28 +47,27 @@ pub(crate) fn owner(agent: &Agent, asked: Option<&str>) -> Result<User, Failure>
     agent.accounts.get().find(asked.unwrap_or(&agent.settings.user))
 }
 
+/// What a file is, in the protocol's words.
+pub(crate) fn kind(kind: FileType) -> FileKind {
+    if kind.is_file() {
+        FileKind::File
+    } else if kind.is_dir() {
+        FileKind::Directory
+    } else if kind.is_symlink() {
+        FileKind::Symlink
+    } else {
+        FileKind::Other
+    }
+}
+
 /// What is told about a file.
 pub(crate) fn describe(
     accounts: &Accounts,
     data: &Metadata,
     link_target: Option<PathBuf>,
 ) -> FileStat {
-    let kind = match data.file_type() {
-        kind if kind.is_file() => FileKind::File,
-        kind if kind.is_dir() => FileKind::Directory,
-        kind if kind.is_symlink() => FileKind::Symlink,
-        kind => {
-            debug_assert!(
-                kind.is_fifo()
-                    || kind.is_socket()
-                    || kind.is_block_device()
-                    || kind.is_char_device()
-            );
-            FileKind::Other
-        }
-    };
     FileStat {
-        kind,
+        kind: kind(data.file_type()),
         size: data.size(),
         mode: data.mode() & 0o7777,
         uid: data.uid(),

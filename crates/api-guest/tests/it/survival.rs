@@ -1,10 +1,11 @@
 use std::fmt::Debug;
 
 use api_guest::{
-    Answer, Attach, Control, Decoder, Dropped, Entries, Entry, Exec, Exited, FRAME_BYTES_MAX,
-    FailCode, Failed, FileHead, FileKind, FileStat, FrameError, Healthy, Identified, Identify,
-    Input, List, MakeDir, Mark, Message, Move, Process, PtySize, ReadFile, Remove, Request, Resize,
-    SetClock, Settle, Signal, Spawn, Started, Stat, StatAnswer, WriteFile, decode_all,
+    Answer, As, Attach, Change, ChangeKind, Control, Decoder, Dropped, Entries, Entry, Exec,
+    Exited, FRAME_BYTES_MAX, FailCode, Failed, FileHead, FileKind, FileStat, FrameError, Healthy,
+    Identified, Identify, Input, List, MakeDir, Mark, Message, Move, Pack, Process, PtySize,
+    ReadFile, Remove, Request, Resize, SetClock, Settle, Signal, Spawn, Started, Stat, StatAnswer,
+    Unpack, Watch, WriteFile, decode_all,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -109,6 +110,11 @@ fn request() -> impl Strategy<Value = Request> {
         (any::<u32>(), of(any::<u64>()))
             .prop_map(|(process, after)| Request::Attach(Attach { process, after })),
         any::<u32>().prop_map(|process| Request::Control(Control { process })),
+        text().prop_map(|user| Request::As(As { user })),
+        text().prop_map(|path| Request::Pack(Pack { path })),
+        (text(), of(text())).prop_map(|(path, user)| Request::Unpack(Unpack { path, user })),
+        (text(), any::<bool>())
+            .prop_map(|(path, recursive)| Request::Watch(Watch { path, recursive })),
     ]
 }
 
@@ -123,6 +129,12 @@ fn input() -> impl Strategy<Value = Input> {
     ]
 }
 
+fn change() -> impl Strategy<Value = Change> {
+    let kind = of(select(FileKind::ALL));
+    (any::<i64>(), select(ChangeKind::ALL), text(), of(text()), kind)
+        .prop_map(|(at_ns, what, path, to, kind)| Change { at_ns, what, path, to, kind })
+}
+
 fn answer() -> impl Strategy<Value = Answer> {
     let entry = (text(), stat()).prop_map(|(name, stat)| Entry { name, stat });
     prop_oneof![
@@ -133,6 +145,7 @@ fn answer() -> impl Strategy<Value = Answer> {
         vec(any::<u8>(), 0..2000).prop_map(Answer::Stdout),
         vec(any::<u8>(), 0..2000).prop_map(Answer::Stderr),
         exited().prop_map(Answer::Exited),
+        change().prop_map(Answer::Change),
         process().prop_map(Answer::Process),
         (any::<u64>(), any::<i64>()).prop_map(|(seq, at_ns)| Answer::Mark(Mark { seq, at_ns })),
         any::<u64>().prop_map(|events| Answer::Dropped(Dropped { events })),

@@ -1,6 +1,8 @@
 //! The agent as its host sees it: the built binary, serving on a Unix socket. Needs root, as PID 1 is.
 
 #[cfg(test)]
+mod archives;
+#[cfg(test)]
 mod commands;
 #[cfg(test)]
 mod contents;
@@ -11,6 +13,12 @@ mod identity;
 #[cfg(test)]
 mod names;
 #[cfg(test)]
+mod ports;
+#[cfg(test)]
 mod processes;
 #[cfg(test)]
+mod rights;
+#[cfg(test)]
 mod robustness;
+#[cfg(test)]
+mod watching;
