@@ -1,12 +1,12 @@
 //! Serves a node without machines until it is asked to stop, for checks that come from outside.
-//! Prints its URL.
+//! Prints its URL, and an administrator's key.
 
 use node_sim::SimNode;
 
 #[tokio::main]
 async fn main() {
     let node = SimNode::new();
-    let served = node.serve().await;
-    println!("{}", served.url);
+    let (served, key) = node.serve_with_keys().await;
+    println!("{} {}", served.url, key.text());
     node.stop_asked().await;
 }
