@@ -5,12 +5,25 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A text that is not an id of the kind asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not a {expected} id; one looks like `{expected}_0123456789abcdef`")]
+#[error(
+    "`{text}` is not the id of a {}; one looks like `{expected}_0123456789abcdef`",
+    kind(expected)
+)]
 pub struct ParseIdError {
     /// The prefix ids of the wanted kind carry.
     pub expected: &'static str,
     /// What was found instead, cut to 64 characters.
     pub text: String,
+}
+
+/// What things with such ids are called.
+fn kind(prefix: &str) -> &str {
+    match prefix {
+        "sbx" => "sandbox",
+        "snap" => "snapshot",
+        "prj" => "project",
+        other => other,
+    }
 }
 
 /// An id: a prefix that tells its kind, and 16 hex digits.
@@ -127,6 +140,9 @@ mod test {
     fn an_id_of_one_kind_is_none_of_another() {
         let text = SandboxId::from_bits(7).to_string();
         let error = text.parse::<SnapshotId>().unwrap_err();
+        let said = "`sbx_0000000000000007` is not the id of a snapshot; one looks like \
+                    `snap_0123456789abcdef`";
+        assert_eq!(error.to_string(), said);
         assert_eq!((error.expected, error.text), ("snap", text));
     }
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
+PYTHON = ["docs/guides/python.md", "docs/guides/quickstart.md", "sdk/python/README.md"]
 FRONT_PAGE = """\
 sb = Sandbox.create("agent", size="nano")
 sb.upload(csv_bytes, "/home/agent/data.csv")
@@ -23,14 +24,14 @@ chart = sb.download("/home/agent/chart.png")
 """
 
 
-def blocks(document: str) -> list[str]:
+def blocks(document: str, language: str = "python") -> list[str]:
     text = (ROOT / document).read_text()
-    found = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert found, f"{document} shows no Python"
+    found = re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert found, f"{document} shows no {language}"
     return [str(block) for block in found]
 
 
-@pytest.mark.parametrize("document", ["docs/guides/python.md", "sdk/python/README.md"])
+@pytest.mark.parametrize("document", PYTHON)
 def test_python_in_documents_is_python(document: str) -> None:
     for block in blocks(document):
         compile(block, document, "exec")
@@ -38,7 +39,7 @@ def test_python_in_documents_is_python(document: str) -> None:
 
 @pytest.mark.node
 @pytest.mark.usefixtures("client")
-@pytest.mark.parametrize("document", ["docs/guides/python.md", "sdk/python/README.md"])
+@pytest.mark.parametrize("document", PYTHON)
 def test_a_document_runs_from_its_top_to_its_end(document: str, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text("\n".join(blocks(document)))
@@ -51,6 +52,38 @@ def test_a_document_runs_from_its_top_to_its_end(document: str, tmp_path: Path) 
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+# What is shown on the way: the kernel's name, an error, a process's output, a paused sandbox.
+API = ("TGludXgg", '"code":"not_found"', "b25lCnR3bwo=", "paused")
+QUICKSTART = ("42\n", "agent\n/home/agent\n", "45\n", "print(sum(range(10)))\n")
+
+
+@pytest.mark.node
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize(
+    ("document", "shown"),
+    [("docs/guides/api.md", API), ("docs/guides/quickstart.md", QUICKSTART)],
+)
+def test_the_shell_of_a_guide_runs_from_its_top_to_its_end(
+    document: str, shown: tuple[str, ...], tmp_path: Path
+) -> None:
+    built = ROOT / "target" / "x86_64-unknown-linux-gnu" / "release"
+    programs = os.environ.get("SANDFLARE_TEST_PROGRAMS", str(built))
+    ended = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "\n".join(blocks(document, "sh"))],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
+        check=False,
+    )
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 0, said
+    for text in shown:
+        assert text in ended.stdout, said
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_example_is_the_program_of_the_front_page() -> None:
