@@ -4,6 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use base_archive::{LEFT_OUT_NAMED_MAX, Rules, UnpackError};
+use proptest::prelude::*;
 use tar::EntryType;
 use tempfile::TempDir;
 
@@ -208,4 +209,48 @@ fn a_name_too_deep_is_refused() {
     }
     let error = unpacked(&stream, &inside, EVERYTHING).unwrap_err();
     assert!(matches!(error, UnpackError::Deep { .. }), "{error}");
+}
+
+/// A name or target made of the parts that could lead somewhere.
+fn way() -> impl Strategy<Value = String> {
+    const PARTS: &[&str] = &["..", ".", "", "a", "b", "link", "beside", "kept"];
+    prop::collection::vec(prop::sample::select(PARTS), 1..5).prop_map(|parts| parts.join("/"))
+}
+
+proptest! {
+    #[test]
+    fn no_archive_at_all_changes_what_is_beside(
+        entries in prop::collection::vec((0..5_u8, way(), way()), 1..12),
+        plain: bool,
+    ) {
+        let (world, inside) = world();
+        symlink("../beside", inside.join("link")).unwrap();
+        let add = |forged: Forged, (kind, name, target): &(u8, String, String)| match kind {
+            0 => forged.entry(EntryType::Directory, name, "", b""),
+            1 => forged.link(name, target),
+            2 => forged.entry(EntryType::Link, name, target, b""),
+            _ => forged.file(name, "changed"),
+        };
+        let all = entries.iter().fold(Forged::new(), add);
+        let rules = if plain { Rules::Plain } else { EVERYTHING };
+        let _ = unpacked(&all.stream(), &inside, rules);
+        // Each alone too, so that one that is refused does not spare the others.
+        for entry in &entries {
+            let _ = unpacked(&add(Forged::new(), entry).stream(), &inside, rules);
+        }
+        prop_assert!(is_untouched(world.path()));
+    }
+
+    #[test]
+    fn no_bytes_at_all_make_it_panic(mut stream: Vec<u8>, flips in prop::collection::vec((0..4096_usize, any::<u8>()), 0..8)) {
+        let (world, inside) = world();
+        let _ = unpacked(&stream, &inside, EVERYTHING);
+        stream = Forged::new().file("a", "one").link("b", "a").file("c/d", "two").stream();
+        for (place, byte) in flips {
+            let end = stream.len();
+            stream[place % end] ^= byte;
+        }
+        let _ = unpacked(&stream, &inside, EVERYTHING);
+        prop_assert!(is_untouched(world.path()));
+    }
 }
