@@ -37,6 +37,14 @@ impl std::fmt::Display for Role {
     }
 }
 
+/// How long a create with an idempotency key is known by it, in milliseconds.
+pub const ANSWER_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// A create that must not happen twice: a hash of its project, its idempotency key and what is asked
+/// for. Kept with what it makes, so that this is found again when nobody heard of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Errand(pub [u8; 32]);
+
 /// Whoever makes a request, as the door found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
@@ -46,11 +54,14 @@ pub struct Caller {
     pub role: Role,
     /// Its key; `None` on a node without keys.
     pub key: Option<KeyId>,
+    /// The create it is about, when that must not happen twice.
+    pub errand: Option<Errand>,
 }
 
 impl Caller {
     /// Anybody, on a node without keys.
-    pub const ANYBODY: Self = Self { project: ProjectId::DEFAULT, role: Role::Admin, key: None };
+    pub const ANYBODY: Self =
+        Self { project: ProjectId::DEFAULT, role: Role::Admin, key: None, errand: None };
 
     /// Whether what belongs to `project` is there for this caller.
     pub fn sees(&self, project: ProjectId) -> bool {

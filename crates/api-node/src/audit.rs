@@ -31,12 +31,13 @@ impl AuditQuery {
 
 impl Check for AuditQuery {
     fn check(&self) -> Result<(), Refused> {
-        match self.limit {
-            Some(limit) if !(1..=AUDIT_LIMIT_MAX).contains(&limit) => {
-                refuse(format!("`limit` must be 1 to {AUDIT_LIMIT_MAX}"))
-            }
-            _ => Ok(()),
+        if self.limit.is_some_and(|limit| !(1..=AUDIT_LIMIT_MAX).contains(&limit)) {
+            return refuse(format!("`limit` must be 1 to {AUDIT_LIMIT_MAX}"));
         }
+        if self.after.is_some_and(|after| i64::try_from(after).is_err()) {
+            return refuse("`after` must be below 2^63");
+        }
+        Ok(())
     }
 }
 

@@ -49,6 +49,12 @@ pub enum ErrorCode {
     Unauthenticated,
     /// The project may not use more; the message has the figures.
     QuotaExceeded,
+    /// Nothing in the sandbox listens on that port.
+    PortUnreachable,
+    /// The program on that port broke its answer off, or gave one that is not HTTP.
+    PortBroken,
+    /// The range begins where the file has ended.
+    RangeNotSatisfiable,
     /// A code newer than this build. Never sent.
     #[serde(other)]
     Unknown,
@@ -56,7 +62,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code a node sends, in the order they were added.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::InvalidRequest,
         Self::NotFound,
         Self::TemplateUnknown,
@@ -77,6 +83,9 @@ impl ErrorCode {
         Self::Internal,
         Self::Unauthenticated,
         Self::QuotaExceeded,
+        Self::PortUnreachable,
+        Self::PortBroken,
+        Self::RangeNotSatisfiable,
     ];
 
     /// The HTTP status it is sent with.
@@ -87,10 +96,12 @@ impl ErrorCode {
             Self::PermissionDenied => 403,
             Self::NotFound | Self::TemplateUnknown | Self::PathNotFound => 404,
             Self::Unsupported => 415,
+            Self::RangeNotSatisfiable => 416,
             Self::AlreadyExists | Self::Conflict => 409,
             Self::SandboxOver => 410,
             Self::BodyTooLarge => 413,
             Self::QuotaExceeded => 429,
+            Self::PortUnreachable | Self::PortBroken => 502,
             Self::NoCapacity | Self::KvmUnusable | Self::Stopping => 503,
             Self::AgentSilent => 504,
             Self::DiskFull => 507,
@@ -101,7 +112,11 @@ impl ErrorCode {
     /// Whether the same request may succeed later, unchanged.
     pub const fn retryable(self) -> bool {
         match self {
-            Self::NoCapacity | Self::AgentSilent | Self::Stopping | Self::QuotaExceeded => true,
+            Self::NoCapacity
+            | Self::AgentSilent
+            | Self::Stopping
+            | Self::QuotaExceeded
+            | Self::PortUnreachable => true,
             Self::InvalidRequest
             | Self::NotFound
             | Self::TemplateUnknown
@@ -118,6 +133,8 @@ impl ErrorCode {
             | Self::GuestFailed
             | Self::Internal
             | Self::Unauthenticated
+            | Self::PortBroken
+            | Self::RangeNotSatisfiable
             | Self::Unknown => false,
         }
     }
@@ -145,6 +162,9 @@ impl ErrorCode {
             Self::Internal => "internal",
             Self::Unauthenticated => "unauthenticated",
             Self::QuotaExceeded => "quota_exceeded",
+            Self::PortUnreachable => "port_unreachable",
+            Self::PortBroken => "port_broken",
+            Self::RangeNotSatisfiable => "range_not_satisfiable",
             Self::Unknown => "unknown",
         }
     }

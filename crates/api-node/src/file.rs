@@ -51,7 +51,7 @@ pub struct DirectoryList {
     pub truncated: bool,
 }
 
-/// Which file.
+/// Which file or directory, as whom.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::IntoParams))]
 #[cfg_attr(feature = "server", into_params(parameter_in = Query))]
@@ -59,28 +59,39 @@ pub struct DirectoryList {
 pub struct FileQuery {
     /// Absolute path in the sandbox.
     pub path: String,
-}
-
-impl Check for FileQuery {
-    fn check(&self) -> Result<(), Refused> {
-        path("path", &self.path)
-    }
-}
-
-/// Which file to read, as whom.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::IntoParams))]
-#[cfg_attr(feature = "server", into_params(parameter_in = Query))]
-#[serde(deny_unknown_fields)]
-pub struct FileReadQuery {
-    /// Absolute path in the sandbox.
-    pub path: String,
     /// User whose rights count. Default: `root`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
 }
 
-impl Check for FileReadQuery {
+impl FileQuery {
+    /// This path, with the rights of root.
+    pub fn at(path: impl Into<String>) -> Self {
+        Self { path: path.into(), user: None }
+    }
+}
+
+impl Check for FileQuery {
+    fn check(&self) -> Result<(), Refused> {
+        path("path", &self.path)?;
+        user(self.user.as_deref())
+    }
+}
+
+/// Where to unpack an archive, as whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "server", into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
+pub struct UnpackQuery {
+    /// Absolute path of a directory in the sandbox. It and those above it are made.
+    pub path: String,
+    /// Owner of what is made. Default: `agent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+impl Check for UnpackQuery {
     fn check(&self) -> Result<(), Refused> {
         path("path", &self.path)?;
         user(self.user.as_deref())

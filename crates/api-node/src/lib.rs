@@ -16,36 +16,46 @@ mod check;
 mod failure;
 mod file;
 mod listing;
+mod measure;
 mod node;
+mod port;
 mod process;
+mod range;
 mod sandbox;
 mod secret;
 mod snapshot;
 mod template;
+mod watch;
 
 #[cfg(feature = "server")]
 mod server;
 
 pub use access::{
-    Caller, CreateKey, CreateProject, CreatedKey, Key, KeyList, NAME_BYTES_MAX, Project,
-    ProjectList, QUOTA_MAX, Quota, Role, Usage, Used,
+    ANSWER_KEPT_MS, Caller, CreateKey, CreateProject, CreatedKey, Errand, Key, KeyList,
+    NAME_BYTES_MAX, Project, ProjectList, QUOTA_MAX, Quota, Role, Usage, Used,
 };
 pub use audit::{AUDIT_LIMIT_MAX, AuditEntry, AuditList, AuditQuery};
 pub use check::{Check, Refused};
 pub use failure::{ErrorCode, Failure};
 pub use file::{
-    DirectoryList, FileEntry, FileKind, FileQuery, FileReadQuery, FileWriteQuery, MakeDirectory,
-    MoveFile, RemoveQuery,
+    DirectoryList, FileEntry, FileKind, FileQuery, FileWriteQuery, MakeDirectory, MoveFile,
+    RemoveQuery, UnpackQuery,
 };
 pub use listing::{LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, LogsQuery, SandboxList, SandboxListQuery};
+pub use measure::{MEASURE_MIB_MAX, MEASURE_RUNS_MAX, Measure, Measured};
 pub use node::{
     ColdBoot, ColdBootQuery, CreateTimes, DataUsage, Floor, FloorPhase, FloorQuery, Health, Kvm,
     KvmKind, MemoryUsage, Node, Pool, Spread,
+};
+pub use port::{
+    PORT_HEADER, PORT_SANDBOX_HEADER, PORT_TOKEN_HEADER, PORT_TOKEN_NAME, PUBLIC_PORTS_MAX,
+    ParseTokenError, Port, PortList, PortToken, SetPort,
 };
 pub use process::{
     EventsQuery, ExecBody, ExecEvent, ExecRequest, Process, ProcessExit, ProcessId, ProcessList,
     PtySize, SignalRequest, SocketRequest, SpawnRequest, StdinQuery,
 };
+pub use range::{ByteRange, Extent};
 pub use sandbox::{
     CreateOptions, CreateSandbox, MemoryPath, OnTimeout, PhaseTimes, Sandbox, SandboxState,
     SandboxStats, SetTimeout,
@@ -53,17 +63,22 @@ pub use sandbox::{
 pub use secret::{ParseSecretError, SECRET_BYTES, Secret, SecretHash};
 pub use snapshot::{CreateSnapshot, Fork, Forked, Snapshot, SnapshotList};
 pub use template::{BuildBody, BuildEvent, Template, TemplateList, TemplateState};
+pub use watch::{WatchBody, WatchEvent, WatchQuery};
 
 #[cfg(feature = "server")]
 pub use server::{
-    AccessApi, Begun, ByteStream, EventStream, FileContent, Fingerprint, KeptAnswer, Made, NodeApi,
-    Noted, ProcessInput, ProcessLine, RequestId, UploadError, UploadStream, openapi, router, serve,
+    AccessApi, Addresses, AtPort, Begun, ByteStream, Domain, EventStream, FileContent, Fingerprint,
+    KeptAnswer, Limits, Made, NodeApi, Noted, Origin, ParseDomainError, PortIo, PortsAccess,
+    PortsApi, ProcessInput, ProcessLine, RequestId, UploadError, UploadStream, openapi, router,
+    serve,
 };
 
 /// What every path of this API starts with.
 pub const PREFIX: &str = "/v1";
 /// Content type of a stream of events: one JSON object per line.
 pub const NDJSON: &str = "application/x-ndjson";
+/// Content type of a directory with all that is in it.
+pub const TAR: &str = "application/x-tar";
 /// Content type of the figures at `/metrics`.
 pub const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Header that carries the id of the request on every response.
@@ -77,9 +92,6 @@ pub const IDEMPOTENCY_KEY_HEADER: &str = "idempotency-key";
 pub const JSON_BYTES_MAX: usize = 1024 * 1024;
 /// LIMIT: one chunk of standard input; it is held in memory whole, so that it arrives whole or not.
 pub const STDIN_BYTES_MAX: usize = 1024 * 1024;
-/// LIMIT: one uploaded file. Bigger than any sandbox's disk would hold, small enough that a client
-/// that never stops is stopped.
-pub const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
 /// LIMIT: arguments of one command, all together; half of what Linux takes for arguments and
 /// environment with the usual 8 MiB stack would fit, but nobody types that.
 pub const ARGV_BYTES_MAX: usize = 256 * 1024;

@@ -104,15 +104,29 @@ pub struct RestoreSpec {
 
 /// Write the paused machine to files. The machine stays paused.
 ///
-/// Descriptors: state file, memory layer file (both empty, read-write), then, if `push_overlay`, a
-/// fresh qcow2 overlay (read-write) that takes all later writes while the old one is frozen.
+/// Descriptors: state file, memory layer file (both empty, read-write), then, if `disk` is given, its
+/// files: a chain with the content of the machine's own, and on top a fresh overlay that takes all
+/// later writes. No file of the old chain is written again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotSpec {
-    /// Whether an overlay descriptor is passed.
-    pub push_overlay: bool,
+    /// What the machine's disk is from then on, if it is to go on.
+    pub disk: Option<DiskSpec>,
     /// Write only pages changed since the restore (a layer over what it was restored from) rather
     /// than all non-zero pages. Refused for a machine that was booted, not restored.
     pub only_dirty: bool,
+}
+
+/// Make one overlay of several. Needs a process without a machine: whoever reads what a guest wrote
+/// is jailed.
+///
+/// Descriptors: what is below (the raw base image first, then overlays bottom to top), the overlays
+/// that are to be merged, bottom to top, and a fresh overlay (read-write) that takes what these hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MergeSpec {
+    /// How many files are below, 1 to [`DISK_FILES_MAX`].
+    pub below: u8,
+    /// How many overlays are merged; with those below at most [`DISK_FILES_MAX`].
+    pub run: u8,
 }
 
 /// Something the node asks for.
@@ -132,6 +146,8 @@ pub enum Command {
     Resume,
     /// See [`SnapshotSpec`].
     Snapshot(SnapshotSpec),
+    /// See [`MergeSpec`]. Answered when the new overlay is on stable storage.
+    Merge(MergeSpec),
     /// Splice one vsock connection to `port` of the guest onto the stream socket passed along. The
     /// stream is closed when the guest refuses or resets. May be sent before the guest runs.
     Connect {
@@ -277,7 +293,7 @@ pub enum Message {
 }
 
 /// Version of this protocol. Node and VMM are shipped together, so they must be equal.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// A packet that is not a message.
 #[derive(Debug, thiserror::Error)]

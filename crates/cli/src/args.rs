@@ -11,11 +11,13 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 pub(crate) use access::{CreateKeyArgs, CreateProjectArgs, KeysCommand, ProjectsCommand};
 pub(crate) use sandbox::{
     Choice, Cp, Create, Exec, ForkArgs, Kill, One, Ps, SandboxCommand, SandboxVerb, Shell,
-    SnapshotsCommand, TakeSnapshot, Timeout,
+    SnapshotsCommand, TakeSnapshot, Timeout, Url,
 };
 
 use crate::duration::parse_duration;
 
+/// Heading of the options that every command has.
+const EVERYWHERE: &str = "Options of every command";
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
     .usage(AnsiColor::Green.on_default().bold())
@@ -45,10 +47,10 @@ Environment:
 )]
 pub(crate) struct Args {
     /// The node to ask, such as http://127.0.0.1:7878.
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL", help_heading = EVERYWHERE, display_order = 1000)]
     pub(crate) url: Option<String>,
     /// Accept a node whose certificate one in this PEM file vouches for.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = EVERYWHERE, display_order = 1001)]
     pub(crate) ca: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -170,12 +172,12 @@ pub(crate) struct Up {
     pub(crate) foreground: bool,
 }
 
-#[derive(Clone, Copy, Debug, ClapArgs)]
+#[derive(Clone, Copy, Debug, Default, ClapArgs)]
 pub(crate) struct Format {
-    /// Print JSON.
+    /// Print JSON; short for `-o json`.
     #[arg(long)]
     json: bool,
-    /// What to print: a table, or JSON.
+    /// What to print: a table for people, or JSON for programs.
     #[arg(short = 'o', long = "output", value_name = "FORMAT", conflicts_with = "json")]
     output: Option<OutputFormat>,
 }
@@ -188,9 +190,7 @@ impl Format {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OutputFormat {
-    /// For people.
     Table,
-    /// For programs.
     Json,
 }
 
@@ -236,21 +236,15 @@ pub(crate) enum TemplateCommand {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Example:
+  sandflare template build agent --size small")]
 pub(crate) struct BuildTemplate {
     /// The template.
     pub(crate) name: TemplateName,
     /// nano, micro, small, medium or large.
     #[arg(long, default_value = "nano")]
     pub(crate) size: Size,
-}
-
-/// How something is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
-    /// For people.
-    Table,
-    /// For programs.
-    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -274,9 +268,8 @@ pub(crate) struct AuditLog {
     /// At most this many.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) limit: u32,
-    /// How to print them.
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) format: Format,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -294,19 +287,18 @@ pub(crate) struct AuditVerify {
     /// A place the log must still have.
     #[arg(long, value_name = "INDEX:HASH", value_parser = crate::audit::parse_head)]
     pub(crate) head: Option<base_audit::Link>,
-    /// How to print the finding.
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) format: Format,
 }
 
 /// Which restore paths a benchmark measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum MemoryPaths {
-    /// A plain private mapping.
+    // A plain private mapping.
     Private,
-    /// Page by page, by userfaultfd.
+    // Page by page, by userfaultfd.
     Userfault,
-    /// Both, alternating.
+    // Both, alternating.
     Both,
 }
 
@@ -315,9 +307,23 @@ pub(crate) enum MemoryPaths {
 Examples:
   sandflare bench
   sandflare bench --runs 200 --json > figures.json
-  sandflare bench --runs 5 --parallel 0 --alive 0 --cold 1     a quick look")]
+  sandflare bench --runs 5 --parallel 0 --alive 0 --cold 1     a quick look
+  sandflare bench --neighbours --runs 100     what others in the same machine do to a command
+  sandflare bench --api --python venv/bin/python   what the Python SDK makes of it")]
 pub(crate) struct Bench {
-    /// Creates measured on each restore path.
+    /// Measure commands in a sandbox while others fork, write, compute and take memory without end;
+    /// of the other options --runs, --template, --size and those about the output count.
+    #[arg(long)]
+    pub(crate) neighbours: bool,
+    /// Measure the whole way from the Python SDK, with the node's own figures beside it; of the other
+    /// options --runs, --alive (sandboxes streaming at once), --template, --size and those about
+    /// the output count.
+    #[arg(long, conflicts_with = "neighbours")]
+    pub(crate) api: bool,
+    /// The interpreter that has the Python SDK.
+    #[arg(long, value_name = "PATH", default_value = "python3", requires = "api")]
+    pub(crate) python: PathBuf,
+    /// Creates measured on each restore path; commands measured beside each neighbour.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) runs: u32,
     /// Creates at once; 0 leaves that out.

@@ -9,7 +9,7 @@ use base_audit::{Link, Verified, verify_file, verify_log};
 use client::Client;
 use serde::Serialize;
 
-use crate::args::{AuditCommand, AuditLog, AuditVerify, Output};
+use crate::args::{AuditCommand, AuditLog, AuditVerify};
 use crate::complaint::{End, advise};
 use crate::table::{columns, print, print_json};
 
@@ -26,7 +26,7 @@ pub(crate) async fn audit(client: &Client, command: AuditCommand) -> Result<End>
 async fn entries(client: &Client, args: &AuditLog) -> Result<End> {
     let query = AuditQuery { after: args.after, limit: Some(args.limit) };
     let list = client.audit_list(&query).await?;
-    if args.output == Output::Json {
+    if args.format.is_json() {
         print_json(&list)?;
     } else {
         print(&table(&list.entries))?;
@@ -101,7 +101,7 @@ fn check(args: &AuditVerify) -> Result<End> {
             fault: Some(base_types::Chain(error).to_string()),
         },
     };
-    if args.output == Output::Json {
+    if args.format.is_json() {
         print_json(&report)?;
     } else {
         print(&text(&report))?;
@@ -156,6 +156,7 @@ mod test {
     use base_audit::{Event, HEAD_FILE, Head, seal, segment_name};
 
     use super::*;
+    use crate::args::Format;
 
     #[test]
     fn times_are_those_of_the_calendar() {
@@ -184,7 +185,7 @@ mod test {
         fs::write(&file, &line).unwrap();
         let head = serde_json::to_vec(&Head::from(link)).unwrap();
         fs::write(dir.path().join(HEAD_FILE), head).unwrap();
-        let args = |head| AuditVerify { path: dir.path().into(), head, output: Output::Table };
+        let args = |head| AuditVerify { path: dir.path().into(), head, format: Format::default() };
         assert_eq!(check(&args(Some(link))).unwrap(), End::Done);
         let other = Link { index: 7, ..link };
         assert_eq!(check(&args(Some(other))).unwrap(), End::No);

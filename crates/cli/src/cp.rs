@@ -1,11 +1,11 @@
-//! One file, into or out of a sandbox.
+//! Files and directories, into and out of a sandbox.
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
-use api_node::{FileReadQuery, FileWriteQuery};
+use api_node::{FileKind, FileQuery, FileWriteQuery};
 use base_types::{ParseIdError, SandboxId};
 use client::Client;
 use futures_util::StreamExt;
@@ -15,6 +15,7 @@ use tokio_util::io::ReaderStream;
 
 use crate::args::Cp;
 use crate::complaint::{End, advise};
+use crate::folder;
 
 /// One end of a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,28 +46,36 @@ impl FromStr for Place {
 pub(crate) async fn cp(client: &Client, args: &Cp) -> Result<End> {
     match (&args.from, &args.to) {
         (Place::Sandbox(id, path), Place::Here(to)) => {
-            download(client, *id, path, to).await?;
+            let query = FileQuery { path: path.clone(), user: args.user.clone() };
+            let to = if to.is_dir() { to.join(last_name(path)) } else { to.clone() };
+            if client.file_stat(*id, &query).await?.kind == FileKind::Directory {
+                folder::download(client, *id, &query, &to).await?;
+            } else {
+                download(client, *id, &query, &to).await?;
+            }
         }
         (Place::Sandbox(id, path), Place::Standard) => {
-            copy_out(client, *id, path, tokio::io::stdout()).await?;
+            let query = FileQuery { path: path.clone(), user: args.user.clone() };
+            copy_out(client, *id, &query, tokio::io::stdout()).await?;
         }
         (Place::Here(from), Place::Sandbox(id, path)) => {
-            let file = File::open(from).await;
-            let file = file.with_context(|| format!("open {}", from.display()))?;
-            if file.metadata().await.is_ok_and(|metadata| metadata.is_dir()) {
-                return Err(advise(
-                    format!("{} is a directory", from.display()),
-                    format!(
-                        "copy it as an archive: tar c {0} | sandflare cp - {id}:{path}.tar",
-                        from.display()
-                    ),
-                ));
-            }
             let path = match (path.strip_suffix('/'), from.file_name()) {
                 (Some(above), Some(name)) => format!("{above}/{}", name.to_string_lossy()),
                 _ => path.clone(),
             };
-            upload(client, *id, path, args, file).await?;
+            if from.is_dir() {
+                if args.mode.is_some() {
+                    return Err(advise(
+                        format!("{} is a directory, and --mode is for a file", from.display()),
+                        "leave --mode out: what is in it keeps its permission bits",
+                    ));
+                }
+                folder::upload(client, *id, from, path, args.user.clone()).await?;
+            } else {
+                let file = File::open(from).await;
+                let file = file.with_context(|| format!("open {}", from.display()))?;
+                upload(client, *id, path, args, file).await?;
+            }
         }
         (Place::Standard, Place::Sandbox(id, path)) => {
             upload(client, *id, path.clone(), args, tokio::io::stdin()).await?;
@@ -93,18 +102,21 @@ async fn upload(
     Ok(())
 }
 
+/// The last part of a path in a sandbox; nothing for the root.
+fn last_name(path: &str) -> &str {
+    path.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
+}
+
 /// Under a temporary name beside its place, so that what has the name is always whole.
-async fn download(client: &Client, id: SandboxId, path: &str, to: &Path) -> Result<()> {
-    let name = path.rsplit('/').next().unwrap_or_default();
-    let to = if to.is_dir() { to.join(name) } else { to.to_owned() };
-    let mut partial = to.clone().into_os_string();
+async fn download(client: &Client, id: SandboxId, query: &FileQuery, to: &Path) -> Result<()> {
+    let mut partial = to.to_owned().into_os_string();
     partial.push(format!(".part-{}", std::process::id()));
     let partial = PathBuf::from(partial);
     let copied = async {
         let file = File::create(&partial).await;
         let file = file.with_context(|| format!("create {}", partial.display()))?;
-        copy_out(client, id, path, file).await?;
-        let renamed = tokio::fs::rename(&partial, &to).await;
+        copy_out(client, id, query, file).await?;
+        let renamed = tokio::fs::rename(&partial, to).await;
         renamed.with_context(|| format!("write {}", to.display()))
     };
     let copied = copied.await;
@@ -118,11 +130,10 @@ async fn download(client: &Client, id: SandboxId, path: &str, to: &Path) -> Resu
 async fn copy_out(
     client: &Client,
     id: SandboxId,
-    path: &str,
+    query: &FileQuery,
     mut to: impl AsyncWrite + Unpin,
 ) -> Result<()> {
-    let query = FileReadQuery { path: path.to_owned(), user: None };
-    let (_, bytes) = client.file_read(id, &query).await?;
+    let (_, bytes) = client.file_read(id, query).await?;
     let mut bytes = pin!(bytes);
     while let Some(piece) = bytes.next().await {
         to.write_all(&piece?).await.context("write the copy")?;

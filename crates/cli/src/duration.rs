@@ -49,13 +49,17 @@ pub(crate) fn parse_lifetime(text: &str) -> Result<u32, String> {
     seconds.ok_or_else(|| "that is longer than a year; `never` is without end".to_owned())
 }
 
-/// A time for people: `850 ms`, `3.2 s`, `2 min 5 s`.
+/// A time for people: `850 ms`, `3.2 s`, `2 min 5 s`, `3 h 10 min`, `12 d 4 h`.
 pub(crate) fn shown(duration: Duration) -> String {
+    const HOUR_MS: u128 = 60 * 60 * 1000;
+    const DAY_MS: u128 = 24 * HOUR_MS;
     let ms = duration.as_millis();
     match ms {
         0..1_000 => format!("{ms} ms"),
         1_000..60_000 => format!("{:.1} s", duration.as_secs_f64()),
-        _ => format!("{} min {} s", ms / 60_000, ms % 60_000 / 1_000),
+        60_000..HOUR_MS => format!("{} min {} s", ms / 60_000, ms % 60_000 / 1_000),
+        HOUR_MS..DAY_MS => format!("{} h {} min", ms / HOUR_MS, ms % HOUR_MS / 60_000),
+        _ => format!("{} d {} h", ms / DAY_MS, ms % DAY_MS / HOUR_MS),
     }
 }
 
@@ -96,5 +100,6 @@ mod test {
     fn times_read_well() {
         let shown = |ms| shown(Duration::from_millis(ms));
         assert_eq!([shown(9), shown(3_240), shown(125_000)], ["9 ms", "3.2 s", "2 min 5 s"]);
+        assert_eq!([shown(3_600_000), shown(100 * 3_600_000)], ["1 h 0 min", "4 d 4 h"]);
     }
 }

@@ -14,6 +14,7 @@ mod cp;
 mod doctor;
 mod duration;
 mod exec;
+mod folder;
 mod key_file;
 mod launch;
 mod listing;
@@ -27,6 +28,7 @@ mod snapshots;
 mod steps;
 mod table;
 mod terminal;
+mod url;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -117,7 +119,7 @@ async fn command(args: Args) -> Result<End> {
         Command::Projects(command) => access::projects(&client()?, command).await,
         Command::Audit(command) => audit::audit(&client()?, command).await,
         Command::Doctor(format) => doctor::doctor(&place()?, format).await,
-        Command::Bench(bench) => bench::bench(&client()?, &bench).await,
+        Command::Bench(bench) => bench::bench(&place()?, &bench).await,
         Command::Completions(completions) => completions::print(completions.shell),
     }
 }

@@ -15,7 +15,7 @@ use crate::complaint::End;
 use crate::duration::shown;
 use crate::steps::Steps;
 use crate::table::{bytes, columns, print, print_json};
-use crate::{cp, exec, listing, snapshot, snapshots};
+use crate::{cp, exec, listing, snapshot, snapshots, url};
 
 /// LIMIT: characters of a command in a table; JSON has all of it.
 const COMMAND_CHARS_MAX: usize = 60;
@@ -47,6 +47,7 @@ pub(crate) async fn verb(client: &Client, verb: SandboxVerb) -> Result<End> {
         SandboxVerb::Timeout(Timeout { id, timeout: timeout_s, format }) => {
             answer(&client.sandbox_set_timeout(id, SetTimeout { timeout_s }).await?, format)
         }
+        SandboxVerb::Url(args) => url::url(client, &args).await,
         SandboxVerb::Metrics(args) => metrics(client, &args).await,
         SandboxVerb::Processes(args) => processes(client, &args).await,
         SandboxVerb::Kill(args) => listing::kill(client, &args).await,

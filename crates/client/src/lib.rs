@@ -10,7 +10,9 @@ mod connect;
 mod decode;
 mod error;
 mod events;
+mod files;
 mod operations;
+mod ports;
 mod processes;
 
 pub use connect::Credentials;

@@ -1,18 +1,16 @@
-use std::io;
 use std::time::Duration;
 
 use api_node::{
     AuditList, AuditQuery, BuildEvent, ColdBoot, ColdBootQuery, CreateSandbox, CreateSnapshot,
-    DirectoryList, ExecEvent, ExecRequest, Failure, FileEntry, FileQuery, FileReadQuery,
-    FileWriteQuery, Floor, FloorQuery, Fork, Forked, Health, LIST_LIMIT_MAX, LogsQuery,
-    MakeDirectory, MoveFile, Node, PREFIX, ProcessId, RemoveQuery, Sandbox, SandboxList,
-    SandboxListQuery, SandboxStats, SetTimeout, SignalRequest, Snapshot, SnapshotList, StdinQuery,
-    Template, TemplateList,
+    ExecEvent, ExecRequest, Failure, Floor, FloorQuery, Fork, Forked, Health, LIST_LIMIT_MAX,
+    LogsQuery, Measure, Measured, Node, PREFIX, ProcessId, Sandbox, SandboxList, SandboxListQuery,
+    SandboxStats, SetTimeout, SignalRequest, Snapshot, SnapshotList, StdinQuery, Template,
+    TemplateList,
 };
 use base_types::{SandboxId, Size, SnapshotId, TemplateName};
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
-use reqwest::{Body, Method, RequestBuilder, Response, StatusCode};
+use futures_util::StreamExt;
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -104,6 +102,15 @@ impl Client {
     /// Makes a sandbox; returns when its agent answers.
     pub async fn sandbox_create(&self, request: &CreateSandbox) -> Result<Sandbox, ClientError> {
         self.answer(self.ask(Method::POST, "/sandboxes").json(request)).await
+    }
+
+    /// Measures the way to a sandbox's agent.
+    pub async fn sandbox_measure(
+        &self,
+        id: SandboxId,
+        request: &Measure,
+    ) -> Result<Measured, ClientError> {
+        self.answer(self.of(id, Method::POST, "/measure").json(request)).await
     }
 
     /// All sandboxes, oldest first, in as many pages as it takes.
@@ -242,78 +249,6 @@ impl Client {
     ) -> Result<(), ClientError> {
         let ask = self.of(id, Method::POST, &format!("/processes/{process}/signal"));
         self.done(ask.json(&SignalRequest { signal })).await
-    }
-
-    /// Reads a file. The length, where the node knows it, and the bytes as they come; a file that
-    /// came only in part ends with an error.
-    pub async fn file_read(
-        &self,
-        id: SandboxId,
-        query: &FileReadQuery,
-    ) -> Result<
-        (Option<u64>, impl Stream<Item = Result<Bytes, ClientError>> + Send + use<>),
-        ClientError,
-    > {
-        let response = self.send(self.of(id, Method::GET, "/files").query(query)).await?;
-        let size = response.content_length();
-        let url = self.url.clone();
-        let bytes = response.bytes_stream().map(move |bytes| {
-            bytes.map_err(|source| ClientError::Broken { url: url.clone(), source })
-        });
-        Ok((size, bytes))
-    }
-
-    /// Writes a file with what `bytes` yields. An error in there breaks the upload off, and the old
-    /// file stays.
-    pub async fn file_write(
-        &self,
-        id: SandboxId,
-        query: &FileWriteQuery,
-        bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
-    ) -> Result<FileEntry, ClientError> {
-        let ask = self.of(id, Method::PUT, "/files").query(query);
-        self.answer(ask.body(Body::wrap_stream(bytes))).await
-    }
-
-    /// Removes a file or directory.
-    pub async fn file_remove(&self, id: SandboxId, query: &RemoveQuery) -> Result<(), ClientError> {
-        self.done(self.of(id, Method::DELETE, "/files").query(query)).await
-    }
-
-    /// The entries of a directory.
-    pub async fn file_list(
-        &self,
-        id: SandboxId,
-        query: &FileQuery,
-    ) -> Result<DirectoryList, ClientError> {
-        self.answer(self.of(id, Method::GET, "/files/list").query(query)).await
-    }
-
-    /// One file or directory.
-    pub async fn file_stat(
-        &self,
-        id: SandboxId,
-        query: &FileQuery,
-    ) -> Result<FileEntry, ClientError> {
-        self.answer(self.of(id, Method::GET, "/files/stat").query(query)).await
-    }
-
-    /// Makes a directory.
-    pub async fn file_make(
-        &self,
-        id: SandboxId,
-        request: &MakeDirectory,
-    ) -> Result<FileEntry, ClientError> {
-        self.answer(self.of(id, Method::POST, "/files/make").json(request)).await
-    }
-
-    /// Moves a file or directory.
-    pub async fn file_move(
-        &self,
-        id: SandboxId,
-        request: &MoveFile,
-    ) -> Result<FileEntry, ClientError> {
-        self.answer(self.of(id, Method::POST, "/files/move").json(request)).await
     }
 
     pub(crate) fn ask(&self, method: Method, path: &str) -> RequestBuilder {

@@ -52,6 +52,15 @@ pub struct SocketWriter {
 /// something this build does not know.
 #[expect(clippy::missing_errors_doc, reason = "said once, above")]
 impl Client {
+    /// One process that lives on its own.
+    pub async fn process_get(
+        &self,
+        id: SandboxId,
+        process: ProcessId,
+    ) -> Result<Process, ClientError> {
+        self.answer(self.of(id, Method::GET, &format!("/processes/{process}"))).await
+    }
+
     /// Starts a process that lives on its own.
     pub async fn process_spawn(
         &self,

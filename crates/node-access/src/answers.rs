@@ -1,20 +1,19 @@
 //! Creates that must not happen twice: their answers are kept for a day.
 //!
-//! An answer is written when the create has ended well. A node that dies between the two has made a
-//! sandbox whose caller heard nothing, and makes another when asked again; the first ends with its
-//! lifetime.
+//! An answer is written when the create has ended well. A node that dies between the two has made
+//! something whose caller heard nothing: a sandbox or a snapshot is then found by the
+//! [errand](api_node::Errand) that is remembered with it. Only a process in a guest is not: it is
+//! started again.
 
 use std::sync::Arc;
 
-use api_node::{Begun, ErrorCode, Failure, Fingerprint, KeptAnswer};
-use base_types::ProjectId;
+use api_node::{ANSWER_KEPT_MS, Begun, ErrorCode, Failure, Fingerprint, KeptAnswer};
+use base_types::{Chain, ProjectId};
 use bytes::Bytes;
 use node_store::AnswerRow;
 
 use crate::{Access, Inner};
 
-/// How long an answer is kept.
-const KEPT_MS: u64 = 24 * 60 * 60 * 1000;
 /// LIMIT: answers kept for one project, the newest; a few KiB each.
 const KEPT_MAX: u32 = 1000;
 /// LIMIT: creates with a key that are under way, of all projects; each has a connection of its own
@@ -61,7 +60,7 @@ impl Access {
                     .with_hint("ask again when it had time to end"));
             }
         }
-        let since_ms = inner.now_ms().saturating_sub(KEPT_MS);
+        let since_ms = inner.now_ms().saturating_sub(ANSWER_KEPT_MS);
         let ticket = Ticket { inner, project, key: key.to_owned(), fingerprint };
         let found = self.inner.store.answer_get(project, key.to_owned(), since_ms).await;
         match found.map_err(|error| crate::api::of_store(&error))? {
@@ -77,7 +76,8 @@ impl Access {
         }
     }
 
-    pub(crate) async fn keep(&self, ticket: Ticket, answer: KeptAnswer) -> Result<(), Failure> {
+    /// Nobody waits for the answer to be written: whoever asks the store for it comes after it.
+    pub(crate) fn keep(&self, ticket: Ticket, answer: KeptAnswer) {
         let now_ms = self.inner.now_ms();
         let row = AnswerRow {
             project: ticket.project,
@@ -87,9 +87,14 @@ impl Access {
             body: answer.body.to_vec(),
             created_at_ms: now_ms,
         };
-        let since_ms = now_ms.saturating_sub(KEPT_MS);
-        let kept = self.inner.store.answer_insert(row, since_ms, KEPT_MAX).await;
-        kept.map_err(|error| crate::api::of_store(&error))
+        let since_ms = now_ms.saturating_sub(ANSWER_KEPT_MS);
+        let kept = self.inner.store.answer_insert(row, since_ms, KEPT_MAX);
+        tokio::spawn(async move {
+            if let Err(error) = kept.await {
+                // It was made, which is what its caller heard.
+                tracing::warn!("an answer could not be kept: {}", Chain(&error));
+            }
+        });
         // The ticket goes now: from here on the answer is found.
     }
 }

@@ -28,7 +28,8 @@ impl AccessApi for Access {
             // Written when the store gets to it; nobody waits for that.
             drop(self.inner.store.key_used(key.id, now_ms));
         }
-        Some(Caller { project: key.project, role: role(key.admin), key: Some(key.id) })
+        let (project, role) = (key.project, role(key.admin));
+        Some(Caller { project, role, key: Some(key.id), errand: None })
     }
 
     fn quota(&self, project: ProjectId) -> Option<Quota> {
@@ -142,8 +143,8 @@ impl AccessApi for Access {
         self.begin(project, key, fingerprint).await
     }
 
-    async fn create_keep(&self, ticket: Ticket, answer: KeptAnswer) -> Result<(), Failure> {
-        self.keep(ticket, answer).await
+    fn create_keep(&self, ticket: Ticket, answer: KeptAnswer) {
+        self.keep(ticket, answer);
     }
 }
 

@@ -34,6 +34,8 @@ pub const WHOLE_NODE: Quota = Quota {
     disk_mib: api_node::QUOTA_MAX,
     creates_per_minute: api_node::QUOTA_MAX,
 };
+/// What the number of creates is limited over, with the second that has begun.
+const MINUTE_MS: u64 = 61_000;
 /// Name of the key whose hash whoever starts the node hands in.
 const STARTER_KEY: &str = "starter";
 /// Name of the key a node makes for itself.
@@ -114,6 +116,11 @@ impl Access {
             };
             store.project_insert(row.clone()).await?;
             state.project_add(&row, WHOLE_NODE);
+        }
+        for (project, at_ms) in store.creates_since(clock().saturating_sub(MINUTE_MS)).await? {
+            if let Some(project) = state.project_mut(project) {
+                project.creates.recall(at_ms);
+            }
         }
         let inner = Inner { store, clock, wants_keys, state: Mutex::new(state) };
         Ok(Self { inner: Arc::new(inner) })

@@ -11,6 +11,8 @@ use std::{io, thread};
 
 use base_types::Size;
 
+use crate::device;
+
 /// Where cgroup v2 is mounted on every system this runs on.
 const MOUNT: &str = "/sys/fs/cgroup";
 /// What every group of ours lies under.
@@ -19,6 +21,8 @@ const OURS: &str = "sandflare";
 const NAME_CHARS: usize = 16;
 /// `CGROUP2_SUPER_MAGIC` of the kernel.
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
+/// What limits the requests of a group to a device.
+const IO_MAX: &str = "io.max";
 /// LIMIT: the VMM's own memory, page tables of the guest and socket buffers, over guest memory.
 const SLACK_MIB: u64 = 64;
 /// LIMIT: pages a guest's first write to one of its pages may be charged: the copy, and, where nobody
@@ -26,6 +30,17 @@ const SLACK_MIB: u64 = 64;
 const PAGES_PER_WRITE: u64 = 2;
 /// LIMIT: vCPU threads (at most 8), device and fault threads of one VMM; it never forks.
 const TASKS_MAX: u32 = 64;
+/// In these many microseconds of time a group may use so many of processors.
+const CPU_PERIOD_US: u64 = 100_000;
+/// LIMIT: processors of a machine beside one for each vCPU: its devices and faults are served by
+/// threads of their own, and its guest waits for them.
+const CPUS_BESIDE: u64 = 1;
+/// LIMIT: bytes a second a machine reads, and as many it writes, for each vCPU. Enough to unpack a
+/// large package, and a fraction of what one solid state disk does, so that a few that do nothing
+/// else leave some of it to the others.
+const IO_BYTES_PER_VCPU: u64 = 128 << 20;
+/// LIMIT: requests a second, reading, and as many writing, for each vCPU; for the same reason.
+const IO_REQUESTS_PER_VCPU: u64 = 4096;
 /// LIMIT: a group is busy for as long as the kernel tears its last process down.
 const REMOVE_ATTEMPTS_MAX: u32 = 200;
 /// Between two attempts to remove a busy group.
@@ -35,6 +50,8 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(10);
 #[derive(Clone, Debug)]
 pub(crate) struct CgroupTree {
     root: Option<PathBuf>,
+    /// `major:minor` of the device the data is on, where its use can be limited.
+    device: Option<String>,
 }
 
 impl CgroupTree {
@@ -46,12 +63,21 @@ impl CgroupTree {
         let name = blake3::hash(data_dir.as_os_str().as_bytes()).to_hex();
         let name: String = name.chars().take(NAME_CHARS).collect();
         match Self::prepare(Path::new(MOUNT), &name) {
-            Ok(root) => Self { root: Some(root) },
+            Ok(root) => {
+                let device = match has_io(&root) {
+                    Ok(()) => device::under(data_dir),
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = &device {
+                    tracing::info!("sandboxes run without limits of disk requests: {error}");
+                }
+                Self { root: Some(root), device: device.ok() }
+            }
             Err(source) => {
                 tracing::info!(
                     "no cgroup v2 at {MOUNT} ({source}): sandboxes run without resource groups"
                 );
-                Self { root: None }
+                Self { root: None, device: None }
             }
         }
     }
@@ -64,7 +90,7 @@ impl CgroupTree {
         let root = ours.join(name);
         make_dir(&ours)?;
         make_dir(&root)?;
-        for controller in ["+cpu", "+memory", "+pids"] {
+        for controller in ["+cpu", "+memory", "+pids", "+io"] {
             // A controller may be missing or still held by version 1; the others work without it.
             for group in [mount, &ours, &root] {
                 if let Err(error) = fs::write(group.join("cgroup.subtree_control"), controller) {
@@ -80,15 +106,38 @@ impl CgroupTree {
         let Some(root) = &self.root else { return Ok(None) };
         let path = root.join(group_name(uid));
         make_dir(&path)?;
-        let group = Cgroup { path };
+        let mut group = Cgroup { path, io: None };
+        self.limit(&mut group, size)?;
+        Ok(Some(group))
+    }
+
+    /// Gives a group the limits of `size`.
+    pub(crate) fn limit(&self, group: &mut Cgroup, size: Size) -> io::Result<()> {
+        let vcpus = u64::from(size.vcpus());
         let memory = (u64::from(size.memory_mib()) * PAGES_PER_WRITE + SLACK_MIB) << 20;
-        // Weight follows the number of vCPUs; 100 is the kernel's default.
-        let weight = 100 * u32::from(size.vcpus());
-        for (file, value) in [
+        let cpu = (vcpus + CPUS_BESIDE) * CPU_PERIOD_US;
+        // Weights follow the number of vCPUs; 100 is the kernel's default.
+        let weight = (100 * vcpus).to_string();
+        let mut limits = vec![
             ("memory.max", memory.to_string()),
+            // Nobody's memory is written to a disk that others may see, and a machine that is short
+            // of it ends as a whole rather than by one of its threads.
+            ("memory.swap.max", "0".to_owned()),
+            ("memory.oom.group", "1".to_owned()),
             ("pids.max", TASKS_MAX.to_string()),
-            ("cpu.weight", weight.to_string()),
-        ] {
+            ("cpu.weight", weight.clone()),
+            ("cpu.max", format!("{cpu} {CPU_PERIOD_US}")),
+            // There where the kernel shares a device out by weights.
+            ("io.weight", weight.clone()),
+            ("io.bfq.weight", weight),
+        ];
+        if let Some(device) = &self.device {
+            let (bytes, requests) = (IO_BYTES_PER_VCPU * vcpus, IO_REQUESTS_PER_VCPU * vcpus);
+            let most = format!("rbps={bytes} wbps={bytes} riops={requests} wiops={requests}");
+            let most = group.io.insert(format!("{device} {most}"));
+            limits.push((IO_MAX, most.clone()));
+        }
+        for (file, value) in limits {
             match fs::write(group.path.join(file), value) {
                 // The controller was not granted.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -96,13 +145,13 @@ impl CgroupTree {
                 other => other?,
             }
         }
-        Ok(Some(group))
+        Ok(())
     }
 
     /// The group a daemon before this one made for the VMM process with user id `uid`.
     pub(crate) fn find(&self, uid: u32) -> Option<Cgroup> {
         let path = self.root.as_ref()?.join(group_name(uid));
-        path.is_dir().then_some(Cgroup { path })
+        path.is_dir().then_some(Cgroup { path, io: None })
     }
 
     /// Ends every process a daemon before this one left behind, and removes its groups, but for those
@@ -115,7 +164,7 @@ impl CgroupTree {
             if keep.contains(&entry.file_name()) {
                 continue;
             }
-            let leftover = Cgroup { path: entry.path() };
+            let leftover = Cgroup { path: entry.path(), io: None };
             tracing::info!("ending what is left of {}", leftover.path.display());
             leftover.kill();
             leftover.remove();
@@ -132,15 +181,50 @@ impl CgroupTree {
 }
 
 /// The group of one sandbox.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Cgroup {
     path: PathBuf,
+    /// How its disk requests are limited.
+    io: Option<String>,
+}
+
+/// While this is held, the disk requests of a group are not limited.
+#[derive(Debug)]
+pub(crate) struct IoUnlimited {
+    file: PathBuf,
+    limits: String,
+}
+
+impl Drop for IoUnlimited {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(&self.file, &self.limits) {
+            // The group goes with the machine.
+            tracing::debug!("cannot write {}: {error}", self.file.display());
+        }
+    }
 }
 
 impl Cgroup {
     /// `cgroup.procs`, for the VMM to join by.
     pub(crate) fn procs(&self) -> io::Result<OwnedFd> {
         Ok(File::options().write(true).open(self.path.join("cgroup.procs"))?.into())
+    }
+
+    /// Whether the kernel killed something in it because it wanted more memory than it may use.
+    pub(crate) fn ran_out_of_memory(&self) -> bool {
+        let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
+        events.lines().any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count != "0"))
+    }
+
+    /// Lifts the limit of its disk requests, for work that the node asked its VMM for. Not twice at a
+    /// time. Nothing where there is no such limit, or another one than this node set.
+    pub(crate) fn io_unlimited(&self) -> Option<IoUnlimited> {
+        let limits = self.io.clone()?;
+        let file = self.path.join(IO_MAX);
+        let found = fs::read_to_string(&file).ok()?;
+        let (device, _) = limits.split_once(' ').filter(|_| found.trim() == limits)?;
+        let all = format!("{device} rbps=max wbps=max riops=max wiops=max");
+        fs::write(&file, all).ok().map(|()| IoUnlimited { file, limits })
     }
 
     /// Kills everything in the group.
@@ -171,6 +255,15 @@ impl Cgroup {
     }
 }
 
+/// Whether groups below `root` can limit disk requests.
+fn has_io(root: &Path) -> io::Result<()> {
+    let granted = fs::read_to_string(root.join("cgroup.subtree_control"))?;
+    match granted.split_whitespace().any(|controller| controller == "io") {
+        true => Ok(()),
+        false => Err(io::Error::other("the kernel does not grant the io controller")),
+    }
+}
+
 fn group_name(uid: u32) -> String {
     format!("machine-{uid}")
 }
@@ -179,5 +272,56 @@ fn make_dir(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    /// A tree in a directory, which shows what would be written for the kernel.
+    fn tree(root: &Path) -> CgroupTree {
+        CgroupTree { root: Some(root.to_owned()), device: Some("254:0".to_owned()) }
+    }
+
+    #[test]
+    fn limits_follow_the_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = tree(dir.path());
+        let limits = |uid, size| {
+            let group = tree.create(uid, size).unwrap().unwrap();
+            let read = |file: &str| fs::read_to_string(group.path.join(file)).unwrap();
+            let files = ["cpu.weight", "cpu.max", "memory.max", "memory.swap.max", "io.weight"];
+            (files.map(read), read("io.max"))
+        };
+        let (nano, nano_io) = limits(1, Size::Nano);
+        assert_eq!(nano, ["100", "200000 100000", "1140850688", "0", "100"]);
+        assert_eq!(nano_io, "254:0 rbps=134217728 wbps=134217728 riops=4096 wiops=4096");
+        let (large, large_io) = limits(2, Size::Large);
+        assert_eq!(large, ["400", "500000 100000", "17246978048", "0", "400"]);
+        assert_eq!(large_io, "254:0 rbps=536870912 wbps=536870912 riops=16384 wiops=16384");
+    }
+
+    #[test]
+    fn disk_requests_are_unlimited_only_while_the_node_waits_for_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let group = tree(dir.path()).create(1, Size::Nano).unwrap().unwrap();
+        let file = group.path.join(IO_MAX);
+        let read = || fs::read_to_string(&file).unwrap();
+        let before = read();
+        let unlimited = group.io_unlimited().unwrap();
+        assert_eq!(read(), "254:0 rbps=max wbps=max riops=max wiops=max");
+        drop(unlimited);
+        assert_eq!(read(), before);
+        // What an administrator set is not ours to lift.
+        fs::write(&file, "254:0 wbps=1048576").unwrap();
+        assert!(group.io_unlimited().is_none());
+        assert!(Cgroup { io: None, ..group }.io_unlimited().is_none());
+    }
+
+    #[test]
+    fn without_cgroups_there_is_no_group() {
+        let tree = CgroupTree { root: None, device: None };
+        assert!(tree.create(1, Size::Nano).unwrap().is_none());
     }
 }

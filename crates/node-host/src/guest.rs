@@ -5,6 +5,8 @@
 //! nothing it sends is kept beyond what the caller asked for. A caller that goes away closes the
 //! connection, which withdraws the request.
 
+mod directory;
+mod port;
 mod process;
 
 use std::io;
@@ -23,6 +25,8 @@ use tokio::time::timeout;
 use crate::control::shown;
 
 use crate::sandbox::Use;
+pub use directory::WatchReader;
+pub use port::PortStream;
 pub use process::{AttachBody, AttachEvent, AttachReader, PROCESSES_SHOWN_MAX};
 
 /// LIMIT: entries of one directory the node holds in memory; the rest is cut off.

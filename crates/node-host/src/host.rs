@@ -1,6 +1,7 @@
 //! The node's side of the machine it runs on, as one thing: start it, ask it, close it.
 
 mod branch;
+mod ports;
 mod recover;
 
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use api_node::Used;
+use api_node::{ANSWER_KEPT_MS, Errand, Used};
 use api_vmm::MemoryPath;
 use base_types::{ProjectId, SandboxId, Size};
 use node_store::{OpenStoreError, Store, StoreError};
@@ -26,6 +27,7 @@ use crate::disk;
 use crate::images::Images;
 use crate::journal::{Deed, Journal};
 use crate::machine::random;
+use crate::phase::Phase;
 use crate::sandbox::{
     Birth, CreateError, CreateSpec, Origin, SandboxFacts, SandboxHandle, Surroundings, now_ms, own,
 };
@@ -181,6 +183,7 @@ impl Host {
         .map_err(dir(templates_dir))?;
         let around = Surroundings {
             shells,
+            launcher,
             templates,
             store,
             dir: sandboxes_dir,
@@ -240,6 +243,7 @@ impl Host {
             metadata: spec.metadata.clone(),
             snapshot: spec.snapshot,
             created_at_ms: now_ms(),
+            errand: spec.errand,
         };
         let (ready, wait) = oneshot::channel();
         let handle = {
@@ -273,6 +277,19 @@ impl Host {
     pub fn sandboxes(&self) -> Vec<SandboxHandle> {
         let mut all: Vec<_> = self.sandboxes.lock().values().cloned().collect();
         all.sort_by_key(|handle| (handle.facts().created_at_ms, handle.facts().id));
+        all
+    }
+
+    /// The sandboxes that `errand` of `project` made, while a create is known by its errand.
+    pub fn made_by(&self, project: ProjectId, errand: Errand) -> Vec<SandboxHandle> {
+        let since_ms = now_ms().saturating_sub(ANSWER_KEPT_MS);
+        let mut all = self.sandboxes();
+        all.retain(|sandbox| {
+            let (facts, phase) = (sandbox.facts(), sandbox.view().phase);
+            (facts.errand, facts.project) == (Some(errand), project)
+                && facts.created_at_ms >= since_ms
+                && (phase.is_alive() || phase == Phase::Failed)
+        });
         all
     }
 

@@ -13,6 +13,7 @@
 mod cgroup;
 mod console;
 mod control;
+mod device;
 mod disk;
 mod guest;
 mod host;
@@ -35,7 +36,8 @@ mod watched;
 pub use control::ControlError;
 pub use guest::{
     AttachBody, AttachEvent, AttachReader, ENTRIES_MAX, ExecEvent, ExecInput, ExecReader,
-    FileReader, FileWriter, GuestConnection, GuestError, PROCESSES_SHOWN_MAX,
+    FileReader, FileWriter, GuestConnection, GuestError, PROCESSES_SHOWN_MAX, PortStream,
+    WatchReader,
 };
 pub use host::{DiskUse, Forked, Host, HostSettings, StartError};
 pub use images::{ImageError, Images};
@@ -44,8 +46,8 @@ pub use machine::MachineError;
 pub use measure::{FloorReport, KvmKind, MeasureError, PhaseSpread, Spread, Verdict, floor, probe};
 pub use phase::Phase;
 pub use sandbox::{
-    AskError, CreateError, CreateSpec, CreateTimes, Lease, OnTimeout, OrderError, SandboxFacts,
-    SandboxHandle, SandboxView,
+    AskError, CreateError, CreateSpec, CreateTimes, Lease, OnTimeout, OrderError, PortsError,
+    PortsRule, SandboxFacts, SandboxHandle, SandboxView,
 };
 pub use shells::{PoolStats, ShellError};
 pub use snapshots::SnapshotFacts;

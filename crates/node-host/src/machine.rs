@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use crate::console;
-use crate::control::{Control, ControlError};
+use crate::control::{Control, ControlError, PendingReply};
 use crate::guest::{GuestConnection, GuestError};
 use crate::images::Kernel;
 use crate::template::Template;
@@ -109,7 +109,7 @@ pub(crate) struct MachineFiles<'a> {
 
 impl<'a> MachineFiles<'a> {
     fn disk(&self) -> DiskSpec {
-        DiskSpec { files: u8::try_from(self.frozen.len() + 2).unwrap_or(u8::MAX) }
+        disk_spec(self.frozen.len() + 2)
     }
 
     fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'a>> {
@@ -193,11 +193,22 @@ pub(crate) async fn prime(
     descriptors.extend(memory.layers.iter().map(AsFd::as_fd));
     descriptors.extend(working_set.map(AsFd::as_fd));
     let failed = |source| MachineError::Vmm { doing: "load the snapshot's memory", source };
+    // Layers come from the disk, a template's memory does not.
+    let _unlimited = if memory.layers.is_empty() { None } else { process.io_unlimited() };
     let answer = process.control().request(Command::Prime(spec), &descriptors, PRIME_WITHIN);
     match answer.await.map_err(failed)? {
         Answer::Primed(times) => Ok(times),
         _ => Err(failed(ControlError::Protocol)),
     }
+}
+
+/// A machine that is ordered to continue a snapshot, and then to be another.
+pub(crate) struct Restoring<'a> {
+    process: &'a VmmProcess,
+    console: &'a File,
+    agent: GuestConnection,
+    restoring: PendingReply,
+    connecting: PendingReply,
 }
 
 /// Continues the snapshot that `process` is primed with, runs it, and tells it that it is the machine of
@@ -208,14 +219,23 @@ pub(crate) async fn restore(
     identity: &Identity,
     limit: Duration,
 ) -> Result<Restored, MachineError> {
+    begin_restore(process, files, identity).await?.finish(identity, limit).await
+}
+
+/// Sends what [`restore`] sends before it waits for anything.
+pub(crate) async fn begin_restore<'a>(
+    process: &'a VmmProcess,
+    files: MachineFiles<'a>,
+    identity: &Identity,
+) -> Result<Restoring<'a>, MachineError> {
     let control = process.control();
     let spec =
         RestoreSpec { disk: files.disk(), resume: true, generation_id: identity.generation_id };
     let descriptors: Vec<_> = files.descriptors().collect();
-
     // The guest finds the connection waiting when it wakes.
     let (ours, theirs) = StdUnixStream::pair().map_err(MachineError::Prepare)?;
-    let mut agent = connection(ours)?;
+    let agent = connection(ours)?;
+    let console = files.console;
     let ordered = async {
         let restoring =
             control.send(Command::Restore(spec), &descriptors).await.map_err(failed(RESTORING))?;
@@ -223,26 +243,42 @@ pub(crate) async fn restore(
             .send(Command::Connect { port: AGENT_PORT }, &[theirs.as_fd()])
             .await
             .map_err(failed(CONNECTING))?;
-        drop(theirs);
-        match restoring.within(ORDER_WITHIN).await.map_err(failed(RESTORING))? {
-            Answer::Restored(times) => Ok((times, connecting)),
-            _ => Err(failed(RESTORING)(ControlError::Protocol)),
+        Ok((restoring, connecting))
+    };
+    match ordered.await {
+        Ok((restoring, connecting)) => {
+            Ok(Restoring { process, console, agent, restoring, connecting })
         }
-    };
-    let (times, connecting) = match ordered.await {
-        Ok(ordered) => ordered,
-        Err(error) => return Err(better_reason(process, files.console, error).await),
-    };
-    let resumed = Instant::now();
-    // Only now, because it carries the time of day. The guest is still taking the connection.
-    let sent = agent.identify(identity.request()).await;
-    let answered = async {
-        sent.map_err(MachineError::Agent)?;
-        connecting.within(ORDER_WITHIN).await.map_err(failed(CONNECTING))?;
-        answer(agent.identified(limit).await.map(drop), files.console)
-    };
-    unless_over(process, files.console, answered).await?;
-    Ok(Restored { times, reseed_us: micros(resumed) })
+        Err(error) => Err(better_reason(process, console, error).await),
+    }
+}
+
+impl Restoring<'_> {
+    /// Does what [`restore`] does from then on.
+    pub(crate) async fn finish(
+        self,
+        identity: &Identity,
+        limit: Duration,
+    ) -> Result<Restored, MachineError> {
+        let Self { process, console, mut agent, restoring, connecting } = self;
+        let times = match restoring.within(ORDER_WITHIN).await {
+            Ok(Answer::Restored(times)) => times,
+            Ok(_) => return Err(failed(RESTORING)(ControlError::Protocol)),
+            Err(error) => {
+                return Err(better_reason(process, console, failed(RESTORING)(error)).await);
+            }
+        };
+        let resumed = Instant::now();
+        // Only now, because it carries the time of day. The guest is still taking the connection.
+        let sent = agent.identify(identity.request()).await;
+        let answered = async {
+            sent.map_err(MachineError::Agent)?;
+            connecting.within(ORDER_WITHIN).await.map_err(failed(CONNECTING))?;
+            answer(agent.identified(limit).await.map(drop), console)
+        };
+        unless_over(process, console, answered).await?;
+        Ok(Restored { times, reseed_us: micros(resumed) })
+    }
 }
 
 /// Puts the state of the snapshot that `process` is primed with in place, with a new generation id for
@@ -311,11 +347,17 @@ pub(crate) struct FreezeFiles<'a> {
     pub(crate) state: &'a File,
     /// Takes the pages changed since the restore.
     pub(crate) memory: &'a File,
-    /// Takes all later writes to the disk, where the machine is to go on.
-    pub(crate) overlay: Option<&'a File>,
+    /// The chain its disk is from then on, where the machine is to go on: the root image, then
+    /// overlays with what the disk holds, lowest first, the last one empty.
+    pub(crate) disk: Option<&'a [&'a File]>,
 }
 
-/// Stops the machine and writes it to `files`, to stable storage. With an overlay it then goes on,
+/// What a chain of `files` is told as.
+fn disk_spec(files: usize) -> DiskSpec {
+    DiskSpec { files: u8::try_from(files).unwrap_or(u8::MAX) }
+}
+
+/// Stops the machine and writes it to `files`, to stable storage. With a disk it then goes on,
 /// and how long it stood still is returned, in microseconds; without one it stays as it is. A
 /// machine that could not be written goes on.
 pub(crate) async fn freeze(
@@ -323,19 +365,21 @@ pub(crate) async fn freeze(
     files: FreezeFiles<'_>,
 ) -> Result<u64, MachineError> {
     let control = process.control();
+    let _unlimited = process.io_unlimited();
     let begun = Instant::now();
     let paused = control.order(Command::Pause, &[], PAUSE_WITHIN).await;
     paused.map_err(failed("pause the machine"))?;
-    let spec = SnapshotSpec { push_overlay: files.overlay.is_some(), only_dirty: true };
+    let disk = files.disk.map(|disk| disk_spec(disk.len()));
+    let spec = SnapshotSpec { disk, only_dirty: true };
     let mut descriptors = vec![files.state.as_fd(), files.memory.as_fd()];
-    descriptors.extend(files.overlay.map(AsFd::as_fd));
+    descriptors.extend(files.disk.into_iter().flatten().map(AsFd::as_fd));
     let written = control.request(Command::Snapshot(spec), &descriptors, SNAPSHOT_WITHIN).await;
     let written = match written {
         Ok(Answer::Snapshotted { .. }) => Ok(()),
         Ok(_) => Err(ControlError::Protocol),
         Err(error) => Err(error),
     };
-    if files.overlay.is_some() || written.is_err() {
+    if files.disk.is_some() || written.is_err() {
         go_on(process).await?;
     }
     written.map_err(failed("write the machine's state and memory"))?;

@@ -9,8 +9,10 @@ mod files;
 mod layout;
 mod lease;
 mod make;
+mod merge;
 mod orders;
 mod owner;
+mod ports;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_node::Quota;
+use api_node::{Errand, Quota};
 use api_vmm::{Answer, Command, MachineStats, MemoryPath};
 use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use node_quota::QuotaExceeded;
@@ -37,9 +39,10 @@ use crate::vmm::KeepError;
 
 use activity::Activity;
 use orders::{Ask, word};
+use ports::Ports;
 
 pub(crate) use activity::{Use, now_ms};
-pub(crate) use files::{Removal, SandboxFiles, failed};
+pub(crate) use files::{Removal, SandboxFiles, check_room, failed};
 #[cfg(test)]
 pub(crate) use layout::Layout;
 pub(crate) use layout::{Moment, Stamp};
@@ -47,6 +50,7 @@ pub use lease::{Lease, OnTimeout};
 pub(crate) use make::Origin;
 pub use orders::OrderError;
 pub(crate) use owner::{Birth, Found, Surroundings, explain, own};
+pub use ports::{PortsError, PortsRule};
 
 /// LIMIT: counters are read from memory and one scan of page tables.
 const STATS_WITHIN: Duration = Duration::from_secs(20);
@@ -87,6 +91,8 @@ pub struct CreateSpec {
     pub cold: bool,
     /// How long its agent may take to answer; the node's setting when `None`.
     pub ready_within: Option<Duration>,
+    /// The create it is made by, where that must not happen twice.
+    pub errand: Option<Errand>,
 }
 
 /// Why there is no sandbox.
@@ -214,6 +220,8 @@ pub struct SandboxFacts {
     pub snapshot: Option<SnapshotId>,
     /// When it was asked for, milliseconds since 1970 UTC.
     pub created_at_ms: u64,
+    /// The create it was made by, where that must not happen twice.
+    pub errand: Option<Errand>,
 }
 
 /// What is to be seen of a sandbox now.
@@ -240,6 +248,7 @@ pub struct SandboxHandle {
     kills: mpsc::Sender<oneshot::Sender<()>>,
     asks: mpsc::Sender<Ask>,
     activity: Activity,
+    ports: Ports,
 }
 
 impl SandboxHandle {

@@ -17,10 +17,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use api_node::Errand;
 use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use serde::{Deserialize, Serialize};
 
 use crate::sandbox::Moment;
+use crate::step;
 use crate::template::bytes_in;
 
 /// What says that a snapshot is there.
@@ -72,6 +74,9 @@ pub struct SnapshotFacts {
     pub created_at_ms: u64,
     /// Bytes its files take on disk.
     pub bytes: u64,
+    /// The create it was made by, where that must not happen twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errand: Option<Errand>,
 }
 
 #[derive(Debug)]
@@ -121,7 +126,7 @@ impl Snapshots {
     /// Keeps the moment in the directory of the snapshot `facts.id`, on stable storage. Blocks.
     pub(crate) fn keep(&self, mut facts: SnapshotFacts) -> io::Result<SnapshotFacts> {
         let dir = self.place(facts.id);
-        let kept = Kept::for_now(dir.clone())?;
+        let kept = Kept::for_now(dir.clone()).inspect_err(|_| drop(fs::remove_dir_all(&dir)))?;
         kept.moment.layout.write(&dir, true)?;
         facts.bytes = bytes_in(&dir);
         let new = dir.join("snapshot.json.new");
@@ -129,8 +134,10 @@ impl Snapshots {
         file.write_all(&serde_json::to_vec_pretty(&facts)?)?;
         file.sync_all()?;
         fs::rename(&new, dir.join(FACTS_FILE))?;
+        step::reached("snapshot: named");
         File::open(&dir)?.sync_all()?;
         File::open(&self.dir)?.sync_all()?;
+        step::reached("snapshot: kept");
         kept.doomed.store(false, Ordering::Relaxed);
         let entry = Entry { facts: facts.clone(), kept: Arc::new(kept) };
         self.lock().insert(facts.id, entry);
@@ -154,14 +161,19 @@ impl Snapshots {
     pub(crate) fn delete(&self, id: SnapshotId) -> io::Result<bool> {
         let Some((_, kept)) = self.get(id) else { return Ok(false) };
         let dir = &kept.moment.dir;
+        step::reached("snapshot delete: begun");
         match fs::remove_file(dir.join(FACTS_FILE)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
+        step::reached("snapshot delete: name removed");
         File::open(dir)?.sync_all()?;
         kept.doomed.store(true, Ordering::Relaxed);
-        let entry = self.lock().remove(&id);
-        Ok(entry.is_some())
+        let found = self.lock().remove(&id).is_some();
+        step::reached("snapshot delete: forgotten");
+        drop(kept);
+        step::reached("snapshot delete: files removed");
+        Ok(found)
     }
 
     /// Bytes all snapshots take on disk. Looks at every file: blocks.

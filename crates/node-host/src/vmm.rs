@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_vmm::Command;
+use api_vmm::{Answer, Command};
 use base_types::Size;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -24,8 +24,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::cgroup::{Cgroup, CgroupTree};
-use crate::control::{Control, ControlError, MachineEnd, shown};
+use crate::cgroup::{Cgroup, CgroupTree, IoUnlimited};
+use crate::control::{Control, ControlError, MachineEnd, PendingReply, shown};
 use crate::keeper;
 use crate::spawn::{Program, SpawnError, Spawned, Spawner};
 use crate::uid::{UidLease, Uids};
@@ -157,6 +157,16 @@ impl VmmLauncher {
         self.watch(spawned, cgroup, lease, socket, None).map_err(AdoptError::Find)
     }
 
+    /// Limits an adopted machine as one of `size` that is made now.
+    pub(crate) fn limit(&self, mut process: VmmProcess, size: Size) -> VmmProcess {
+        if let Some(group) = &mut process.group
+            && let Err(error) = self.cgroups.limit(group, size)
+        {
+            tracing::warn!(uid = process.uid, "cannot limit an adopted machine: {error}");
+        }
+        process
+    }
+
     async fn spawn(
         &self,
         uid: &UidLease,
@@ -204,7 +214,7 @@ impl VmmLauncher {
     ) -> io::Result<VmmProcess> {
         let Spawned { pid, pidfd } = spawned;
         let id = uid.id();
-        let pidfd = Arc::new(pidfd);
+        let (pidfd, group) = (Arc::new(pidfd), cgroup.clone());
         let (exit_sender, exit) = watch::channel(None);
         let (words_sender, words) = watch::channel(String::new());
         let watched = watched(pidfd.clone(), Interest::READABLE);
@@ -216,7 +226,10 @@ impl VmmLauncher {
         let relay = stderr.map(|stderr| self.tasks.spawn(relay_stderr(stderr, pid, words_sender)));
         let tasks = self.tasks.clone();
         self.tasks.spawn(async move {
-            let status = reap(&watched).await;
+            let mut status = reap(&watched).await;
+            if cgroup.as_ref().is_some_and(Cgroup::ran_out_of_memory) {
+                status.push_str(", out of the memory it may use");
+            }
             // All of the process's namespace died with it, so its standard error ends now.
             if let Some(relay) = relay
                 && timeout(LAST_WORDS_WITHIN, relay).await.is_err()
@@ -234,7 +247,7 @@ impl VmmLauncher {
             drop(uid);
             exit_sender.send_replace(Some(status));
         });
-        Ok(VmmProcess { control, uid: id, exit, words, guard })
+        Ok(VmmProcess { control, uid: id, group, exit, words, guard })
     }
 }
 
@@ -243,9 +256,24 @@ impl VmmLauncher {
 pub(crate) struct VmmProcess {
     control: Control,
     uid: u32,
+    group: Option<Cgroup>,
     exit: watch::Receiver<Option<String>>,
     words: watch::Receiver<String>,
     guard: KillOnDrop,
+}
+
+/// A machine that was told to outlive the daemon.
+#[derive(Debug)]
+pub(crate) struct Keeping(PendingReply);
+
+impl Keeping {
+    /// Returns when it will.
+    pub(crate) async fn done(self) -> Result<(), KeepError> {
+        match self.0.within(KEEP_WITHIN).await.map_err(KeepError::Vmm)? {
+            Answer::Done => Ok(()),
+            _ => Err(KeepError::Vmm(ControlError::Protocol)),
+        }
+    }
 }
 
 impl VmmProcess {
@@ -259,11 +287,23 @@ impl VmmProcess {
         self.uid
     }
 
+    /// Lifts the limit of its disk requests while what is returned is held: the node waits for them,
+    /// not a guest.
+    pub(crate) fn io_unlimited(&self) -> Option<IoUnlimited> {
+        self.group.as_ref()?.io_unlimited()
+    }
+
     /// Lets the machine outlive this daemon: the next one finds it by the sandbox's directory `dir`.
     pub(crate) async fn keep(&self, dir: &Path) -> Result<(), KeepError> {
+        self.keep_soon(dir).await?.done().await
+    }
+
+    /// As [`Self::keep`], which is true when the machine says so. Commands that were sent before come
+    /// first.
+    pub(crate) async fn keep_soon(&self, dir: &Path) -> Result<Keeping, KeepError> {
         let keeper = keeper::bind(dir).map_err(KeepError::Bind)?;
-        let files = [keeper.as_fd()];
-        self.control.order(Command::Keep, &files, KEEP_WITHIN).await.map_err(KeepError::Vmm)
+        let sent = self.control.send(Command::Keep, &[keeper.as_fd()]).await;
+        sent.map(Keeping).map_err(KeepError::Vmm)
     }
 
     /// Whether the machine may still answer.

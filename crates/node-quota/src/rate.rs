@@ -37,6 +37,13 @@ impl Rate {
         Ok(())
     }
 
+    /// Counts one event that happened at `at_ms`, whatever the limit. Those of the past come oldest
+    /// first.
+    pub fn recall(&mut self, at_ms: u64) {
+        // Nothing is over the highest limit there is.
+        let _ = self.admit(at_ms, 1, u64::MAX);
+    }
+
     /// How many were counted within the minute before `now_ms`.
     pub fn within_a_minute(&mut self, now_ms: u64) -> u64 {
         let now_s = now_ms / 1000;

@@ -2,14 +2,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api_node::{
-    AuditList, AuditQuery, BuildBody, BuildEvent, Caller, ColdBoot, ColdBootQuery, CreateSandbox,
-    CreateSnapshot, DataUsage, DirectoryList, ErrorCode, EventStream, EventsQuery, ExecBody,
-    ExecEvent, ExecRequest, Failure, FileContent, FileEntry, FileKind, FileQuery, FileReadQuery,
+    AuditList, AuditQuery, BuildBody, BuildEvent, ByteRange, ByteStream, Caller, ColdBoot,
+    ColdBootQuery, CreateSandbox, CreateSnapshot, DataUsage, DirectoryList, ErrorCode, EventStream,
+    EventsQuery, ExecBody, ExecEvent, ExecRequest, Failure, FileContent, FileEntry, FileQuery,
     FileWriteQuery, Floor, FloorQuery, Fork, Forked, Health, Kvm, KvmKind, LogsQuery,
-    MakeDirectory, MemoryUsage, MoveFile, Node, NodeApi, Pool, Process, ProcessId, ProcessLine,
-    ProcessList, PtySize, RemoveQuery, Sandbox, SandboxList, SandboxListQuery, SandboxState,
-    SandboxStats, SetTimeout, Snapshot, SnapshotList, SpawnRequest, Spread, Template, TemplateList,
-    TemplateState, UploadStream, Used,
+    MakeDirectory, Measure, Measured, MemoryUsage, MoveFile, Node, NodeApi, Pool, Process,
+    ProcessId, ProcessLine, ProcessList, PtySize, RemoveQuery, Sandbox, SandboxList,
+    SandboxListQuery, SandboxState, SandboxStats, SetTimeout, Snapshot, SnapshotList, SpawnRequest,
+    Spread, Template, TemplateList, TemplateState, UnpackQuery, UploadStream, Used, WatchEvent,
+    WatchQuery,
 };
 use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use node_witness::{Gauges, Witness};
 use tokio::sync::mpsc;
 
 use crate::life::timeout_at;
-use crate::process::Kept;
+use crate::process::{Kept, no_process};
 use crate::watched::Watched;
 use crate::{Input, NOW_MS, PHASES, SimNode, SimSandbox, program};
 
@@ -168,6 +169,8 @@ impl NodeApi for SimNode {
             env: request.env,
             timeout_s: request.timeout_s,
             files,
+            directories: [].into(),
+            watches: Vec::new(),
             processes: [].into(),
             kept: [].into(),
         };
@@ -244,7 +247,12 @@ impl NodeApi for SimNode {
         })
     }
 
-    async fn sandbox_fork(&self, id: SandboxId, request: Fork) -> Result<Forked, Failure> {
+    async fn sandbox_fork(
+        &self,
+        _: &Caller,
+        id: SandboxId,
+        request: Fork,
+    ) -> Result<Forked, Failure> {
         let parent = self.with_sandbox(id, |sandbox| Ok(sandbox.moment()))?;
         let children = (0..request.count).map(|_| {
             let mut child = parent.moment();
@@ -254,12 +262,17 @@ impl NodeApi for SimNode {
         Ok(Forked { sandboxes: children.collect(), held_us: 12_000 })
     }
 
+    async fn sandbox_measure(&self, id: SandboxId, _: Measure) -> Result<Measured, Failure> {
+        self.measured(id)
+    }
+
     fn snapshot_project(&self, id: SnapshotId) -> Option<ProjectId> {
         self.lock().snapshots.get(&id).map(|(_, moment)| moment.project)
     }
 
     async fn snapshot_create(
         &self,
+        _: &Caller,
         id: SandboxId,
         request: CreateSnapshot,
     ) -> Result<Snapshot, Failure> {
@@ -367,6 +380,10 @@ impl NodeApi for SimNode {
         })
     }
 
+    async fn process_get(&self, id: SandboxId, process: ProcessId) -> Result<Process, Failure> {
+        self.kept(id, process)
+    }
+
     async fn process_attach(
         &self,
         id: SandboxId,
@@ -385,72 +402,63 @@ impl NodeApi for SimNode {
         self.give(id, process, Input::Resize(size)).await
     }
 
-    async fn file_read(&self, id: SandboxId, query: FileReadQuery) -> Result<FileContent, Failure> {
-        let bytes = self.with_guest(id, |sandbox| {
-            sandbox.files.get(&query.path).cloned().ok_or_else(|| no_file(&query.path))
-        })?;
-        let size = Some(bytes.len() as u64);
-        let pieces: Vec<_> = bytes.chunks(65_521).map(|c| Ok(Bytes::copy_from_slice(c))).collect();
-        Ok(FileContent { size, bytes: stream::iter(pieces).boxed() })
+    async fn file_read(
+        &self,
+        id: SandboxId,
+        query: FileQuery,
+        range: Option<ByteRange>,
+    ) -> Result<FileContent, Failure> {
+        self.read(id, &query.path, range)
     }
 
     async fn file_write(
         &self,
         id: SandboxId,
         query: FileWriteQuery,
-        mut bytes: UploadStream,
+        bytes: UploadStream,
     ) -> Result<FileEntry, Failure> {
-        let mut content = Vec::new();
-        while let Some(piece) = bytes.next().await {
-            let piece = piece.map_err(|error| {
-                Failure::because(ErrorCode::InvalidRequest, "the upload did not end", &error)
-            })?;
-            content.extend_from_slice(&piece);
-        }
-        self.with_guest(id, |sandbox| {
-            let entry = entry(&query.path, content.len(), query.mode.unwrap_or(0o644));
-            sandbox.files.insert(query.path, content);
-            Ok(entry)
-        })
+        self.write(id, query, bytes).await
     }
 
     async fn file_remove(&self, id: SandboxId, query: RemoveQuery) -> Result<(), Failure> {
-        self.with_guest(id, |sandbox| {
-            sandbox.files.remove(&query.path).map(drop).ok_or_else(|| no_file(&query.path))
-        })
+        self.remove(id, query)
     }
 
     async fn file_list(&self, id: SandboxId, query: FileQuery) -> Result<DirectoryList, Failure> {
-        self.with_guest(id, |sandbox| {
-            let inside = format!("{}/", query.path.trim_end_matches('/'));
-            let entries = sandbox.files.iter().filter(|(path, _)| {
-                path.strip_prefix(&inside).is_some_and(|rest| !rest.contains('/'))
-            });
-            let entries = entries.map(|(path, bytes)| entry(path, bytes.len(), 0o644)).collect();
-            Ok(DirectoryList { entries, truncated: false })
-        })
+        self.list(id, &query.path)
     }
 
     async fn file_stat(&self, id: SandboxId, query: FileQuery) -> Result<FileEntry, Failure> {
-        self.with_guest(id, |sandbox| match sandbox.files.get(&query.path) {
-            Some(bytes) => Ok(entry(&query.path, bytes.len(), 0o644)),
-            None => Err(no_file(&query.path)),
-        })
+        self.stat(id, &query.path)
     }
 
     async fn file_make(&self, id: SandboxId, request: MakeDirectory) -> Result<FileEntry, Failure> {
-        let made = entry(&request.path, 0, request.mode.unwrap_or(0o755));
-        self.with_guest(id, |_| Ok(FileEntry { kind: FileKind::Directory, ..made }))
+        self.make(id, request)
     }
 
     async fn file_move(&self, id: SandboxId, request: MoveFile) -> Result<FileEntry, Failure> {
-        self.with_guest(id, |sandbox| {
-            let bytes = sandbox.files.remove(&request.from);
-            let bytes = bytes.ok_or_else(|| no_file(&request.from))?;
-            let moved = entry(&request.to, bytes.len(), 0o644);
-            sandbox.files.insert(request.to, bytes);
-            Ok(moved)
-        })
+        self.relocate(id, request)
+    }
+
+    async fn file_pack(&self, id: SandboxId, query: FileQuery) -> Result<ByteStream, Failure> {
+        self.pack(id, &query.path)
+    }
+
+    async fn file_unpack(
+        &self,
+        id: SandboxId,
+        query: UnpackQuery,
+        bytes: UploadStream,
+    ) -> Result<FileEntry, Failure> {
+        self.unpack(id, &query.path, bytes).await
+    }
+
+    async fn file_watch(
+        &self,
+        id: SandboxId,
+        query: WatchQuery,
+    ) -> Result<EventStream<WatchEvent>, Failure> {
+        self.watch(id, query)
     }
 }
 
@@ -466,27 +474,10 @@ impl SimNode {
         process: ProcessId,
         what: Input,
     ) -> Result<(), Failure> {
-        let gone = || Failure::new(ErrorCode::NotFound, format!("there is no process {process}"));
+        let gone = || no_process(process);
         let to_program = self.with_sandbox(id, |sandbox| {
             sandbox.processes.get(&process).cloned().ok_or_else(gone)
         })?;
         to_program.send(what).await.map_err(|_| gone())
-    }
-}
-
-fn no_file(path: &str) -> Failure {
-    Failure::new(ErrorCode::PathNotFound, format!("there is no file `{path}` in the sandbox"))
-}
-
-fn entry(path: &str, size: usize, mode: u32) -> FileEntry {
-    FileEntry {
-        name: path.rsplit('/').next().unwrap_or_default().to_owned(),
-        kind: FileKind::File,
-        size: size as u64,
-        mode,
-        uid: 1000,
-        gid: 1000,
-        modified_at_ms: 1_750_000_000_000,
-        target: None,
     }
 }

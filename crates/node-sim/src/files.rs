@@ -146,9 +146,11 @@ impl SimNode {
                     );
                     return Err(Failure::new(ErrorCode::InvalidRequest, message));
                 }
-                let place = format!("{}/{name}", path.trim_end_matches('/'));
+                let parts = name.split('/').filter(|part| !matches!(*part, "" | "."));
+                let parts: Vec<_> = [path.trim_end_matches('/')].into_iter().chain(parts).collect();
+                let place = parts.join("/");
                 if found.header().entry_type().is_dir() {
-                    sandbox.directories.insert(place.trim_end_matches('/').to_owned());
+                    sandbox.directories.insert(place);
                 } else if found.header().entry_type().is_file() {
                     let mut content = Vec::new();
                     found.read_to_end(&mut content).map_err(|error| bad_archive(&error))?;

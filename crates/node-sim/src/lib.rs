@@ -5,20 +5,22 @@
 //! are the few in `program.rs`. It is never shipped: it appears under `[dev-dependencies]` only.
 
 mod api;
+mod files;
 mod life;
+mod ports;
 mod process;
 mod program;
 mod watched;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use api_node::{
-    AccessApi as _, Failure, PhaseTimes, ProcessId, PtySize, Sandbox, Secret, Snapshot,
-    TemplateState, Used,
+    AccessApi as _, Addresses, Failure, Limits, PhaseTimes, ProcessId, PtySize, Sandbox, Secret,
+    Snapshot, TemplateState, Used,
 };
 use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use node_access::Access;
@@ -49,6 +51,9 @@ pub(crate) struct SimSandbox {
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) timeout_s: u32,
     pub(crate) files: BTreeMap<String, Vec<u8>>,
+    /// Those that were made; others are there as long as something is in them.
+    pub(crate) directories: BTreeSet<String>,
+    pub(crate) watches: Vec<files::Watch>,
     pub(crate) processes: BTreeMap<ProcessId, mpsc::Sender<Input>>,
     /// Those of them that live on their own, with all they ever said.
     pub(crate) kept: BTreeMap<ProcessId, process::Kept>,
@@ -63,6 +68,7 @@ pub(crate) struct State {
     pub(crate) made: u64,
     pub(crate) processes_made: u32,
     pub(crate) fail_next_create: Option<Failure>,
+    pub(crate) ports: ports::Ports,
 }
 
 /// A node without machines. Clones are the same node.
@@ -133,7 +139,7 @@ impl SimNode {
     ///
     /// When no port is free: a test cannot go on.
     pub async fn serve(&self) -> Served {
-        self.serve_to(false).await
+        self.serve_to(false, Limits::default()).await
     }
 
     /// As [`Self::serve`], to callers with a key; with the first one, an administrator's.
@@ -142,13 +148,22 @@ impl SimNode {
     ///
     /// As there.
     pub async fn serve_with_keys(&self) -> (Served, Secret) {
-        let served = self.serve_to(true).await;
+        self.serve_within(Limits::default()).await
+    }
+
+    /// As [`Self::serve_with_keys`], with bounds of its own.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    pub async fn serve_within(&self, limits: Limits) -> (Served, Secret) {
+        let served = self.serve_to(true, limits).await;
         let access = self.access.get().expect("it is served");
         let secret = access.first_key(|_| Ok(())).await.expect("the store works");
         (served, secret.expect("a new node has no key yet"))
     }
 
-    async fn serve_to(&self, wants_keys: bool) -> Served {
+    async fn serve_to(&self, wants_keys: bool, limits: Limits) -> Served {
         let dir = tempfile::tempdir().expect("a directory for the test");
         let store = Store::open(&dir.path().join("node.db")).expect("a new database");
         let access = Access::open(store, now_ms, wants_keys).await.expect("a new database");
@@ -163,13 +178,18 @@ impl SimNode {
         let listener = listener.into_std().expect("a socket nobody else uses");
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime for the node");
-        let router = api_node::router(Arc::new(self.clone()), Arc::new(access));
-        let router = witness.watch(router);
+        let router = api_node::router(
+            Arc::new(self.clone()),
+            Arc::new(access),
+            limits,
+            Addresses::default(),
+            |router| witness.watch(router),
+        );
         let mut stopped = self.stopped.subscribe();
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).expect("a socket that does not block");
             tokio::select! {
-                () = api_node::serve(listener, router, None, std::future::pending()) => {}
+                () = api_node::serve(listener, router, None, limits, std::future::pending()) => {}
                 _ = stopped.wait_for(|stopped| *stopped) => {}
             }
         });

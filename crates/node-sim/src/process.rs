@@ -78,6 +78,13 @@ impl SimNode {
         Ok(process)
     }
 
+    pub(crate) fn kept(&self, id: SandboxId, process: ProcessId) -> Result<Process, Failure> {
+        self.with_guest(id, |sandbox| {
+            let kept = sandbox.kept.get(&process).map(Kept::show);
+            kept.ok_or_else(|| no_process(process))
+        })
+    }
+
     pub(crate) fn line(
         &self,
         id: SandboxId,
@@ -87,9 +94,8 @@ impl SimNode {
         let (events, to_program) = self.with_sandbox(id, |sandbox| {
             let kept = sandbox.kept.get(&process);
             let to_program = sandbox.processes.get(&process).cloned();
-            kept.map(|kept| kept.events.clone()).zip(to_program).ok_or_else(|| {
-                Failure::new(ErrorCode::NotFound, format!("there is no process {process}"))
-            })
+            let found = kept.map(|kept| kept.events.clone()).zip(to_program);
+            found.ok_or_else(|| no_process(process))
         })?;
         let (input, mut inputs) = mpsc::channel(EVENTS_PENDING_MAX);
         tokio::spawn(async move {
@@ -125,4 +131,8 @@ impl SimNode {
         });
         Ok(ProcessLine { events: events.boxed(), input })
     }
+}
+
+pub(crate) fn no_process(process: ProcessId) -> Failure {
+    Failure::new(ErrorCode::NotFound, format!("there is no process {process}"))
 }

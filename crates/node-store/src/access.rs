@@ -1,7 +1,8 @@
 //! Projects, keys, and answers to creates that must not happen twice.
 //!
-//! What is written here is flushed to the disk before it is answered: a key that was revoked must not
-//! be good again after a power cut.
+//! Projects and keys are flushed to the disk before that is answered: a key that was revoked must not
+//! be good again after a power cut. Answers are not: what they speak of is lost in one as well, or is
+//! known by the create that made it.
 
 use base_types::{KeyId, ProjectId};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -168,19 +169,19 @@ impl Store {
     /// `since_ms` or beyond the newest `count` of its project.
     pub fn answer_insert(&self, row: AnswerRow, since_ms: u64, count: u32) -> Waiting<()> {
         self.work(move |connection| {
-            durably(connection, |connection| {
+            in_whole(connection, |connection| {
                 let project = row.project.to_string();
                 let sql = "INSERT OR REPLACE INTO answers (project, key, fingerprint, status, body,
                     created_at_ms) VALUES (?, ?, ?, ?, ?, ?)";
                 let created = whole(row.created_at_ms);
                 let values =
                     params![project, row.key, row.fingerprint, row.status, row.body, created];
-                connection.execute(sql, values)?;
+                connection.prepare_cached(sql)?.execute(values)?;
                 let sql = "DELETE FROM answers WHERE created_at_ms < ?";
-                connection.execute(sql, [whole(since_ms)])?;
+                connection.prepare_cached(sql)?.execute([whole(since_ms)])?;
                 let sql = "DELETE FROM answers WHERE project = ?1 AND rowid NOT IN (SELECT rowid
                     FROM answers WHERE project = ?1 ORDER BY created_at_ms DESC, rowid DESC LIMIT ?2)";
-                connection.execute(sql, params![project, count])
+                connection.prepare_cached(sql)?.execute(params![project, count])
             })
         })
     }
@@ -212,20 +213,25 @@ impl Store {
     }
 }
 
-/// Carries out one change whole, and returns when it is on the disk.
-fn durably(
+/// Carries out one change whole, and returns when it is on the disk, with all before it.
+pub(crate) fn durably(
     connection: &Connection,
     change: impl FnOnce(&Connection) -> rusqlite::Result<usize>,
 ) -> Result<(), StoreError> {
     connection.pragma_update(None, "synchronous", "FULL")?;
-    let changed = || {
-        let transaction = connection.unchecked_transaction()?;
-        change(&transaction)?;
-        transaction.commit()
-    };
-    let changed = changed();
+    let changed = in_whole(connection, change);
     connection.pragma_update(None, "synchronous", "NORMAL")?;
-    Ok(changed?)
+    changed
+}
+
+/// Carries out one change whole; a power cut may lose it, the daemon's death may not.
+fn in_whole(
+    connection: &Connection,
+    change: impl FnOnce(&Connection) -> rusqlite::Result<usize>,
+) -> Result<(), StoreError> {
+    let transaction = connection.unchecked_transaction()?;
+    change(&transaction)?;
+    Ok(transaction.commit()?)
 }
 
 fn all<T>(

@@ -2,10 +2,12 @@
 //!
 //! One thread owns the connection; everybody else holds a [`Store`], which asks it. Requests are
 //! carried out in the order they were made, each in a transaction of its own. The journal is a
-//! write-ahead log that is flushed on every commit: what was answered survives a power cut. Whoever
-//! makes something does so while the answer is on its way.
+//! write-ahead log: what was answered survives the daemon. A power cut takes every machine with it, so
+//! only what must outlive that is flushed before it is answered, and all before it in the log with it:
+//! that a sandbox is paused or gone, keys and projects.
 
 mod access;
+mod ports;
 mod schema;
 mod thread;
 
@@ -18,6 +20,7 @@ use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use tokio::sync::oneshot;
 
 pub use access::{AnswerRow, KeyRow, ProjectRow};
+pub use ports::PortsRow;
 
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +115,8 @@ pub struct SandboxRow {
     pub reason: Option<String>,
     /// How long its making took, as the node wrote it; empty until it serves.
     pub times: String,
+    /// The create it was made by, where that must not happen twice.
+    pub errand: Option<[u8; 32]>,
 }
 
 /// What was agreed about a sandbox's time, as it is remembered.
@@ -137,7 +142,7 @@ type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 enum Ask {
     Insert(SandboxRow, Answer<()>),
-    SetRunning(SandboxId, String, Answer<()>),
+    SetRunning(SandboxId, LeaseRow, String, Answer<()>),
     SetState(SandboxId, StoredState, Option<String>, Answer<()>),
     Delete(SandboxId, Answer<()>),
     List(Answer<Vec<SandboxRow>>),
@@ -165,17 +170,19 @@ impl Store {
         self.ask(|answer| Ask::Insert(row, answer))
     }
 
-    /// Remembers that a sandbox serves, and how long its making took. A sandbox that is not there is
-    /// left so.
+    /// Remembers that a sandbox serves, what was agreed about its time, and how long its making took.
+    /// A sandbox that is not there is left so.
     pub fn sandbox_set_running(
         &self,
         id: SandboxId,
+        lease: LeaseRow,
         times: String,
     ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
-        self.ask(|answer| Ask::SetRunning(id, times, answer))
+        self.ask(|answer| Ask::SetRunning(id, lease, times, answer))
     }
 
-    /// Remembers where a sandbox is now, and why. A sandbox that is not there is left so.
+    /// Remembers where a sandbox is now, and why; that it is paused, also over a power cut. A sandbox
+    /// that is not there is left so.
     pub fn sandbox_set_state(
         &self,
         id: SandboxId,
@@ -194,7 +201,7 @@ impl Store {
         self.work(move |connection| thread::set_lease(connection, id, lease))
     }
 
-    /// Forgets a sandbox. One that is not there is no error.
+    /// Forgets a sandbox, also over a power cut. One that is not there is no error.
     pub fn sandbox_delete(
         &self,
         id: SandboxId,
@@ -207,6 +214,15 @@ impl Store {
         &self,
     ) -> impl Future<Output = Result<Vec<SandboxRow>, StoreError>> + Send + use<> {
         self.ask(Ask::List)
+    }
+
+    /// The creates of `since_ms` and later, whatever became of them, as far as they are within two
+    /// minutes of the newest one: whose and when, oldest first.
+    pub fn creates_since(
+        &self,
+        since_ms: u64,
+    ) -> impl Future<Output = Result<Vec<(ProjectId, u64)>, StoreError>> + Send + use<> {
+        self.work(move |connection| thread::creates_since(connection, since_ms))
     }
 
     /// Has the thread do something.

@@ -64,6 +64,27 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE sandboxes ADD COLUMN on_timeout TEXT NOT NULL DEFAULT 'kill';
     ALTER TABLE sandboxes ADD COLUMN ends_at_ms INTEGER;
 ",
+    // Creates that must not happen twice, and how many there were lately: a sandbox that was killed
+    // since counts all the same.
+    "
+    ALTER TABLE sandboxes ADD COLUMN errand BLOB;
+    CREATE TABLE creates (
+        project TEXT NOT NULL,
+        at_ms   INTEGER NOT NULL
+    ) STRICT;
+    CREATE TRIGGER sandbox_created AFTER INSERT ON sandboxes BEGIN
+        INSERT INTO creates (project, at_ms) VALUES (NEW.project, NEW.created_at_ms);
+        DELETE FROM creates WHERE at_ms < NEW.created_at_ms - 120000;
+    END;
+",
+    // Who may reach the ports of sandboxes.
+    "
+    CREATE TABLE ports (
+        sandbox TEXT PRIMARY KEY REFERENCES sandboxes (id) ON DELETE CASCADE,
+        token   BLOB NOT NULL,
+        public  TEXT NOT NULL
+    ) STRICT;
+",
 ];
 
 /// LIMIT: only a person with a SQLite shell competes for the lock.
@@ -80,7 +101,7 @@ pub(crate) fn open(path: &Path) -> Result<Connection, OpenStoreError> {
     let mut connection = Connection::open(path).map_err(failed)?;
     connection.busy_timeout(BUSY_WITHIN).map_err(failed)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
-    connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+    connection.pragma_update(None, "synchronous", "NORMAL").map_err(failed)?;
     connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
 
     let transaction =

@@ -17,6 +17,7 @@ fn row(bits: u64) -> SandboxRow {
         metadata: [("owner".to_owned(), format!("agent {bits}"))].into(),
         snapshot: (bits == 3).then(|| SnapshotId::from_bits(bits)),
         lease: LeaseRow::default(),
+        errand: (bits == 3).then_some([3; 32]),
     }
 }
 
@@ -31,10 +32,13 @@ async fn what_was_stored_survives_the_store() {
     let (one, two) = (SandboxId::from_bits(1), SandboxId::from_bits(2));
     store.sandbox_set_state(two, StoredState::Failed, Some("panic".into())).await.unwrap();
     store.sandbox_delete(one).await.unwrap();
-    store.sandbox_set_running(SandboxId::from_bits(3), "a while".into()).await.unwrap();
+    store
+        .sandbox_set_running(SandboxId::from_bits(3), LeaseRow::default(), "a while".into())
+        .await
+        .unwrap();
     // Repeats are free.
     store.sandbox_delete(one).await.unwrap();
-    store.sandbox_set_running(one, String::new()).await.unwrap();
+    store.sandbox_set_running(one, LeaseRow::default(), String::new()).await.unwrap();
     store.sandbox_set_state(one, StoredState::Running, None).await.unwrap();
     drop(store);
 
@@ -139,4 +143,45 @@ async fn the_time_of_a_sandbox_and_its_pause_survive_the_store() {
     let rows = Store::open(&path).unwrap().sandbox_list().await.unwrap();
     let paused = SandboxRow { state: StoredState::Paused, lease, ..row(1) };
     assert_eq!(rows, [SandboxRow { lease, ..row(2) }, paused]);
+}
+
+#[tokio::test]
+async fn creates_are_counted_whatever_became_of_them_and_old_ones_are_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.db");
+    let store = Store::open(&path).unwrap();
+    for (bits, created_at_ms) in [(1, 1_000), (2, 130_000), (3, 130_001)] {
+        store.sandbox_insert(SandboxRow { created_at_ms, ..row(bits) }).await.unwrap();
+    }
+    store.sandbox_delete(SandboxId::from_bits(3)).await.unwrap();
+    drop(store);
+    let store = Store::open(&path).unwrap();
+    let of = |bits, at_ms| (ProjectId::from_bits(bits), at_ms);
+    assert_eq!(store.creates_since(0).await.unwrap(), [of(2, 130_000), of(3, 130_001)]);
+    assert_eq!(store.creates_since(130_001).await.unwrap(), [of(3, 130_001)]);
+}
+
+#[tokio::test]
+async fn who_may_reach_ports_is_remembered_as_long_as_the_sandbox() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.db");
+    let store = Store::open(&path).unwrap();
+    let ports = |bits, token, public: &[u16]| PortsRow {
+        id: SandboxId::from_bits(bits),
+        token: [token; 16],
+        public: public.iter().copied().collect(),
+    };
+    store.sandbox_insert(row(1)).await.unwrap();
+    store.sandbox_insert(row(2)).await.unwrap();
+    store.ports_set(ports(1, 1, &[80, 8000])).await.unwrap();
+    store.ports_set(ports(1, 1, &[8000])).await.unwrap();
+    store.ports_set(ports(2, 2, &[])).await.unwrap();
+    // Of a sandbox that is not there nothing is kept.
+    store.ports_set(ports(3, 3, &[80])).await.unwrap();
+    store.sandbox_delete(SandboxId::from_bits(2)).await.unwrap();
+    drop(store);
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.ports_list().await.unwrap(), [ports(1, 1, &[8000])]);
+    let shown = format!("{:?}", ports(1, 77, &[8000]));
+    assert!(!shown.contains("77"), "{shown}");
 }

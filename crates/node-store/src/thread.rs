@@ -2,9 +2,10 @@
 
 use std::sync::mpsc;
 
-use base_types::SandboxId;
+use base_types::{ProjectId, SandboxId};
 use rusqlite::{Connection, ErrorCode, Row, params};
 
+use crate::access::durably;
 use crate::{Ask, LeaseRow, SandboxRow, StoreError, StoredState};
 
 impl From<rusqlite::Error> for StoreError {
@@ -21,8 +22,8 @@ pub(crate) fn run(connection: Connection, asks: &mpsc::Receiver<Ask>) {
     for ask in asks {
         match ask {
             Ask::Insert(row, answer) => drop(answer.send(insert(&connection, &row))),
-            Ask::SetRunning(id, times, answer) => {
-                drop(answer.send(set_running(&connection, id, &times)));
+            Ask::SetRunning(id, lease, times, answer) => {
+                drop(answer.send(set_running(&connection, id, lease, &times)));
             }
             Ask::SetState(id, state, reason, answer) => {
                 drop(answer.send(set_state(&connection, id, state, reason.as_deref())));
@@ -39,8 +40,8 @@ pub(crate) fn run(connection: Connection, asks: &mpsc::Receiver<Ask>) {
 fn insert(connection: &Connection, row: &SandboxRow) -> Result<(), StoreError> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO sandboxes (id, name, template, size, state, created_at_ms, reason, env, times,
-             project, metadata, snapshot, timeout_s, idle_timeout_s, on_timeout, ends_at_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+             project, metadata, snapshot, timeout_s, idle_timeout_s, on_timeout, ends_at_ms, errand)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
     )?;
     let env = serde_json::to_string(&row.env).map_err(StoreError::Unwritable)?;
     let metadata = serde_json::to_string(&row.metadata).map_err(StoreError::Unwritable)?;
@@ -61,6 +62,7 @@ fn insert(connection: &Connection, row: &SandboxRow) -> Result<(), StoreError> {
         row.lease.idle_timeout_s,
         on_timeout_name(row.lease.pause),
         row.lease.ends_at_ms.map(milliseconds),
+        row.errand,
     ])?;
     Ok(())
 }
@@ -93,11 +95,26 @@ pub(crate) fn set_lease(
     Ok(())
 }
 
-fn set_running(connection: &Connection, id: SandboxId, times: &str) -> Result<(), StoreError> {
+fn set_running(
+    connection: &Connection,
+    id: SandboxId,
+    lease: LeaseRow,
+    times: &str,
+) -> Result<(), StoreError> {
     let mut statement = connection.prepare_cached(
-        "UPDATE sandboxes SET state = ?2, reason = NULL, times = ?3 WHERE id = ?1",
+        "UPDATE sandboxes SET state = ?2, reason = NULL, times = ?3, timeout_s = ?4,
+             idle_timeout_s = ?5, on_timeout = ?6, ends_at_ms = ?7
+         WHERE id = ?1",
     )?;
-    statement.execute(params![id.to_string(), state_name(StoredState::Running), times])?;
+    statement.execute(params![
+        id.to_string(),
+        state_name(StoredState::Running),
+        times,
+        lease.timeout_s,
+        lease.idle_timeout_s,
+        on_timeout_name(lease.pause),
+        lease.ends_at_ms.map(milliseconds),
+    ])?;
     Ok(())
 }
 
@@ -107,22 +124,48 @@ fn set_state(
     state: StoredState,
     reason: Option<&str>,
 ) -> Result<(), StoreError> {
-    let mut statement =
-        connection.prepare_cached("UPDATE sandboxes SET state = ?2, reason = ?3 WHERE id = ?1")?;
-    statement.execute(params![id.to_string(), state_name(state), reason])?;
-    Ok(())
+    let change = |connection: &Connection| {
+        let sql = "UPDATE sandboxes SET state = ?2, reason = ?3 WHERE id = ?1";
+        let mut statement = connection.prepare_cached(sql)?;
+        statement.execute(params![id.to_string(), state_name(state), reason])
+    };
+    match state {
+        StoredState::Paused => durably(connection, change),
+        StoredState::Creating | StoredState::Running | StoredState::Failed => {
+            change(connection)?;
+            Ok(())
+        }
+    }
 }
 
 fn delete(connection: &Connection, id: SandboxId) -> Result<(), StoreError> {
-    let mut statement = connection.prepare_cached("DELETE FROM sandboxes WHERE id = ?1")?;
-    statement.execute(params![id.to_string()])?;
-    Ok(())
+    durably(connection, |connection| {
+        let mut statement = connection.prepare_cached("DELETE FROM sandboxes WHERE id = ?1")?;
+        statement.execute(params![id.to_string()])
+    })
+}
+
+pub(crate) fn creates_since(
+    connection: &Connection,
+    since_ms: u64,
+) -> Result<Vec<(ProjectId, u64)>, StoreError> {
+    let sql = "SELECT project, at_ms FROM creates WHERE at_ms >= ? ORDER BY at_ms";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([milliseconds(since_ms)])?;
+    let mut all = Vec::new();
+    while let Some(row) = rows.next()? {
+        let project: String = row.get(0)?;
+        let unreadable = || StoreError::Unreadable { what: "project id", value: project.clone() };
+        let at_ms = u64::try_from(row.get::<_, i64>(1)?).unwrap_or_default();
+        all.push((project.parse().map_err(|_| unreadable())?, at_ms));
+    }
+    Ok(all)
 }
 
 fn list(connection: &Connection) -> Result<Vec<SandboxRow>, StoreError> {
     let mut statement = connection.prepare_cached(
         "SELECT id, name, template, size, state, created_at_ms, reason, env, times,
-             project, metadata, snapshot, timeout_s, idle_timeout_s, on_timeout, ends_at_ms
+             project, metadata, snapshot, timeout_s, idle_timeout_s, on_timeout, ends_at_ms, errand
          FROM sandboxes ORDER BY created_at_ms, id",
     )?;
     let mut rows = statement.query([])?;
@@ -166,6 +209,7 @@ fn read(row: &Row<'_>) -> Result<SandboxRow, StoreError> {
             .map(|id| id.parse().map_err(|_| unreadable("snapshot id", &id)))
             .transpose()?,
         lease,
+        errand: row.get(16)?,
     })
 }
 

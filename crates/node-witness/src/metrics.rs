@@ -1,8 +1,9 @@
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use api_node::{CreateTimes, ErrorCode, Sandbox};
+use api_node::{CreateTimes, ErrorCode, Made, Origin, Sandbox};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -40,12 +41,14 @@ struct ByCode {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Create {
+    from: &'static str,
     template: String,
     size: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Phase {
+    from: &'static str,
     phase: &'static str,
     template: String,
     size: &'static str,
@@ -54,6 +57,11 @@ struct Phase {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByState {
     state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByQuantile {
+    quantile: &'static str,
 }
 
 /// What is looked at when somebody asks, rather than counted.
@@ -80,6 +88,7 @@ pub struct Metrics {
     errors: Family<ByCode, Counter>,
     creates: Family<Create, Histogram>,
     phases: Family<Phase, Histogram>,
+    recent_seconds: Family<ByQuantile, Gauge<f64, AtomicU64>>,
     bare_pool: Counter,
     first_output: Histogram,
     sandboxes: Family<ByState, Gauge>,
@@ -104,6 +113,7 @@ impl Metrics {
             errors: Family::default(),
             creates: Family::new_with_constructor(histogram),
             phases: Family::new_with_constructor(histogram),
+            recent_seconds: Family::default(),
             bare_pool: Counter::default(),
             first_output: histogram(),
             sandboxes: Family::default(),
@@ -123,6 +133,8 @@ impl Metrics {
         registry.register("create_seconds", text, new.creates.clone());
         let text = "Each step of a create";
         registry.register("create_phase_seconds", text, new.phases.clone());
+        let text = "Quantiles of the last thousand creates, without forks; 1 is the slowest";
+        registry.register("create_recent_seconds", text, new.recent_seconds.clone());
         let text = "Creates that found no shell in the pool";
         registry.register("create_pool_empty", text, new.bare_pool.clone());
         let text = "From an exec to the first byte of output";
@@ -142,6 +154,10 @@ impl Metrics {
     pub fn text(&self, now: &Gauges) -> String {
         for (state, count) in &now.sandboxes {
             self.sandboxes.get_or_create(&ByState { state }).set(signed(*count));
+        }
+        let CreateTimes { count: _, p50_us, p99_us, max_us } = self.recent();
+        for (quantile, us) in [("0.5", p50_us), ("0.99", p99_us), ("1", max_us)] {
+            self.recent_seconds.get_or_create(&ByQuantile { quantile }).set(seconds(us));
         }
         self.pool_ready.set(signed(now.pool_ready));
         self.pool_target.set(signed(now.pool_target));
@@ -185,11 +201,21 @@ impl Metrics {
         self.first_output.observe(took.as_secs_f64());
     }
 
-    pub(crate) fn create(&self, made: &Sandbox) {
+    pub(crate) fn made(&self, made: &Made) {
+        for sandbox in &made.sandboxes {
+            self.create(made.from, sandbox);
+        }
+    }
+
+    fn create(&self, from: Origin, made: &Sandbox) {
+        let from = match from {
+            Origin::Template => "template",
+            Origin::Snapshot => "snapshot",
+            Origin::Fork => "fork",
+        };
         let template = self.template_label(made.template.as_str());
         let (size, times) = (made.size.name(), &made.phases);
-        let seconds = |us: u64| Duration::from_micros(us).as_secs_f64();
-        let create = Create { template: template.clone(), size };
+        let create = Create { from, template: template.clone(), size };
         self.creates.get_or_create(&create).observe(seconds(times.total_us));
         for (phase, us) in [
             ("claim", times.claim_us),
@@ -200,11 +226,15 @@ impl Metrics {
             ("resume", times.resume_us),
             ("reseed", times.reseed_us),
         ] {
-            let phase = Phase { phase, template: template.clone(), size };
+            let phase = Phase { from, phase, template: template.clone(), size };
             self.phases.get_or_create(&phase).observe(seconds(us));
         }
         if times.pool_empty {
             self.bare_pool.inc();
+        }
+        if from == "fork" {
+            // Their time has the stop of another sandbox in it.
+            return;
         }
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.len() == RECENT_MAX {
@@ -223,6 +253,10 @@ impl Metrics {
         }
         name.to_owned()
     }
+}
+
+fn seconds(us: u64) -> f64 {
+    Duration::from_micros(us).as_secs_f64()
 }
 
 fn signed(count: u64) -> i64 {

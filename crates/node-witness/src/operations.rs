@@ -18,6 +18,12 @@ pub(crate) enum Weight {
     GivesBack,
 }
 
+/// A request for a program in a sandbox. It has no line in the audit log: there may be thousands a
+/// second, they are between the program and its users, and their paths are theirs. That a port is
+/// made public has one, and so has whoever is not let in.
+pub(crate) const PORT_REQUEST: Operation<'_> =
+    Operation { name: "port_request", weight: Weight::Reads };
+
 /// Operations by which a process that was started (and noted) is used. There may be thousands a
 /// second, and what they carry is the caller's own.
 const OF_A_PROCESS: [&str; 2] = ["process_stdin", "process_resize"];

@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use api_node::{Caller, ErrorCode, Failure, Made, Noted, REQUEST_ID_HEADER, RequestId};
+use api_node::{AtPort, Caller, ErrorCode, Failure, Made, Noted, REQUEST_ID_HEADER, RequestId};
 use axum::Json;
 use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, RawPathParams, Request, State};
 use axum::http::request::Parts;
@@ -14,7 +14,7 @@ use base_types::Chain;
 use node_audit::{AppendError, Durability};
 use tracing::Instrument;
 
-use crate::operations::{Operation, Weight};
+use crate::operations::{Operation, PORT_REQUEST, Weight};
 use crate::{LOCAL_ACTOR, UNKNOWN_ACTOR, Witness, output};
 
 /// What a line says when the caller left before there was an answer.
@@ -34,14 +34,22 @@ pub(crate) async fn see(
     let id = RequestId::random();
     parts.extensions.insert(id.clone());
     let route = parts.extensions.get::<MatchedPath>().cloned();
-    let operation = witness.operations.find(&parts.method, route.as_ref().map(MatchedPath::as_str));
+    let at_port = parts.extensions.get::<AtPort>().copied();
+    let operation = match at_port {
+        Some(_) => PORT_REQUEST,
+        None => witness.operations.find(&parts.method, route.as_ref().map(MatchedPath::as_str)),
+    };
+    let (object, path) = match at_port {
+        Some(AtPort { sandbox, port }) => (Some(format!("{sandbox}/{port}")), None),
+        None => (object(&mut parts).await, file_path(&parts.uri)),
+    };
     let seen = Seen {
         witness: &witness,
         operation,
         begun: Instant::now(),
         source: parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.to_string()),
-        object: object(&mut parts).await,
-        path: file_path(&parts.uri),
+        object,
+        path,
         id: id.as_str(),
     };
     let span = tracing::info_span!("request", request_id = id.as_str(), operation = operation.name);
@@ -87,10 +95,13 @@ impl Seen<'_> {
 
         let code = response.extensions().get::<ErrorCode>().copied();
         let status = response.status();
-        self.measure(status, code, &response);
+        // What a program in a sandbox answers is its own business: it refuses nobody in our name.
+        let programs = self.operation == PORT_REQUEST && code.is_none();
+        self.measure(status, programs, code, &response);
         let event = self.event_of(code, status, &response);
-        let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        if status == StatusCode::UNAUTHORIZED || (refused && !writes_line) {
+        let unknown = status == StatusCode::UNAUTHORIZED && !programs;
+        let refused = unknown || (status == StatusCode::FORBIDDEN && !programs);
+        if unknown || (refused && !writes_line) {
             self.write_refusal(event).await;
         } else if writes_line {
             self.write(event).await;
@@ -104,14 +115,22 @@ impl Seen<'_> {
         response
     }
 
-    fn measure(&self, status: StatusCode, code: Option<ErrorCode>, response: &Response) {
+    fn measure(
+        &self,
+        status: StatusCode,
+        programs: bool,
+        code: Option<ErrorCode>,
+        response: &Response,
+    ) {
         let metrics = &self.witness.metrics;
-        metrics.request(self.operation.name, status.as_u16(), self.begun.elapsed());
+        // Programs may answer with any number, and each would be a series of its own.
+        let shown = if programs { status.as_u16() / 100 * 100 } else { status.as_u16() };
+        metrics.request(self.operation.name, shown, self.begun.elapsed());
         if let Some(code) = code {
             metrics.error(code);
         }
-        if let Some(Made(sandbox)) = response.extensions().get::<Made>() {
-            metrics.create(sandbox);
+        if let Some(made) = response.extensions().get::<Made>() {
+            metrics.made(made);
         }
     }
 

@@ -4,15 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use api_guest::{List, MakeDir, Move, ReadFile, Remove, Request, Stat, WriteFile};
+use api_guest::{Remove, Request};
 use api_node::{
-    AuditList, AuditQuery, BuildEvent, Caller, ColdBoot, ColdBootQuery, CreateSandbox,
-    CreateSnapshot, DirectoryList, ErrorCode, EventStream, EventsQuery, ExecEvent, ExecRequest,
-    Failure, FileContent, FileEntry, FileQuery, FileReadQuery, FileWriteQuery, Floor, FloorPhase,
-    FloorQuery, Fork, Forked, Health, LogsQuery, MakeDirectory, MemoryPath, MoveFile, NodeApi,
-    Process, ProcessId, ProcessLine, ProcessList, PtySize, Quota, RemoveQuery, Sandbox,
+    AuditList, AuditQuery, BuildEvent, ByteRange, ByteStream, Caller, ColdBoot, ColdBootQuery,
+    CreateSandbox, CreateSnapshot, DirectoryList, EventStream, EventsQuery, ExecEvent, ExecRequest,
+    Failure, FileContent, FileEntry, FileQuery, FileWriteQuery, Floor, FloorPhase, FloorQuery,
+    Fork, Forked, Health, LogsQuery, MakeDirectory, Measure, Measured, MemoryPath, MoveFile,
+    NodeApi, Process, ProcessId, ProcessLine, ProcessList, PtySize, Quota, RemoveQuery, Sandbox,
     SandboxList, SandboxListQuery, SandboxStats, SetTimeout, Snapshot, SnapshotList, SpawnRequest,
-    Template, TemplateList, UploadStream, Used,
+    Template, TemplateList, UnpackQuery, UploadStream, Used, WatchEvent, WatchQuery,
 };
 use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use bytes::Bytes;
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::build::{self, Build};
 use crate::exec::{Commands, of_guest, size_of_guest};
 use crate::view::sandbox;
-use crate::{failure, files, lifecycle, process, quota, seen, system};
+use crate::{failure, lifecycle, measure, process, quota, seen, system, watch};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -59,12 +59,16 @@ impl Node {
         Self { host, access, witness, vmm, verdict, stop, started, commands }
     }
 
-    fn sandbox(&self, id: SandboxId) -> Result<SandboxHandle, Failure> {
+    pub(crate) const fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    pub(crate) fn sandbox(&self, id: SandboxId) -> Result<SandboxHandle, Failure> {
         self.host.sandbox(id).ok_or_else(|| Failure::no_sandbox(id))
     }
 
     /// Asks the agent of a sandbox one thing.
-    async fn ask<T, F>(
+    pub(crate) async fn ask<T, F>(
         &self,
         id: SandboxId,
         request: impl FnOnce(GuestConnection) -> F,
@@ -80,21 +84,19 @@ impl Node {
         }
     }
 
-    async fn stat(&self, id: SandboxId, path: String) -> Result<FileEntry, Failure> {
-        let stat = Stat { path: path.clone(), follow: false };
-        let stat = self.ask(id, |agent| agent.stat(stat)).await?;
-        Ok(files::entry(&path, stat))
-    }
-
-    async fn simple(&self, id: SandboxId, request: Request) -> Result<(), Failure> {
+    pub(crate) async fn simple(&self, id: SandboxId, request: Request) -> Result<(), Failure> {
         self.ask(id, |agent| agent.simple(request)).await
     }
 
     /// Whether there is such a template, and such a size of it may be made here.
     fn check_template(&self, name: &TemplateName, size: Size) -> Result<(), Failure> {
-        let images = self.host.templates().images();
-        images.root(name).map_err(|error| failure::of_template(&error.into()))?;
-        system::check_memory(size, system::memory())
+        let templates = self.host.templates();
+        // One that is loaded holds its files open.
+        if !matches!(templates.state(name, size), HostTemplateState::Ready(_)) {
+            let root = templates.images().root(name);
+            root.map_err(|error| failure::of_template(&error.into()))?;
+        }
+        system::check_memory(size, system::total_memory_mib())
     }
 
     fn names(&self) -> Result<Vec<TemplateName>, Failure> {
@@ -187,6 +189,9 @@ impl NodeApi for Node {
         caller: &Caller,
         request: CreateSandbox,
     ) -> Result<Sandbox, Failure> {
+        if let Some(made) = lifecycle::made(&self.host, caller) {
+            return Ok(made);
+        }
         let mut request = request;
         if let Some(id) = request.snapshot {
             let found = self.host.snapshot(id).filter(|facts| caller.sees(facts.project));
@@ -195,7 +200,8 @@ impl NodeApi for Node {
         }
         let quota = quota::admit(&self.access, &self.host, caller.project, 1).await?;
         self.check_template(&request.template, request.size)?;
-        let created = self.host.create(spec(request, caller.project, quota)).await;
+        let spec = CreateSpec { errand: caller.errand, ..spec(request, caller.project, quota) };
+        let created = self.host.create(spec).await;
         Ok(sandbox(&created.map_err(|error| failure::of_create(&error))?))
     }
 
@@ -254,17 +260,17 @@ impl NodeApi for Node {
         Ok(sandbox(&found))
     }
 
-    async fn sandbox_fork(&self, id: SandboxId, request: Fork) -> Result<Forked, Failure> {
-        let parent = self.sandbox(id)?;
-        let facts = parent.facts();
-        let quota =
-            quota::admit(&self.access, &self.host, facts.project, request.count.into()).await?;
-        let spec = lifecycle::spec_of_child(&parent, request.name, quota);
-        let count = usize::try_from(request.count).unwrap_or(usize::MAX);
-        let forked = self.host.fork(&parent, count, spec).await;
-        let forked = forked.map_err(|error| failure::of_order(&error))?;
-        let sandboxes = forked.children.iter().map(sandbox).collect();
-        Ok(Forked { sandboxes, held_us: forked.held_us })
+    async fn sandbox_fork(
+        &self,
+        caller: &Caller,
+        id: SandboxId,
+        request: Fork,
+    ) -> Result<Forked, Failure> {
+        lifecycle::fork(&self.host, &self.access, caller, &self.sandbox(id)?, request).await
+    }
+
+    async fn sandbox_measure(&self, id: SandboxId, request: Measure) -> Result<Measured, Failure> {
+        measure::measure(&self.sandbox(id)?, request).await
     }
 
     fn snapshot_project(&self, id: SnapshotId) -> Option<ProjectId> {
@@ -273,13 +279,12 @@ impl NodeApi for Node {
 
     async fn snapshot_create(
         &self,
+        caller: &Caller,
         id: SandboxId,
         request: CreateSnapshot,
     ) -> Result<Snapshot, Failure> {
-        let found = self.sandbox(id)?;
-        quota::admit_snapshot(&self.access, &self.host, found.facts().project).await?;
-        let kept = self.host.snapshot_create(&found, request.name).await;
-        kept.map(lifecycle::snapshot).map_err(|error| failure::of_order(&error))
+        let parent = self.sandbox(id)?;
+        lifecycle::snapshot_create(&self.host, &self.access, caller, &parent, request).await
     }
 
     async fn snapshot_list(&self, caller: &Caller) -> Result<SnapshotList, Failure> {
@@ -364,6 +369,11 @@ impl NodeApi for Node {
         Ok(ProcessList { processes: all.into_iter().map(process::shown).collect() })
     }
 
+    async fn process_get(&self, id: SandboxId, process: ProcessId) -> Result<Process, Failure> {
+        let all = self.ask(id, |agent| agent.processes()).await?;
+        process::find(all, process)
+    }
+
     async fn process_attach(
         &self,
         id: SandboxId,
@@ -382,16 +392,13 @@ impl NodeApi for Node {
         self.ask(id, |agent| agent.resize(process.0, size_of_guest(size))).await
     }
 
-    async fn file_read(&self, id: SandboxId, query: FileReadQuery) -> Result<FileContent, Failure> {
-        if query.user.as_deref().is_some_and(|user| user != "root" && user != "0") {
-            let message = "files are read with the rights of root only";
-            return Err(Failure::new(ErrorCode::Unsupported, message).with_hint("leave `user` out"));
-        }
-        let read = ReadFile { path: query.path, offset: 0, length: None };
-        let (stat, reader) = self.ask(id, |agent| agent.read(read)).await?;
-        // What the kernel makes up as it is read has no size.
-        let size = (stat.size > 0).then_some(stat.size);
-        Ok(FileContent { size, bytes: files::bytes_of(reader, size) })
+    async fn file_read(
+        &self,
+        id: SandboxId,
+        query: FileQuery,
+        range: Option<ByteRange>,
+    ) -> Result<FileContent, Failure> {
+        self.read(id, query, range).await
     }
 
     async fn file_write(
@@ -400,11 +407,7 @@ impl NodeApi for Node {
         query: FileWriteQuery,
         bytes: UploadStream,
     ) -> Result<FileEntry, Failure> {
-        let FileWriteQuery { path, mode, user } = query;
-        let write = WriteFile { path: path.clone(), mode, user, parents: true };
-        let writer = self.ask(id, |agent| agent.write(write)).await?;
-        files::copy(bytes, writer).await?;
-        self.stat(id, path).await
+        self.write(id, query, bytes).await
     }
 
     async fn file_remove(&self, id: SandboxId, query: RemoveQuery) -> Result<(), Failure> {
@@ -413,27 +416,40 @@ impl NodeApi for Node {
     }
 
     async fn file_list(&self, id: SandboxId, query: FileQuery) -> Result<DirectoryList, Failure> {
-        let list = List { path: query.path };
-        let (entries, truncated) = self.ask(id, |agent| agent.list(list)).await?;
-        let entries = entries.into_iter().map(|entry| files::entry(&entry.name, entry.stat));
-        Ok(DirectoryList { entries: entries.collect(), truncated })
+        self.list(id, query).await
     }
 
     async fn file_stat(&self, id: SandboxId, query: FileQuery) -> Result<FileEntry, Failure> {
-        self.stat(id, query.path).await
+        self.entry(id, query).await
     }
 
     async fn file_make(&self, id: SandboxId, request: MakeDirectory) -> Result<FileEntry, Failure> {
-        let MakeDirectory { path, mode, user } = request;
-        let make = MakeDir { path: path.clone(), mode, user, parents: true };
-        self.simple(id, Request::MakeDir(make)).await?;
-        self.stat(id, path).await
+        self.make(id, request).await
     }
 
     async fn file_move(&self, id: SandboxId, request: MoveFile) -> Result<FileEntry, Failure> {
-        let MoveFile { from, to } = request;
-        self.simple(id, Request::Move(Move { from, to: to.clone() })).await?;
-        self.stat(id, to).await
+        self.relocate(id, request).await
+    }
+
+    async fn file_pack(&self, id: SandboxId, query: FileQuery) -> Result<ByteStream, Failure> {
+        self.pack(id, query).await
+    }
+
+    async fn file_unpack(
+        &self,
+        id: SandboxId,
+        query: UnpackQuery,
+        bytes: UploadStream,
+    ) -> Result<FileEntry, Failure> {
+        self.unpack(id, query, bytes).await
+    }
+
+    async fn file_watch(
+        &self,
+        id: SandboxId,
+        query: WatchQuery,
+    ) -> Result<EventStream<WatchEvent>, Failure> {
+        watch::watch(self.sandbox(id)?, query).await
     }
 }
 
@@ -461,5 +477,6 @@ fn spec(request: CreateSandbox, project: ProjectId, quota: Quota) -> CreateSpec 
         prefetch,
         cold,
         ready_within,
+        errand: None,
     }
 }

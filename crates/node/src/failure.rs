@@ -13,7 +13,7 @@ use node_host::{
 use node_store::StoreError;
 
 /// A failure whose whole chain of causes is for the caller: it speaks of things they can see.
-fn told(code: ErrorCode, error: &(dyn Error + 'static)) -> Failure {
+pub(crate) fn told(code: ErrorCode, error: &(dyn Error + 'static)) -> Failure {
     Failure::new(code, Chain(error).to_string())
 }
 
@@ -159,6 +159,7 @@ fn of_fail_code(code: FailCode) -> ErrorCode {
         FailCode::IdentityFailed | FailCode::Io => ErrorCode::GuestFailed,
         FailCode::ProcessUnknown => ErrorCode::NotFound,
         FailCode::ProcessOver => ErrorCode::Conflict,
+        FailCode::NothingListens => ErrorCode::PortUnreachable,
     }
 }
 

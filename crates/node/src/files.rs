@@ -1,30 +1,170 @@
-//! Files of a sandbox: what the API says about them, and their bytes on the way through.
+//! Files of a sandbox: what the API asks its agent, and their bytes on the way through.
 
-use api_guest::{FileKind as GuestKind, FileStat};
-use api_node::{ByteStream, ErrorCode, Failure, FileEntry, FileKind, UploadError, UploadStream};
+use api_guest::{
+    FileKind as GuestKind, FileStat, List, MakeDir, Move, Pack, ReadFile, Request, Stat, Unpack,
+    WriteFile,
+};
+use api_node::{
+    ByteRange, ByteStream, DirectoryList, Extent, Failure, FileContent, FileEntry, FileKind,
+    FileQuery, FileWriteQuery, MakeDirectory, MoveFile, UnpackQuery, UploadStream,
+};
+use base_types::SandboxId;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use node_host::{FileReader, FileWriter};
 
+use crate::api::Node;
 use crate::failure;
+
+impl Node {
+    pub(crate) async fn read(
+        &self,
+        id: SandboxId,
+        query: FileQuery,
+        range: Option<ByteRange>,
+    ) -> Result<FileContent, Failure> {
+        let FileQuery { path, user } = query;
+        let user = not_root(user);
+        let mut extent = Extent::Whole;
+        if range.is_some() {
+            let stat = Stat { path: path.clone(), follow: true };
+            let user = user.clone();
+            let stat =
+                self.ask(id, async |agent| agent.with_rights_of(user).await?.stat(stat).await);
+            extent = ByteRange::of(range, stat.await?.size);
+        }
+        let (offset, length) = match extent {
+            Extent::Part { first, last, .. } => (first, Some(last - first + 1)),
+            // Whether it may be read is found out all the same.
+            Extent::Beyond { .. } => (0, Some(0)),
+            Extent::Whole => (0, None),
+        };
+        let read = ReadFile { path, offset, length };
+        let (stat, reader) =
+            self.ask(id, async |agent| agent.with_rights_of(user).await?.read(read).await).await?;
+        // What the kernel makes up as it is read has no size.
+        let size = length.or((stat.size > 0).then_some(stat.size));
+        Ok(FileContent { size, extent, bytes: bytes_of(reader, size) })
+    }
+
+    pub(crate) async fn write(
+        &self,
+        id: SandboxId,
+        query: FileWriteQuery,
+        bytes: UploadStream,
+    ) -> Result<FileEntry, Failure> {
+        let FileWriteQuery { path, mode, user } = query;
+        let write = WriteFile { path: path.clone(), mode, user, parents: true };
+        let writer = self.ask(id, |agent| agent.write(write)).await?;
+        copy(bytes, writer).await?;
+        self.entry(id, FileQuery::at(path)).await
+    }
+
+    pub(crate) async fn list(
+        &self,
+        id: SandboxId,
+        query: FileQuery,
+    ) -> Result<DirectoryList, Failure> {
+        let FileQuery { path, user } = query;
+        let listed = self.ask(id, async |agent| {
+            agent.with_rights_of(not_root(user)).await?.list(List { path }).await
+        });
+        let (entries, truncated) = listed.await?;
+        let entries = entries.into_iter().map(|found| entry(&found.name, found.stat));
+        Ok(DirectoryList { entries: entries.collect(), truncated })
+    }
+
+    pub(crate) async fn entry(
+        &self,
+        id: SandboxId,
+        query: FileQuery,
+    ) -> Result<FileEntry, Failure> {
+        let FileQuery { path, user } = query;
+        let stat = Stat { path: path.clone(), follow: false };
+        let stat = self
+            .ask(id, async |agent| agent.with_rights_of(not_root(user)).await?.stat(stat).await);
+        Ok(entry(&path, stat.await?))
+    }
+
+    pub(crate) async fn make(
+        &self,
+        id: SandboxId,
+        request: MakeDirectory,
+    ) -> Result<FileEntry, Failure> {
+        let MakeDirectory { path, mode, user } = request;
+        let make = MakeDir { path: path.clone(), mode, user, parents: true };
+        self.simple(id, Request::MakeDir(make)).await?;
+        self.entry(id, FileQuery::at(path)).await
+    }
+
+    pub(crate) async fn relocate(
+        &self,
+        id: SandboxId,
+        request: MoveFile,
+    ) -> Result<FileEntry, Failure> {
+        let MoveFile { from, to } = request;
+        self.simple(id, Request::Move(Move { from, to: to.clone() })).await?;
+        self.entry(id, FileQuery::at(to)).await
+    }
+
+    pub(crate) async fn pack(
+        &self,
+        id: SandboxId,
+        query: FileQuery,
+    ) -> Result<ByteStream, Failure> {
+        let FileQuery { path, user } = query;
+        // Its beginning is waited for, so that what cannot be read there is told as a failure.
+        let packed = self.ask(id, async |agent| {
+            let agent = agent.with_rights_of(not_root(user)).await?;
+            let (_, mut reader) = agent.pack(Pack { path }).await?;
+            Ok((reader.next().await?, reader))
+        });
+        let (first, reader) = packed.await?;
+        let first = first.map(|data| Ok(Bytes::from(data)));
+        Ok(stream::iter(first).chain(bytes_of(reader, None)).boxed())
+    }
+
+    pub(crate) async fn unpack(
+        &self,
+        id: SandboxId,
+        query: UnpackQuery,
+        bytes: UploadStream,
+    ) -> Result<FileEntry, Failure> {
+        let UnpackQuery { path, user } = query;
+        let unpack = Unpack { path: path.clone(), user };
+        let writer = self.ask(id, |agent| agent.unpack(unpack)).await?;
+        copy(bytes, writer).await?;
+        self.entry(id, FileQuery::at(path)).await
+    }
+}
+
+/// The user whose rights are to be taken on; root's are there already.
+pub(crate) fn not_root(user: Option<String>) -> Option<String> {
+    user.filter(|user| user != "root" && user != "0")
+}
 
 /// What the API says about a file the guest described. `name` may be a path: its last part counts.
 pub(crate) fn entry(name: &str, stat: FileStat) -> FileEntry {
     let last = name.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     FileEntry {
         name: if last.is_empty() { "/".to_owned() } else { last.to_owned() },
-        kind: match stat.kind {
-            GuestKind::File => FileKind::File,
-            GuestKind::Directory => FileKind::Directory,
-            GuestKind::Symlink => FileKind::Symlink,
-            GuestKind::Other => FileKind::Other,
-        },
+        kind: kind(stat.kind),
         size: stat.size,
         mode: stat.mode,
         uid: stat.uid,
         gid: stat.gid,
         modified_at_ms: stat.modified_ns / 1_000_000,
         target: stat.link_target,
+    }
+}
+
+/// What a file is, in the API's words.
+pub(crate) fn kind(kind: GuestKind) -> FileKind {
+    match kind {
+        GuestKind::File => FileKind::File,
+        GuestKind::Directory => FileKind::Directory,
+        GuestKind::Symlink => FileKind::Symlink,
+        GuestKind::Other => FileKind::Other,
     }
 }
 
@@ -49,14 +189,10 @@ pub(crate) fn bytes_of(reader: FileReader, limit: Option<u64>) -> ByteStream {
     pieces.boxed()
 }
 
-/// Passes an upload on. Only when it ended well does the file take its place.
+/// Passes an upload on. Only when it ended well is the writer told that it did.
 pub(crate) async fn copy(mut upload: UploadStream, mut writer: FileWriter) -> Result<(), Failure> {
     while let Some(piece) = upload.next().await {
-        let piece = piece.map_err(|error| match error {
-            UploadError::BrokenOff => Failure::new(ErrorCode::InvalidRequest, error.to_string()),
-            UploadError::TooLarge => Failure::new(ErrorCode::BodyTooLarge, error.to_string()),
-        })?;
-        writer.write(&piece).await.map_err(|error| failure::of_guest(&error))?;
+        writer.write(&piece?).await.map_err(|error| failure::of_guest(&error))?;
     }
     writer.finish().await.map_err(|error| failure::of_guest(&error))
 }

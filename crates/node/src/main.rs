@@ -9,6 +9,8 @@ mod failure;
 mod files;
 mod first_key;
 mod lifecycle;
+mod measure;
+mod ports;
 mod process;
 mod quota;
 mod seen;
@@ -16,6 +18,7 @@ mod settings;
 mod system;
 mod tls;
 mod view;
+mod watch;
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -24,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use api_node::Addresses;
 use clap::Parser;
 use node_access::Access;
 use node_host::{Host, Verdict};
@@ -99,14 +103,16 @@ async fn serve(settings: Settings) -> Result<()> {
     let stop = CancellationToken::new();
     let signals = stop_on_signal(stop.clone())?;
     let node = Node::new(host.clone(), access.clone(), witness.clone(), vmm, verdict, stop.clone());
-    let router = witness.watch(api_node::router(Arc::new(node), Arc::new(access)));
+    let limits = settings.limits;
+    let addresses = Addresses { domain: settings.sandbox_domain, secure: settings.tls.is_some() };
+    let watch = |router| witness.watch(router);
+    let router = api_node::router(Arc::new(node), Arc::new(access), limits, addresses, watch);
 
     let scheme = if settings.tls.is_some() { "https" } else { "http" };
     tracing::info!("ready: serving {scheme}://{address}");
     let stopped = stop.clone();
-    let serving = tokio::spawn(api_node::serve(listener, router, settings.tls, async move {
-        stopped.cancelled().await;
-    }));
+    let stopped = async move { stopped.cancelled().await };
+    let serving = tokio::spawn(api_node::serve(listener, router, settings.tls, limits, stopped));
     stop.cancelled().await;
     tracing::info!("stopping");
     // Commands end with their sandboxes, and with them the answers that are still streaming.

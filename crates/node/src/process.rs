@@ -47,6 +47,15 @@ pub(crate) fn shown(process: GuestProcess) -> Process {
     }
 }
 
+/// The one of this number among them.
+pub(crate) fn find(all: Vec<GuestProcess>, id: ProcessId) -> Result<Process, Failure> {
+    let found = all.into_iter().find(|process| process.id == id.0);
+    found.map(shown).ok_or_else(|| {
+        Failure::new(ErrorCode::NotFound, format!("there is no process {id}"))
+            .with_hint("list them; one that is over is forgotten after 10 minutes")
+    })
+}
+
 /// Opens a line to a process.
 pub(crate) async fn line(
     sandbox: SandboxHandle,

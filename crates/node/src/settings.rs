@@ -1,5 +1,7 @@
 //! What can be chosen about a node, resolved before anything starts.
 
+mod limits;
+
 use std::collections::BTreeMap;
 use std::env;
 use std::net::SocketAddr;
@@ -7,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use api_node::SecretHash;
+use api_node::{Domain, Limits, SecretHash};
 use api_vmm::MemoryPath;
 use base_types::Size;
 use clap::{Parser, ValueEnum};
@@ -15,6 +17,7 @@ use node_host::HostSettings;
 use tokio_rustls::TlsAcceptor;
 
 use crate::exposure::Exposure;
+use crate::settings::limits::LimitOptions;
 use crate::tls;
 
 /// The node daemon of Sandflare: runs sandboxes on this machine.
@@ -50,12 +53,17 @@ pub(crate) struct Options {
     /// portable host.
     #[arg(long)]
     trust_network: bool,
+    /// Domain of the host names of sandboxes' ports, `8000-0123456789abcdef.DOMAIN`; all names under it
+    /// must lead to this node.
+    #[arg(long, value_name = "DOMAIN", default_value_t)]
+    sandbox_domain: Domain,
     /// Shells kept ready, for each size that should have some.
     #[arg(long, value_name = "SIZE=COUNT", value_parser = parse_pool, default_value = "nano=24")]
     pool: Vec<(Size, usize)>,
     /// Sandboxes that may be alive at once.
-    #[arg(long, value_name = "COUNT", default_value_t = 64)]
-    max_sandboxes: usize,
+    #[arg(long, value_name = "COUNT", default_value_t = 64,
+          value_parser = clap::value_parser!(u16).range(1..=4096))]
+    max_sandboxes: u16,
     /// How clean memory reaches a clone, unless a create says otherwise.
     #[arg(long, value_enum, default_value = "private")]
     memory_path: MemoryPathName,
@@ -80,6 +88,8 @@ pub(crate) struct Options {
     /// What is logged: error, warn, info, debug or trace, or a list of MODULE=LEVEL.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     log: String,
+    #[command(flatten)]
+    limits: LimitOptions,
 }
 
 /// LIMIT: a shell takes a process and a few MiB; hundreds are a typing error.
@@ -115,6 +125,8 @@ pub(crate) struct Settings {
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) log_format: LogFormat,
     pub(crate) log: String,
+    pub(crate) limits: Limits,
+    pub(crate) sandbox_domain: Domain,
     pub(crate) host: HostSettings,
 }
 
@@ -148,7 +160,7 @@ impl Options {
             vmm,
             // The last one given for a size counts.
             pool: self.pool.into_iter().collect::<BTreeMap<_, _>>(),
-            sandboxes_max: self.max_sandboxes,
+            sandboxes_max: self.max_sandboxes.into(),
             memory,
             prefetch: self.prefetch == Switch::On,
             ready_within: Duration::from_millis(self.ready_timeout_ms),
@@ -161,6 +173,8 @@ impl Options {
             tls,
             log_format: self.log_format,
             log: self.log,
+            limits: self.limits.resolve(),
+            sandbox_domain: self.sandbox_domain,
             host,
         })
     }
@@ -178,6 +192,11 @@ fn parse_pool(text: &str) -> Result<(Size, usize), String> {
 
 #[cfg(test)]
 mod test {
+    use std::fs;
+    use std::path::Path;
+
+    use clap::CommandFactory;
+
     use super::*;
 
     fn resolve(arguments: &[&str]) -> Result<Settings, String> {
@@ -197,6 +216,7 @@ mod test {
         assert_eq!(settings.host.pool, BTreeMap::from([(Size::Nano, 24)]));
         assert_eq!(settings.host.memory, MemoryPath::Private);
         assert!(settings.host.prefetch);
+        assert_eq!(settings.limits, Limits::default());
         assert!(settings.host.vmm.ends_with("sandflare-vmm"));
     }
 
@@ -210,12 +230,53 @@ mod test {
     }
 
     #[test]
+    fn the_guide_has_every_setting_with_its_default() {
+        let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guides/operations.md");
+        let guide = fs::read_to_string(guide).unwrap();
+        // Option and default of each row; a bar within a cell is written `\|`.
+        let rows: Vec<(String, String)> = guide
+            .lines()
+            .filter(|line| line.starts_with("| `--"))
+            .map(|line| {
+                let line = line.replace("\\|", "/");
+                let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+                (cells[1].to_owned(), cells[3].to_owned())
+            })
+            .collect();
+        let mut shown = Vec::new();
+        for argument in Options::command().get_arguments() {
+            let Some(name) = argument.get_long() else { continue };
+            let option = format!("--{name}");
+            let is_of = |(options, _): &&(String, String)| {
+                options.split('`').any(|part| part.split(' ').next() == Some(&option))
+            };
+            let row = rows.iter().find(is_of);
+            let (options, said) =
+                row.unwrap_or_else(|| panic!("the guide has no row for {option}"));
+            for default in argument.get_default_values() {
+                let default = default.to_string_lossy();
+                let says = said.split(&['`', ' '][..]).any(|word| word == default);
+                assert!(says, "{option} is {default} unless given; the guide says: {said}");
+            }
+            shown.push(options);
+        }
+        for (options, _) in &rows {
+            assert!(shown.contains(&options), "there is no option {options}");
+        }
+    }
+
+    #[test]
     fn wrong_settings_are_refused_before_anything_starts() {
         for wrong in [
             ["--listen", "localhost"],
             ["--ready-timeout-ms", "0"],
             ["--memory-path", "magic"],
             ["--prefetch", "maybe"],
+            ["--max-sandboxes", "0"],
+            ["--max-connections", "0"],
+            ["--max-requests-per-sandbox", "256"],
+            ["--max-head-kib", "4"],
+            ["--request-timeout-s", "0"],
         ] {
             assert!(resolve(&wrong).is_err(), "{wrong:?}");
         }

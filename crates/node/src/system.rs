@@ -1,6 +1,7 @@
 //! What the machine is and has.
 
 use std::fs;
+use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use api_node::{ErrorCode, Failure, MemoryUsage};
@@ -30,8 +31,8 @@ pub(crate) fn memory() -> MemoryUsage {
 /// A sandbox larger than the machine would run until its guest uses what it was promised, and then
 /// take others with it: it is refused instead. Sandboxes may well be more than the machine has
 /// together, because what none of them changed they share.
-pub(crate) fn check_memory(size: Size, memory: MemoryUsage) -> Result<(), Failure> {
-    let (needed_mib, total_mib) = (u64::from(size.memory_mib()), memory.total_mib);
+pub(crate) fn check_memory(size: Size, total_mib: u64) -> Result<(), Failure> {
+    let needed_mib = u64::from(size.memory_mib());
     if total_mib == 0 || needed_mib <= total_mib {
         return Ok(());
     }
@@ -40,6 +41,13 @@ pub(crate) fn check_memory(size: Size, memory: MemoryUsage) -> Result<(), Failur
     let hint = "choose a smaller size, or run the node where there is more memory \
                 (in the portable host: `sandflare up --memory MIB`)";
     Err(Failure::new(ErrorCode::NoCapacity, message).with_hint(hint))
+}
+
+/// Memory of the machine when this was first asked, in MiB; zero where the kernel does not tell. Reading
+/// it makes the kernel count everything else too.
+pub(crate) fn total_memory_mib() -> u64 {
+    static TOTAL_MIB: LazyLock<u64> = LazyLock::new(|| memory().total_mib);
+    *TOTAL_MIB
 }
 
 /// Memory this process has; zero where the kernel does not tell.
@@ -73,10 +81,9 @@ mod test {
 
     #[test]
     fn a_size_larger_than_the_machine_is_refused_and_an_unknown_machine_is_not() {
-        let memory = |total_mib| MemoryUsage { total_mib, available_mib: 1 };
-        assert_eq!(check_memory(Size::Small, memory(2048)), Ok(()));
-        assert_eq!(check_memory(Size::Large, memory(0)), Ok(()));
-        let refused = check_memory(Size::Medium, memory(2496)).unwrap_err();
+        assert_eq!(check_memory(Size::Small, 2048), Ok(()));
+        assert_eq!(check_memory(Size::Large, 0), Ok(()));
+        let refused = check_memory(Size::Medium, 2496).unwrap_err();
         assert_eq!(refused.code, ErrorCode::NoCapacity);
         let said = "size medium has 4096 MiB of memory; this node has 2496 MiB";
         assert_eq!(refused.message, said);

@@ -40,11 +40,17 @@ pub(crate) fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor> {
 #[cfg(test)]
 mod test {
     use std::fs;
+    use std::net::SocketAddr;
     use std::path::PathBuf;
+    use std::time::Duration;
 
+    use api_node::Limits;
     use client::{Client, Credentials};
     use rcgen::{CertifiedKey, generate_simple_self_signed};
-    use tokio::net::TcpListener;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::JoinHandle;
+    use tokio::time::timeout;
     use tokio_util::sync::CancellationToken;
 
     use super::*;
@@ -69,27 +75,73 @@ mod test {
         }
     }
 
+    /// A node that says that it serves, over TLS.
+    struct Served {
+        files: Files,
+        address: SocketAddr,
+        stop: CancellationToken,
+        serving: JoinHandle<()>,
+    }
+
+    impl Served {
+        async fn within(limits: Limits) -> Self {
+            let files = Files::new();
+            let tls = acceptor(&files.path("cert.pem"), &files.path("key.pem")).unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let health = r#"{"ready":true,"version":"1"}"#;
+            let router = axum::Router::new()
+                .route("/v1/health", axum::routing::get(move || async move { health }));
+            let stop = CancellationToken::new();
+            let stopped = stop.clone().cancelled_owned();
+            let serving = api_node::serve(listener, router, Some(tls), limits, stopped);
+            Self { files, address, stop, serving: tokio::spawn(serving) }
+        }
+
+        /// A client that knows its certificate.
+        fn client(&self) -> Client {
+            let ca = Some(fs::read(self.files.path("cert.pem")).unwrap());
+            let credentials = Credentials { ca, ..Credentials::default() };
+            Client::with(&format!("https://{}", self.address), &credentials).unwrap()
+        }
+
+        async fn end(self) {
+            self.stop.cancel();
+            self.serving.await.unwrap();
+        }
+    }
+
     #[tokio::test]
     async fn a_client_that_knows_the_certificate_is_served_and_others_are_not() {
-        let files = Files::new();
-        let tls = acceptor(&files.path("cert.pem"), &files.path("key.pem")).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let health = r#"{"ready":true,"version":"1"}"#;
-        let router = axum::Router::new()
-            .route("/v1/health", axum::routing::get(move || async move { health }));
-        let stop = CancellationToken::new();
-        let stopped = stop.clone().cancelled_owned();
-        let serving = tokio::spawn(api_node::serve(listener, router, Some(tls), stopped));
+        let served = Served::within(Limits::default()).await;
+        assert!(served.client().health().await.unwrap().ready);
+        for scheme in ["https", "http"] {
+            let stranger = Client::new(&format!("{scheme}://{}", served.address)).unwrap();
+            assert!(stranger.health().await.is_err(), "{scheme}");
+        }
+        served.end().await;
+    }
 
-        let url = format!("https://{address}");
-        let ca = Some(fs::read(files.path("cert.pem")).unwrap());
-        let knowing = Client::with(&url, &Credentials { ca, ..Credentials::default() }).unwrap();
-        assert!(knowing.health().await.unwrap().ready);
-        assert!(Client::new(&url).unwrap().health().await.is_err());
-        assert!(Client::new(&format!("http://{address}")).unwrap().health().await.is_err());
-        stop.cancel();
-        serving.await.unwrap();
+    #[tokio::test]
+    async fn handshakes_that_never_end_are_given_up_and_keep_nobody_out() {
+        let handshake_within = Duration::from_secs(1);
+        let limits = Limits { connections: 4, handshake_within, ..Limits::default() };
+        let served = Served::within(limits).await;
+        let mut silent = Vec::new();
+        for _ in 0..10 {
+            let mut one = TcpStream::connect(served.address).await.unwrap();
+            // The beginning of a hello.
+            one.write_all(&[22, 3, 1]).await.unwrap();
+            silent.push(one);
+            assert!(served.client().health().await.unwrap().ready);
+        }
+        let mut rest = Vec::new();
+        for mut one in silent {
+            // Closed or reset; either way it is over.
+            let ended = timeout(Duration::from_secs(60), one.read_to_end(&mut rest)).await;
+            assert!(ended.is_ok() && rest.is_empty(), "{rest:?}");
+        }
+        served.end().await;
     }
 
     #[test]

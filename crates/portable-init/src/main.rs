@@ -2,6 +2,7 @@
 //! daemon), starts it again when it crashes, and powers off when it has ended.
 
 mod disks;
+mod group;
 mod kernel_log;
 mod modules;
 mod network;
@@ -42,6 +43,7 @@ fn run() -> Result<()> {
     modules::load_all()?;
     root::leave_initramfs()?;
     root::mount_the_rest()?;
+    group::join();
     settings::apply();
     network::configure()?;
     disks::mount()?;

@@ -83,6 +83,8 @@ enum RequestError {
     Connect(#[source] std::io::Error),
     #[error("watch a file descriptor")]
     Watch(#[source] std::io::Error),
+    #[error("merge the overlays of a disk")]
+    Merge(#[source] vmm_virtio::block::DiskError),
     #[error("listen for the next node")]
     Keep(#[source] std::io::Error),
 }
@@ -236,17 +238,27 @@ impl Control {
                 Answer::Done
             }
             Command::Snapshot(spec) => {
-                let wanted = if spec.push_overlay { 3 } else { 2 };
-                let mut files = take_files("snapshot", wanted, fds)?.into_iter();
+                let disk = spec.disk.map_or(Ok(0), |disk| disk_files(disk.files))?;
+                let mut files = take_files("snapshot", disk + 2, fds)?.into_iter();
                 let started = Instant::now();
                 let (Some(state), Some(memory)) = (files.next(), files.next()) else {
                     return Err(RequestError::TooMany);
                 };
-                let overlay = files.next();
+                let disk = spec.disk.map(|_| files.collect());
                 let Held::Machine(machine) = &self.held else { return Ok(Answer::Done) };
-                let pages =
-                    machine.snapshot(state, memory, overlay, spec.only_dirty, &self.around)?;
+                let pages = machine.snapshot(state, memory, disk, spec.only_dirty, &self.around)?;
                 Answer::Snapshotted { pages, took_us: micros(started) }
+            }
+            Command::Merge(spec) => {
+                let (below, run) = (usize::from(spec.below), usize::from(spec.run));
+                if below == 0 || run == 0 || below + run > DISK_FILES_MAX {
+                    return Err(RequestError::TooMany);
+                }
+                let mut below = take_files("merge", below + run + 1, fds)?;
+                let mut run = below.split_off(usize::from(spec.below));
+                let merged = run.pop().ok_or(RequestError::TooMany)?;
+                vmm_virtio::block::merge(below, run, merged).map_err(RequestError::Merge)?;
+                Answer::Done
             }
             Command::Connect { port } => {
                 let stream = take_files("connect", 1, fds)?.pop();
@@ -366,10 +378,7 @@ impl Control {
     }
 
     fn boot_files(&self, disk: u8, fds: Vec<OwnedFd>) -> Result<BootFiles, RequestError> {
-        let disk = usize::from(disk);
-        if disk == 0 || disk > DISK_FILES_MAX {
-            return Err(RequestError::TooMany);
-        }
+        let disk = disk_files(disk)?;
         let mut files = take_files("boot", disk + 3, fds)?.into_iter();
         let mut next = || files.next().ok_or(RequestError::TooMany);
         let (kernel, initrd) = (next()?, next()?);
@@ -392,10 +401,7 @@ impl Control {
     }
 
     fn restore_files(spec: &RestoreSpec, fds: Vec<OwnedFd>) -> Result<RestoreFiles, RequestError> {
-        let disk = usize::from(spec.disk.files);
-        if disk == 0 || disk > DISK_FILES_MAX {
-            return Err(RequestError::TooMany);
-        }
+        let disk = disk_files(spec.disk.files)?;
         let mut files = take_files("restore", disk + 1, fds)?.into_iter();
         let mut next = || files.next().ok_or(RequestError::TooMany);
         let disk = (0..disk).map(|_| next()).collect::<Result<_, _>>()?;
@@ -428,6 +434,13 @@ impl Control {
             }
         }
         Ok(Next::Continue)
+    }
+}
+
+fn disk_files(files: u8) -> Result<usize, RequestError> {
+    match usize::from(files) {
+        files @ 1..=DISK_FILES_MAX => Ok(files),
+        _ => Err(RequestError::TooMany),
     }
 }
 

@@ -210,9 +210,9 @@ impl Devices {
         }
     }
 
-    /// Freezes the disk as it is; later writes go to `overlay`.
-    pub(crate) fn push_overlay(&self, overlay: File) -> Result<(), DeviceError> {
-        self.block.push_overlay(overlay).map_err(DeviceError::Disk)
+    /// Leaves the files of the disk as they are; it goes on over `disk`, of the same content.
+    pub(crate) fn go_on_over(&self, disk: Vec<File>) -> Result<(), DeviceError> {
+        self.block.go_on_over(disk).map_err(DeviceError::Disk)
     }
 
     /// Splices `stream` onto a new connection to `port` of the guest.

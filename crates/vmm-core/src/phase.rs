@@ -95,6 +95,13 @@ impl Phase {
                     refused("snapshot", "paused")
                 }
             },
+            // What a guest left behind is never read where another guest is.
+            Command::Merge(_) => match self {
+                P::Empty | P::Shell => Ok(self),
+                P::Primed | P::Paused | P::Running | P::Stopped => {
+                    refused("merge", "empty or a shell")
+                }
+            },
             Command::Connect { .. } | Command::TakeWorkingSet => match self {
                 P::Paused | P::Running => Ok(self),
                 P::Empty | P::Shell | P::Primed | P::Stopped => {
@@ -120,7 +127,7 @@ impl Phase {
 #[cfg(test)]
 mod test {
     use api_vmm::{
-        BootSpec, DiskSpec, MemoryPath, PrimeSpec, RestoreSpec, ShellSpec, SnapshotSpec,
+        BootSpec, DiskSpec, MemoryPath, MergeSpec, PrimeSpec, RestoreSpec, ShellSpec, SnapshotSpec,
     };
 
     use super::*;
@@ -145,7 +152,8 @@ mod test {
             restore(true),
             Command::Pause,
             Command::Resume,
-            Command::Snapshot(SnapshotSpec { push_overlay: false, only_dirty: false }),
+            Command::Snapshot(SnapshotSpec { disk: None, only_dirty: false }),
+            Command::Merge(MergeSpec { below: 1, run: 1 }),
             Command::Connect { port: 1 },
             Command::TakeWorkingSet,
             Command::Keep,
@@ -190,10 +198,17 @@ mod test {
     }
 
     #[test]
+    fn overlays_are_merged_only_by_a_process_without_a_machine() {
+        for phase in PHASES {
+            let merge = Command::Merge(MergeSpec { below: 1, run: 1 });
+            assert_eq!(phase.after(&merge).is_ok(), matches!(phase, Phase::Empty | Phase::Shell));
+        }
+    }
+
+    #[test]
     fn a_snapshot_is_only_taken_of_a_machine_that_stands_still() {
         for phase in PHASES {
-            let snapshot =
-                Command::Snapshot(SnapshotSpec { push_overlay: false, only_dirty: false });
+            let snapshot = Command::Snapshot(SnapshotSpec { disk: None, only_dirty: false });
             assert_eq!(phase.after(&snapshot).is_ok(), phase == Phase::Paused);
         }
     }

@@ -23,13 +23,13 @@ const SNAPSHOT_STEP_PAGES: u64 = 512;
 const SMAPS_BYTES_MAX: usize = 8192;
 
 impl Machine {
-    /// Writes state and memory of the held machine, and puts `overlay` on top of its disk.
+    /// Writes state and memory of the held machine, whose disk then goes on over `disk`, if given.
     /// Returns how many pages were written.
     pub(crate) fn snapshot(
         &self,
         mut state_file: File,
         memory_file: File,
-        overlay: Option<File>,
+        disk: Option<Vec<File>>,
         only_dirty: bool,
         around: &Surroundings,
     ) -> Result<u64, MachineError> {
@@ -67,8 +67,8 @@ impl Machine {
         state_file.sync_data().map_err(file("sync the state file"))?;
 
         let pages = self.write_memory(memory_file, only_dirty, around)?;
-        if let Some(overlay) = overlay {
-            self.devices.push_overlay(overlay)?;
+        if let Some(disk) = disk {
+            self.devices.go_on_over(disk)?;
         }
         Ok(pages)
     }

@@ -48,6 +48,8 @@ ASKS: list[Ask[Any]] = [
     operations.sandbox_snapshot("sbx_1", "n"),
     operations.sandbox_metrics("sbx_1"),
     operations.sandbox_logs("sbx_1"),
+    operations.port_get("sbx_1", 8000),
+    operations.port_set("sbx_1", 8000, True),
     operations.snapshot_list(),
     operations.snapshot_get("snap_1"),
     operations.snapshot_delete("snap_1"),
@@ -65,10 +67,14 @@ ASKS: list[Ask[Any]] = [
     operations.process_stdin("sbx_1", 1, b"x", True),
     operations.process_signal("sbx_1", 1, "SIGINT"),
     operations.process_resize("sbx_1", 1, 24, 80),
-    operations.file_read("sbx_1", "/x", "root"),
+    operations.process_get("sbx_1", 1),
+    operations.file_read("sbx_1", "/x", "root", 5, 10),
+    operations.file_pack("sbx_1", "/x", "agent"),
+    operations.file_unpack("sbx_1", "/x", b"", "agent"),
+    operations.file_watch("sbx_1", "/x", True, "agent"),
     operations.file_write("sbx_1", "/x", b"", length=None, mode=0o644, user="agent"),
-    operations.file_list("sbx_1", "/"),
-    operations.file_stat("sbx_1", "/"),
+    operations.file_list("sbx_1", "/", "agent"),
+    operations.file_stat("sbx_1", "/", "agent"),
     operations.file_make("sbx_1", "/x", 0o755, "agent"),
     operations.file_move("sbx_1", "/x", "/y"),
     operations.file_remove("sbx_1", "/x", True),
@@ -101,7 +107,7 @@ def test_a_request_is_in_the_document_with_all_it_sends(ask: Ask[Any]) -> None:
         assert set(ask.json) <= set(schema["properties"])
         assert set(schema.get("required", [])) <= set(ask.json)
     if ask.body is not None:
-        assert "application/octet-stream" in content
+        assert ask.headers.get("Content-Type", "application/octet-stream") in content
 
 
 def test_every_request_of_the_package_is_checked_here() -> None:

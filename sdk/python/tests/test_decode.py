@@ -11,15 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandflare import _decode
-from sandflare._decode import Collector, EventReader, LineShaper, PieceShaper, whole_characters
-from sandflare.errors import BadAnswer, CommandFailed, SandboxOver
-from sandflare.models import Event
+from sandflare._decode import (
+    Collector,
+    EventReader,
+    FileEventReader,
+    LineShaper,
+    PieceShaper,
+    whole_characters,
+)
+from sandflare._transfer import Part
+from sandflare.errors import BadAnswer, CommandFailed, PathNotFound, SandboxOver
+from sandflare.models import Event, FileEvent
 
 OUTPUT = st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(max_size=40)))
 
 
-def wire(kind: str, seq: int, **fields: object) -> bytes:
-    body = {"seq": seq, "ts": 1_000_000 + seq, "type": kind, **fields}
+def wire(type: str, seq: int, **fields: object) -> bytes:
+    body = {"seq": seq, "ts": 1_000_000 + seq, "type": type, **fields}
     return json.dumps(body).encode() + b"\n"
 
 
@@ -192,3 +200,41 @@ def test_a_command_that_was_killed_says_why() -> None:
             collector.add(event)
         with pytest.raises(CommandFailed, match=said):
             collector.result().check()
+
+
+@given(st.integers(1, 400))
+def test_changes_of_files_survive_any_cutting(size: int) -> None:
+    failure = {"code": "path_not_found", "message": "the watched directory is gone"}
+    stream = (
+        wire("started", 0)
+        + wire("created", 1, path="/a/ü", kind="file")
+        + wire("heartbeat", 1)
+        + wire("moved", 2, path="/a/ü", to="/a/b")
+        + wire("error", 3, failure=failure)
+    )
+    reader = FileEventReader()
+    pieces = (stream[at : at + size] for at in range(0, len(stream), size))
+    events = (event for piece in pieces for event in reader.feed(piece))
+    assert next(events) == FileEvent("started", 0, 1.0)
+    assert next(events) == FileEvent("created", 1, 1.000001, path="/a/ü", kind="file")
+    assert next(events) == FileEvent("moved", 2, 1.000002, path="/a/ü", to="/a/b")
+    with pytest.raises(PathNotFound, match="is gone"):
+        next(events)
+
+
+def test_what_is_no_change_of_a_file_is_refused() -> None:
+    with pytest.raises(BadAnswer, match="no event"):
+        list(FileEventReader().feed(b'{"seq": 1}\n'))
+
+
+@given(
+    st.binary(max_size=60), st.integers(0, 70), st.none() | st.integers(1, 70), st.integers(1, 9)
+)
+def test_a_part_of_a_file_is_the_same_however_it_comes(
+    data: bytes, start: int, length: int | None, size: int
+) -> None:
+    wanted = data[start:] if length is None else data[start : start + length]
+    for whole, sent in [(True, data), (False, wanted)]:
+        part = Part(start, length, whole)
+        got = [part.of(sent[at : at + size]) for at in range(0, len(sent), size)]
+        assert b"".join(got) == wanted

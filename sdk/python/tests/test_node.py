@@ -130,7 +130,6 @@ def test_files_are_what_was_written(sandbox: Sandbox, tmp_path: Path) -> None:
     expected = [b"bytes", "text ü".encode(), local.read_bytes(), b"file", "text file ö".encode()]
     for source, content in zip(sources, expected):
         entry = sandbox.upload(source, "/home/agent/deep/er/file", mode=0o640)
-        assert entry is not None
         assert (entry.size, entry.mode, entry.kind) == (len(content), 0o640, "file")
         assert sandbox.download("/home/agent/deep/er/file") == content
     for to in (tmp_path / "to", str(tmp_path / "to")):
@@ -155,13 +154,60 @@ def test_directories_go_in_and_come_out(sandbox: Sandbox, tmp_path: Path) -> Non
     (tmp_path / "in" / "sub" / "ü").write_bytes(os.urandom(1_200_000))
     (tmp_path / "in" / "run").write_text("#!/bin/sh\necho ran\n")
     (tmp_path / "in" / "run").chmod(0o755)
-    assert sandbox.upload(tmp_path / "in", "/home/agent/tree") is None
+    made = sandbox.upload(tmp_path / "in", "/home/agent/tree")
+    assert (made.name, made.kind) == ("tree", "directory")
     assert sandbox.run("tree/run; stat -c %U tree/run").stdout == "ran\nagent\n"
     sandbox.run("ln -s /etc/passwd tree/link", check=True)
     copy = sandbox.download("/home/agent/tree", tmp_path / "out")
     assert (copy.files, copy.skipped) == (2, ["link"])
     for name in ("run", "sub/ü"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "in" / name).read_bytes()
+
+
+def test_a_part_of_a_file_is_read_without_the_rest(sandbox: Sandbox) -> None:
+    data = os.urandom(300_000)
+    files = sandbox.files
+    files.write("/home/agent/parts", data)
+    assert files.read("/home/agent/parts", start=299_990) == data[299_990:]
+    assert files.read("/home/agent/parts", length=5) == data[:5]
+    assert b"".join(files.stream("/home/agent/parts", start=7, length=200_000)) == data[7:200_007]
+    with pytest.raises(errors.RangeNotSatisfiable, match="300000 bytes"):
+        files.read("/home/agent/parts", start=300_000)
+    # What has no size comes whole, and is cut here.
+    whole = files.read("/proc/version")
+    assert files.read("/proc/version", start=3, length=4) == whole[3:7]
+
+
+def test_files_are_seen_with_the_rights_of_a_user(sandbox: Sandbox) -> None:
+    files = sandbox.files
+    files.write("/root/secret", b"x", mode=0o600, user="root")
+    assert files.read("/root/secret") == b"x"
+    for look in (files.read, files.list, files.stat):
+        with pytest.raises(errors.PermissionDenied):
+            look("/root/secret", user="agent")
+    with pytest.raises(errors.PermissionDenied):
+        sandbox.download("/root", "unused", user="agent")
+    assert sandbox.files.exists("/home/agent", user="agent")
+
+
+def test_a_watch_tells_what_a_command_does(sandbox: Sandbox) -> None:
+    sandbox.files.make_dir("/home/agent/seen")
+    seen = []
+    for event in sandbox.files.watch("/home/agent/seen", recursive=True):
+        if event.event == "started":
+            sandbox.run("mkdir seen/sub; echo x > seen/sub/a; mv seen/sub/a seen/b; rm seen/b")
+        elif event.event != "modified":
+            seen.append((event.event, event.path, event.to))
+        if event.event == "removed":
+            break
+    assert seen == [
+        ("created", "/home/agent/seen/sub", None),
+        ("created", "/home/agent/seen/sub/a", None),
+        ("moved", "/home/agent/seen/sub/a", "/home/agent/seen/b"),
+        ("removed", "/home/agent/seen/b", None),
+    ]
+    with pytest.raises(errors.PathNotFound):
+        next(iter(sandbox.files.watch("/no/such/directory")))
 
 
 def test_files_are_listed_moved_and_removed(sandbox: Sandbox) -> None:

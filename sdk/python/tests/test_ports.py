@@ -24,7 +24,11 @@ def served(sandbox: Sandbox) -> None:
 
 
 def test_an_address_has_the_token_in_it_only_where_one_is_wanted() -> None:
-    known = {"url": "http://8000-1.localhost:1", "path_url": "http://localhost:1/p/", "token": "sft_1"}
+    known = {
+        "url": "http://8000-1.localhost:1",
+        "path_url": "http://localhost:1/p/",
+        "token": "sft_1",
+    }
     private = Port.parse({"port": 8000, "public": False, **known})
     public = Port.parse({"port": 8000, "public": True, **known})
     assert f"{private}" == "http://8000-1.localhost:1/?sandflare_token=sft_1"

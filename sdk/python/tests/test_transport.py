@@ -133,7 +133,7 @@ def test_a_follower_attaches_again_after_the_last_event_it_saw() -> None:
     )
     answers = [
         Answer(200, SANDBOX),
-        Answer(200, {"processes": [process]}),
+        Answer(200, process),
         Answer(200, first, cut=True),
         BROKEN,
         Answer(503, b"gateway"),

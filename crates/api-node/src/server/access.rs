@@ -11,10 +11,12 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use base_types::SandboxId;
 
 use crate::server::access_api::AccessApi;
 use crate::server::api::NodeApi;
 use crate::server::extract::parse;
+use crate::server::shares::Shares;
 use crate::{Caller, ErrorCode, Failure, Role};
 
 /// The other header a key may be in, for tools that cannot set `Authorization`.
@@ -25,11 +27,12 @@ const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 pub(crate) struct Doors<A, G> {
     pub(crate) api: Arc<A>,
     pub(crate) access: Arc<G>,
+    pub(crate) shares: Shares,
 }
 
 impl<A, G> Clone for Doors<A, G> {
     fn clone(&self) -> Self {
-        Self { api: self.api.clone(), access: self.access.clone() }
+        Self { api: self.api.clone(), access: self.access.clone(), shares: self.shares.clone() }
     }
 }
 
@@ -68,11 +71,11 @@ fn class(method: &Method, route: &str) -> Class {
 /// request's extensions, and comes back in the response's.
 pub(crate) async fn admit<A: NodeApi, G: AccessApi>(
     State(doors): State<Doors<A, G>>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let class = route.map(|route| class(request.method(), &route));
+    let class = route.as_deref().map(|route| class(request.method(), route));
     if class == Some(Class::Open) {
         return next.run(request).await;
     }
@@ -82,22 +85,31 @@ pub(crate) async fn admit<A: NodeApi, G: AccessApi>(
     };
     let (mut parts, body) = request.into_parts();
     let allowed = match class {
-        None | Some(Class::Open | Class::Keyed) => Ok(()),
-        Some(Class::Sandbox) => sandbox_is_there(&*doors.api, &caller, &mut parts).await,
-        Some(Class::Snapshot) => snapshot_is_there(&*doors.api, &caller, &mut parts).await,
-        Some(Class::Admin) if caller.role == Role::Admin => Ok(()),
+        None | Some(Class::Open | Class::Keyed) => Ok(None),
+        Some(Class::Sandbox) => sandbox_is_there(&*doors.api, &caller, &mut parts).await.map(Some),
+        Some(Class::Snapshot) => {
+            snapshot_is_there(&*doors.api, &caller, &mut parts).await.map(|()| None)
+        }
+        Some(Class::Admin) if caller.role == Role::Admin => Ok(None),
         Some(Class::Admin) => Err(for_admins()),
     };
     let mut response = match allowed {
-        Ok(()) => {
+        Ok(sandbox) => {
+            let inside = sandbox.filter(|_| route.as_deref().is_some_and(is_inside));
             parts.extensions.insert(caller);
-            request = Request::from_parts(parts, body);
-            next.run(request).await
+            let request = Request::from_parts(parts, body);
+            doors.shares.pass(request, caller.project, inside, next).await
         }
         Err(failure) => failure.into_response(),
     };
     response.extensions_mut().insert(caller);
     response
+}
+
+/// Whether a route of a sandbox leads into it, to its agent.
+fn is_inside(route: &str) -> bool {
+    let rest = route.strip_prefix("/v1/sandboxes/{id}/").unwrap_or_default();
+    matches!(rest.split('/').next(), Some("exec" | "files" | "measure" | "ports" | "processes"))
 }
 
 fn identify(access: &impl AccessApi, headers: &HeaderMap) -> Result<Caller, Failure> {
@@ -140,10 +152,10 @@ async fn sandbox_is_there(
     api: &impl NodeApi,
     caller: &Caller,
     parts: &mut Parts,
-) -> Result<(), Failure> {
+) -> Result<SandboxId, Failure> {
     let id = parse(&placeholder(parts).await?)?;
     match api.sandbox_project(id) {
-        Some(project) if caller.sees(project) => Ok(()),
+        Some(project) if caller.sees(project) => Ok(id),
         _ => Err(Failure::no_sandbox(id)),
     }
 }

@@ -52,7 +52,8 @@ pub trait AccessApi: Send + Sync + 'static {
     /// All projects.
     fn project_list(&self) -> impl Future<Output = Result<ProjectList, Failure>> + Send;
 
-    /// Forgets a project and its keys. The caller has made sure that it has no sandboxes.
+    /// Forgets a project and its keys. The caller has made sure that it has no sandboxes and
+    /// no snapshots.
     fn project_delete(&self, id: ProjectId) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Makes a key, for the caller's project unless the request names one.
@@ -77,10 +78,7 @@ pub trait AccessApi: Send + Sync + 'static {
         fingerprint: Fingerprint,
     ) -> impl Future<Output = Result<Begun<Self::Ticket>, Failure>> + Send;
 
-    /// Remembers how a create ended.
-    fn create_keep(
-        &self,
-        ticket: Self::Ticket,
-        answer: KeptAnswer,
-    ) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Remembers how a create ended, for whoever begins it again from now on. Must be called in a
+    /// runtime.
+    fn create_keep(&self, ticket: Self::Ticket, answer: KeptAnswer);
 }

@@ -16,7 +16,7 @@ use crate::server::extract::{JsonBody, Places, parse};
 use crate::server::seen::Noted;
 use crate::{
     Caller, CreateKey, CreateProject, CreatedKey, ErrorCode, Failure, KeyList, Project,
-    ProjectList, Usage,
+    ProjectList, Role, Usage,
 };
 
 type Answer<T> = Result<Json<T>, Failure>;
@@ -43,7 +43,7 @@ async fn project_list<A: NodeApi, G: AccessApi>(
 
 /// Delete a project
 ///
-/// Its keys stop working. Refused while it has sandboxes.
+/// Its keys stop working. Refused while it has sandboxes or snapshots.
 #[utoipa::path(delete, path = "/v1/projects/{id}", tag = "access",
     params(("id" = String, Path)),
     responses((status = 204, description = "Deleted"), Failure))]
@@ -53,9 +53,13 @@ async fn project_delete<A: NodeApi, G: AccessApi>(
 ) -> Result<StatusCode, Failure> {
     let id: ProjectId = parse(&id)?;
     let sandboxes = doors.api.project_used(id).await?.sandboxes;
-    if sandboxes > 0 {
-        let message = format!("the project {id} still has {sandboxes} sandboxes");
-        return Err(Failure::new(ErrorCode::Conflict, message).with_hint("kill them first"));
+    let of_project = Caller { project: id, role: Role::User, ..Caller::ANYBODY };
+    let snapshots = doors.api.snapshot_list(&of_project).await?.snapshots.len();
+    if sandboxes > 0 || snapshots > 0 {
+        let message =
+            format!("the project {id} still has {sandboxes} sandboxes and {snapshots} snapshots");
+        return Err(Failure::new(ErrorCode::Conflict, message)
+            .with_hint("kill the sandboxes and delete the snapshots first"));
     }
     doors.access.project_delete(id).await.map(|()| StatusCode::NO_CONTENT)
 }

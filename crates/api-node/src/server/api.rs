@@ -6,13 +6,14 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use tokio::sync::mpsc;
 
+use crate::server::port::PortsApi;
 use crate::{
-    AuditList, AuditQuery, BuildEvent, Caller, ColdBoot, ColdBootQuery, CreateSandbox,
-    CreateSnapshot, DirectoryList, EventsQuery, ExecEvent, ExecRequest, Failure, FileEntry,
-    FileQuery, FileReadQuery, FileWriteQuery, Floor, FloorQuery, Fork, Forked, Health, LogsQuery,
-    MakeDirectory, MoveFile, Node, Process, ProcessId, ProcessList, PtySize, RemoveQuery, Sandbox,
-    SandboxList, SandboxListQuery, SandboxStats, SetTimeout, Snapshot, SnapshotList, SpawnRequest,
-    Template, TemplateList, Used,
+    AuditList, AuditQuery, BuildEvent, ByteRange, Caller, ColdBoot, ColdBootQuery, CreateSandbox,
+    CreateSnapshot, DirectoryList, ErrorCode, EventsQuery, ExecEvent, ExecRequest, Extent, Failure,
+    FileEntry, FileQuery, FileWriteQuery, Floor, FloorQuery, Fork, Forked, Health, LogsQuery,
+    MakeDirectory, Measure, Measured, MoveFile, Node, Process, ProcessId, ProcessList, PtySize,
+    RemoveQuery, Sandbox, SandboxList, SandboxListQuery, SandboxStats, SetTimeout, Snapshot,
+    SnapshotList, SpawnRequest, Template, TemplateList, UnpackQuery, Used, WatchEvent, WatchQuery,
 };
 
 /// Events as they happen. Dropped when the client is gone.
@@ -28,15 +29,27 @@ pub enum UploadError {
     /// The client is gone.
     #[error("the client broke the upload off")]
     BrokenOff,
-    /// More than [`crate::FILE_BYTES_MAX`].
-    #[error("the upload is over the limit of one file")]
+    /// More than the node takes.
+    #[error("the upload is over this node's limit for one file")]
     TooLarge,
+}
+
+impl From<UploadError> for Failure {
+    fn from(error: UploadError) -> Self {
+        let code = match error {
+            UploadError::BrokenOff => ErrorCode::InvalidRequest,
+            UploadError::TooLarge => ErrorCode::BodyTooLarge,
+        };
+        Self::new(code, error.to_string())
+    }
 }
 
 /// A file on its way out.
 pub struct FileContent {
     /// How many bytes will come, when that is known.
     pub size: Option<u64>,
+    /// How much of the file that is.
+    pub extent: Extent,
     /// They.
     pub bytes: ByteStream,
 }
@@ -81,7 +94,7 @@ impl std::fmt::Debug for ProcessLine {
 /// called only for one that its caller sees. A returned future is dropped when its client goes
 /// away: what it had half made must then be undone. Failures are rendered and logged by the router;
 /// implementations do not log them.
-pub trait NodeApi: Send + Sync + 'static {
+pub trait NodeApi: PortsApi {
     /// The project a sandbox belongs to; `None` when there is no such sandbox. Asked before every
     /// operation on one.
     fn sandbox_project(&self, id: SandboxId) -> Option<ProjectId>;
@@ -183,9 +196,17 @@ pub trait NodeApi: Send + Sync + 'static {
     /// Makes sandboxes from one moment of another: all or none.
     fn sandbox_fork(
         &self,
+        caller: &Caller,
         id: SandboxId,
         request: Fork,
     ) -> impl Future<Output = Result<Forked, Failure>> + Send;
+
+    /// Measures the way to a sandbox's agent, now.
+    fn sandbox_measure(
+        &self,
+        id: SandboxId,
+        request: Measure,
+    ) -> impl Future<Output = Result<Measured, Failure>> + Send;
 
     /// The project a snapshot belongs to, if it is there.
     fn snapshot_project(&self, id: SnapshotId) -> Option<ProjectId>;
@@ -193,6 +214,7 @@ pub trait NodeApi: Send + Sync + 'static {
     /// Keeps one moment of a sandbox.
     fn snapshot_create(
         &self,
+        caller: &Caller,
         id: SandboxId,
         request: CreateSnapshot,
     ) -> impl Future<Output = Result<Snapshot, Failure>> + Send;
@@ -256,6 +278,13 @@ pub trait NodeApi: Send + Sync + 'static {
         id: SandboxId,
     ) -> impl Future<Output = Result<ProcessList, Failure>> + Send;
 
+    /// One process that lives on its own.
+    fn process_get(
+        &self,
+        id: SandboxId,
+        process: ProcessId,
+    ) -> impl Future<Output = Result<Process, Failure>> + Send;
+
     /// Follows a process, and has a way to it. Dropping it leaves the process as it is. Heartbeats are
     /// the router's.
     fn process_attach(
@@ -273,11 +302,12 @@ pub trait NodeApi: Send + Sync + 'static {
         size: PtySize,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Reads a file.
+    /// Reads a file, or a range of it.
     fn file_read(
         &self,
         id: SandboxId,
-        query: FileReadQuery,
+        query: FileQuery,
+        range: Option<ByteRange>,
     ) -> impl Future<Output = Result<FileContent, Failure>> + Send;
 
     /// Writes a file; the old content stays whole until the upload has ended well.
@@ -322,4 +352,26 @@ pub trait NodeApi: Send + Sync + 'static {
         id: SandboxId,
         request: MoveFile,
     ) -> impl Future<Output = Result<FileEntry, Failure>> + Send;
+
+    /// A directory with all that is in it, as a tar stream. An error breaks it off.
+    fn file_pack(
+        &self,
+        id: SandboxId,
+        query: FileQuery,
+    ) -> impl Future<Output = Result<ByteStream, Failure>> + Send;
+
+    /// Unpacks a tar stream into a directory, and never outside of it.
+    fn file_unpack(
+        &self,
+        id: SandboxId,
+        query: UnpackQuery,
+        bytes: UploadStream,
+    ) -> impl Future<Output = Result<FileEntry, Failure>> + Send;
+
+    /// Watches a directory until the stream is dropped. Heartbeats are the router's.
+    fn file_watch(
+        &self,
+        id: SandboxId,
+        query: WatchQuery,
+    ) -> impl Future<Output = Result<EventStream<WatchEvent>, Failure>> + Send;
 }

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use crate::server::access::Doors;
 use crate::server::access_api::AccessApi;
 use crate::server::api::NodeApi;
+use crate::server::port::begins_like_a_port;
 use crate::server::seen::RequestId;
 use crate::{ErrorCode, Failure, REQUEST_ID_HEADER};
 
@@ -45,7 +46,7 @@ fn log(failure: &Failure, method: &Method, path: &str) {
 }
 
 /// Refuses what a web page open in a browser on this machine could send here: requests from another
-/// origin, and, on a node without keys, requests by a host name somebody else may point at this
+/// origin, such as a page that a sandbox serves, and, on a node without keys, requests by a host name somebody else may point at this
 /// address. Where a key is asked for, such a page has none.
 pub(crate) async fn guard<A: NodeApi, G: AccessApi>(
     State(doors): State<Doors<A, G>>,
@@ -58,7 +59,7 @@ pub(crate) async fn guard<A: NodeApi, G: AccessApi>(
     }
 }
 
-fn refusal(headers: &HeaderMap, uri: &Uri, wants_keys: bool) -> Option<Failure> {
+pub(crate) fn refusal(headers: &HeaderMap, uri: &Uri, wants_keys: bool) -> Option<Failure> {
     let host = headers.get(HOST).map(HeaderValue::as_bytes).or(uri.host().map(str::as_bytes));
     let host = host.and_then(|host| std::str::from_utf8(host).ok()).unwrap_or_default();
     if !wants_keys && !is_local_name(host) {
@@ -71,7 +72,7 @@ fn refusal(headers: &HeaderMap, uri: &Uri, wants_keys: bool) -> Option<Failure> 
     let origin_host = origin.split_once("://").map_or("", |(_, rest)| rest);
     // The node's own page, where it is served by a name of its own.
     let own = wants_keys && !host.is_empty() && origin_host.eq_ignore_ascii_case(host);
-    if own || is_local_name(origin_host) {
+    if own || (is_local_name(origin_host) && !begins_like_a_port(origin_host)) {
         return None;
     }
     Some(Failure::new(
@@ -111,6 +112,8 @@ mod test {
         for wants_keys in [false, true] {
             assert!(!asked("127.0.0.1", Some("https://evil.example"), wants_keys));
             assert!(!asked("127.0.0.1", Some("null"), wants_keys));
+            let sandboxs = "http://8000-0123456789abcdef.localhost:7878";
+            assert!(!asked("127.0.0.1:7878", Some(sandboxs), wants_keys));
             assert!(asked("127.0.0.1", Some("http://localhost:80"), wants_keys));
         }
         assert!(asked("node.example", Some("https://node.example"), true));

@@ -14,7 +14,8 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use crate::server::api::{UploadError, UploadStream};
-use crate::{Check, ErrorCode, FILE_BYTES_MAX, Failure, JSON_BYTES_MAX};
+use crate::server::limits::Limits;
+use crate::{Check, ErrorCode, Failure, JSON_BYTES_MAX};
 
 /// A checked JSON body of at most [`JSON_BYTES_MAX`].
 pub(crate) struct JsonBody<T>(pub(crate) T);
@@ -32,28 +33,33 @@ impl<S: Sync, T: DeserializeOwned + Check> FromRequest<S> for JsonBody<T> {
             return Err(Failure::new(ErrorCode::Unsupported, "this operation takes a JSON body")
                 .with_hint("send `content-type: application/json`"));
         }
-        let bytes = whole(request.into_body(), JSON_BYTES_MAX).await?;
+        let within = Limits::of(request.extensions()).body_within;
+        let bytes = whole(request.into_body(), JSON_BYTES_MAX, within).await?;
         // serde would also fill a struct from an array, by position.
         if bytes.trim_ascii_start().first() != Some(&b'{') {
             return Err(Failure::new(ErrorCode::InvalidRequest, "the body is not a JSON object"));
         }
         let value: T = serde_json::from_slice(&bytes).map_err(|error| {
-            Failure::new(ErrorCode::InvalidRequest, format!("the body is not valid: {error}"))
+            let why = without_texts(&error.to_string());
+            Failure::new(ErrorCode::InvalidRequest, format!("the body is not valid: {why}"))
         })?;
         checked(value).map(Self)
     }
 }
 
-/// LIMIT: a body that is read whole, at most a megabyte; a line that takes longer carries no such body.
-const WHOLE_WITHIN: Duration = Duration::from_secs(60);
-/// LIMIT: silence in the middle of an upload, which may itself take hours.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// A complaint of serde without the text it found, which may be a secret in a place of another type.
+fn without_texts(complaint: &str) -> String {
+    let parts = complaint.split_once("string \"").zip(complaint.rsplit_once("\", expected"));
+    match parts {
+        Some(((before, _), (_, after))) => format!("{before}text, expected{after}"),
+        None => complaint.to_owned(),
+    }
+}
 
-/// The whole body, of at most `limit` bytes.
-pub(crate) async fn whole(body: Body, limit: usize) -> Result<Bytes, Failure> {
-    let Ok(collected) = timeout(WHOLE_WITHIN, Limited::new(body, limit).collect()).await else {
-        let seconds = WHOLE_WITHIN.as_secs();
-        let message = format!("the body did not arrive within {seconds} s");
+/// The whole body, of at most `limit` bytes, if it comes in time.
+pub(crate) async fn whole(body: Body, limit: usize, within: Duration) -> Result<Bytes, Failure> {
+    let Ok(collected) = timeout(within, Limited::new(body, limit).collect()).await else {
+        let message = format!("the body did not arrive within {} s", within.as_secs());
         return Err(Failure::new(ErrorCode::InvalidRequest, message));
     };
     match collected {
@@ -67,20 +73,22 @@ pub(crate) async fn whole(body: Body, limit: usize) -> Result<Bytes, Failure> {
     }
 }
 
-/// The body as it comes, cut off when it is over [`FILE_BYTES_MAX`].
-pub(crate) fn upload(body: Body) -> UploadStream {
+/// The body as it comes, cut off when it is over the node's bound.
+pub(crate) fn upload(request: Request) -> UploadStream {
+    let Limits { body_within, upload_bytes, .. } = Limits::of(request.extensions());
     let mut total: u64 = 0;
-    let chunks = stream::unfold(body.into_data_stream(), |mut body| async move {
-        match timeout(SILENCE_MAX, body.next()).await {
-            Ok(chunk) => chunk.map(|chunk| (chunk.map_err(|_| UploadError::BrokenOff), body)),
-            Err(_) => Some((Err(UploadError::BrokenOff), body)),
-        }
-    });
+    let chunks =
+        stream::unfold(request.into_body().into_data_stream(), move |mut body| async move {
+            match timeout(body_within, body.next()).await {
+                Ok(chunk) => chunk.map(|chunk| (chunk.map_err(|_| UploadError::BrokenOff), body)),
+                Err(_) => Some((Err(UploadError::BrokenOff), body)),
+            }
+        });
     chunks
         .map(move |chunk| {
             let chunk = chunk?;
             total = total.saturating_add(chunk.len() as u64);
-            if total > FILE_BYTES_MAX { Err(UploadError::TooLarge) } else { Ok(chunk) }
+            if total > upload_bytes { Err(UploadError::TooLarge) } else { Ok(chunk) }
         })
         .boxed()
 }
@@ -134,23 +142,40 @@ mod test {
 
     use super::*;
 
-    fn hanging(first: &'static [u8]) -> Body {
+    const WITHIN: Duration = Duration::from_secs(60);
+
+    fn hanging(first: &'static [u8]) -> Request {
         let first = stream::once(async move { Ok::<_, Infallible>(Bytes::from_static(first)) });
-        Body::from_stream(first.chain(stream::pending()))
+        Request::new(Body::from_stream(first.chain(stream::pending())))
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stops_coming_is_given_up() {
-        let failure = whole(hanging(b"{"), 10).await.unwrap_err();
+        let failure = whole(hanging(b"{").into_body(), 10, WITHIN).await.unwrap_err();
         assert_eq!(failure.message, "the body did not arrive within 60 s");
         let mut chunks = upload(hanging(b"abc"));
         assert_eq!(chunks.next().await, Some(Ok(Bytes::from_static(b"abc"))));
         assert_eq!(chunks.next().await, Some(Err(UploadError::BrokenOff)));
     }
 
+    #[test]
+    fn what_was_sent_is_not_in_the_complaint() {
+        let complain = |text: &str| {
+            let parsed = serde_json::from_str::<crate::CreateSandbox>(text);
+            without_texts(&parsed.unwrap_err().to_string())
+        };
+        let said = complain(r#"{"env": "a \"b\", expected c"}"#);
+        assert_eq!(said, "invalid type: text, expected a map at line 1 column 29");
+        assert!(complain(r#"{"env": 5}"#).starts_with("invalid type: integer `5`, expected a map"));
+        assert!(complain(r#"{"name": 5, "#).contains("expected"));
+    }
+
     #[tokio::test]
     async fn a_body_over_its_limit_is_refused() {
-        let failure = whole(hanging(b"0123456789a"), 10).await.unwrap_err();
+        let failure = whole(hanging(b"0123456789a").into_body(), 10, WITHIN).await.unwrap_err();
         assert_eq!(failure.code, ErrorCode::BodyTooLarge);
+        let mut request = hanging(b"0123456789a");
+        request.extensions_mut().insert(Limits { upload_bytes: 10, ..Limits::default() });
+        assert_eq!(upload(request).next().await, Some(Err(UploadError::TooLarge)));
     }
 }

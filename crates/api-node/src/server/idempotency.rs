@@ -6,12 +6,14 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use base_types::ProjectId;
 
 use crate::server::access::Doors;
 use crate::server::access_api::{AccessApi, Begun, Fingerprint, KeptAnswer};
 use crate::server::api::NodeApi;
 use crate::server::extract::whole;
-use crate::{Caller, ErrorCode, Failure, IDEMPOTENCY_KEY_HEADER, JSON_BYTES_MAX};
+use crate::server::limits::Limits;
+use crate::{Caller, Errand, ErrorCode, Failure, IDEMPOTENCY_KEY_HEADER, JSON_BYTES_MAX};
 
 /// LIMIT: a key is a UUID or a few words.
 const KEY_BYTES_MAX: usize = 255;
@@ -57,25 +59,25 @@ async fn carry_out(
     request: Request,
     next: Next,
 ) -> Result<Response, Failure> {
-    let (parts, body) = request.into_parts();
-    let body = whole(body, JSON_BYTES_MAX).await?;
+    let (mut parts, body) = request.into_parts();
+    let within = Limits::of(&parts.extensions).body_within;
+    let body = whole(body, JSON_BYTES_MAX, within).await?;
     let fingerprint = fingerprint(&parts.method, &parts.uri.to_string(), &body);
     let ticket = match access.create_begin(caller.project, key, fingerprint).await? {
         Begun::Fresh(ticket) => ticket,
         Begun::Kept(answer) => return Ok(again(answer)),
     };
+    let errand = Some(errand(caller.project, key, &fingerprint));
+    parts.extensions.insert(Caller { errand, ..caller });
     let response = next.run(Request::from_parts(parts, Body::from(body))).await;
     if !response.status().is_success() {
         // Nothing was made: the same request may be tried again, and the ticket is dropped.
         return Ok(response);
     }
     let (parts, body) = response.into_parts();
-    let body = whole(body, ANSWER_BYTES_MAX).await?;
+    let body = whole(body, ANSWER_BYTES_MAX, within).await?;
     let answer = KeptAnswer { status: parts.status.as_u16(), body: body.clone() };
-    if let Err(failure) = access.create_keep(ticket, answer).await {
-        // It was made, which is what its caller must hear.
-        tracing::warn!(internal = failure.internal(), "an answer could not be kept: {failure}");
-    }
+    access.create_keep(ticket, answer);
     Ok(Response::from_parts(parts, Body::from(body)))
 }
 
@@ -97,6 +99,13 @@ fn fingerprint(method: &Method, uri: &str, body: &[u8]) -> Fingerprint {
         hasher.update(part);
     }
     *hasher.finalize().as_bytes()
+}
+
+fn errand(project: ProjectId, key: &str, fingerprint: &Fingerprint) -> Errand {
+    let mut hasher = blake3::Hasher::new();
+    // The one part that has no fixed length comes last.
+    hasher.update(&project.bits().to_le_bytes()).update(fingerprint).update(key.as_bytes());
+    Errand(*hasher.finalize().as_bytes())
 }
 
 fn again(answer: KeptAnswer) -> Response {

@@ -12,9 +12,10 @@ use utoipa_axum::routes;
 use crate::server::api::NodeApi;
 use crate::server::extract::{JsonBody, Places, parse};
 use crate::server::routes::Answer;
-use crate::server::seen::Noted;
+use crate::server::seen::{Made, Noted, Origin};
 use crate::{
-    Caller, CreateSnapshot, Failure, Fork, Forked, Sandbox, SetTimeout, Snapshot, SnapshotList,
+    Caller, CreateSnapshot, Failure, Fork, Forked, Measure, Measured, Sandbox, SetTimeout,
+    Snapshot, SnapshotList,
 };
 
 /// Pause a sandbox
@@ -69,13 +70,15 @@ async fn sandbox_set_timeout<A: NodeApi>(
     responses((status = 201, description = "The children", body = Forked), Failure))]
 async fn sandbox_fork<A: NodeApi>(
     State(api): State<Arc<A>>,
+    caller: Caller,
     Places(id): Places<String>,
     JsonBody(request): JsonBody<Fork>,
 ) -> Result<impl IntoResponse, Failure> {
-    let forked = api.sandbox_fork(parse(&id)?, request).await?;
+    let forked = api.sandbox_fork(&caller, parse(&id)?, request).await?;
     let children: Vec<String> = forked.sandboxes.iter().map(|made| made.id.to_string()).collect();
-    let seen = Extension(Noted::detail(format!("made {}", children.join(" "))));
-    Ok((StatusCode::CREATED, seen, Json(forked)))
+    let made = Made { from: Origin::Fork, sandboxes: forked.sandboxes.clone() };
+    let detail = Noted::detail(format!("made {}", children.join(" ")));
+    Ok((StatusCode::CREATED, (Extension(detail), Extension(made)), Json(forked)))
 }
 
 /// Keep a snapshot of a sandbox
@@ -87,10 +90,11 @@ async fn sandbox_fork<A: NodeApi>(
     responses((status = 201, description = "The snapshot", body = Snapshot), Failure))]
 async fn snapshot_create<A: NodeApi>(
     State(api): State<Arc<A>>,
+    caller: Caller,
     Places(id): Places<String>,
     JsonBody(request): JsonBody<CreateSnapshot>,
 ) -> Result<impl IntoResponse, Failure> {
-    let made = api.snapshot_create(parse(&id)?, request).await?;
+    let made = api.snapshot_create(&caller, parse(&id)?, request).await?;
     let seen = Extension(Noted::detail(format!("made {}", made.id)));
     Ok((StatusCode::CREATED, seen, Json(made)))
 }
@@ -129,12 +133,29 @@ async fn snapshot_delete<A: NodeApi>(
     api.snapshot_delete(parse(&id)?).await.map(|()| StatusCode::NO_CONTENT)
 }
 
+/// Measure a sandbox
+///
+/// How long its agent takes for a command and how fast bytes go in and out, seen by the node: to hold
+/// what a request takes on the outside against. It runs commands in the sandbox, as its user, and
+/// writes one file in `/tmp` that is gone afterwards.
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/measure", tag = "sandboxes",
+    params(("id" = String, Path)), request_body = Measure,
+    responses((status = 200, description = "The figures", body = Measured), Failure))]
+async fn sandbox_measure<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Places(id): Places<String>,
+    JsonBody(request): JsonBody<Measure>,
+) -> Answer<Measured> {
+    api.sandbox_measure(parse(&id)?, request).await.map(Json)
+}
+
 pub(super) fn lifecycle_routes<A: NodeApi>() -> OpenApiRouter<Arc<A>> {
     OpenApiRouter::new()
         .routes(routes!(sandbox_pause))
         .routes(routes!(sandbox_resume))
         .routes(routes!(sandbox_set_timeout))
         .routes(routes!(sandbox_fork))
+        .routes(routes!(sandbox_measure))
         .routes(routes!(snapshot_create))
         .routes(routes!(snapshot_list))
         .routes(routes!(snapshot_get, snapshot_delete))

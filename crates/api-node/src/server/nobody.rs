@@ -4,14 +4,17 @@ use base_types::{KeyId, ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use bytes::Bytes;
 
 use crate::server::access_api::{AccessApi, Begun, Fingerprint, KeptAnswer};
-use crate::server::api::{EventStream, FileContent, NodeApi, ProcessLine, UploadStream};
+use crate::server::api::{
+    ByteStream, EventStream, FileContent, NodeApi, ProcessLine, UploadStream,
+};
 use crate::{
-    AuditList, AuditQuery, BuildEvent, Caller, ColdBoot, ColdBootQuery, CreateKey, CreateProject,
-    CreateSandbox, CreateSnapshot, CreatedKey, DirectoryList, EventsQuery, ExecEvent, ExecRequest,
-    Failure, FileEntry, FileQuery, FileReadQuery, FileWriteQuery, Floor, FloorQuery, Fork, Forked,
-    Health, KeyList, LogsQuery, MakeDirectory, MoveFile, Node, Process, ProcessId, ProcessList,
-    Project, ProjectList, PtySize, Quota, RemoveQuery, Sandbox, SandboxList, SandboxListQuery,
-    SandboxStats, SetTimeout, Snapshot, SnapshotList, SpawnRequest, Template, TemplateList, Used,
+    AuditList, AuditQuery, BuildEvent, ByteRange, Caller, ColdBoot, ColdBootQuery, CreateKey,
+    CreateProject, CreateSandbox, CreateSnapshot, CreatedKey, DirectoryList, EventsQuery,
+    ExecEvent, ExecRequest, Failure, FileEntry, FileQuery, FileWriteQuery, Floor, FloorQuery, Fork,
+    Forked, Health, KeyList, LogsQuery, MakeDirectory, Measure, Measured, MoveFile, Node, Process,
+    ProcessId, ProcessList, Project, ProjectList, PtySize, Quota, RemoveQuery, Sandbox,
+    SandboxList, SandboxListQuery, SandboxStats, SetTimeout, Snapshot, SnapshotList, SpawnRequest,
+    Template, TemplateList, UnpackQuery, Used, WatchEvent, WatchQuery,
 };
 
 pub(crate) enum Nobody {}
@@ -97,7 +100,11 @@ impl NodeApi for Nobody {
         match *self {}
     }
 
-    async fn sandbox_fork(&self, _: SandboxId, _: Fork) -> Result<Forked, Failure> {
+    async fn sandbox_fork(&self, _: &Caller, _: SandboxId, _: Fork) -> Result<Forked, Failure> {
+        match *self {}
+    }
+
+    async fn sandbox_measure(&self, _: SandboxId, _: Measure) -> Result<Measured, Failure> {
         match *self {}
     }
 
@@ -105,7 +112,12 @@ impl NodeApi for Nobody {
         match *self {}
     }
 
-    async fn snapshot_create(&self, _: SandboxId, _: CreateSnapshot) -> Result<Snapshot, Failure> {
+    async fn snapshot_create(
+        &self,
+        _: &Caller,
+        _: SandboxId,
+        _: CreateSnapshot,
+    ) -> Result<Snapshot, Failure> {
         match *self {}
     }
 
@@ -172,7 +184,37 @@ impl NodeApi for Nobody {
         match *self {}
     }
 
-    async fn file_read(&self, _: SandboxId, _: FileReadQuery) -> Result<FileContent, Failure> {
+    async fn process_get(&self, _: SandboxId, _: ProcessId) -> Result<Process, Failure> {
+        match *self {}
+    }
+
+    async fn file_read(
+        &self,
+        _: SandboxId,
+        _: FileQuery,
+        _: Option<ByteRange>,
+    ) -> Result<FileContent, Failure> {
+        match *self {}
+    }
+
+    async fn file_pack(&self, _: SandboxId, _: FileQuery) -> Result<ByteStream, Failure> {
+        match *self {}
+    }
+
+    async fn file_unpack(
+        &self,
+        _: SandboxId,
+        _: UnpackQuery,
+        _: UploadStream,
+    ) -> Result<FileEntry, Failure> {
+        match *self {}
+    }
+
+    async fn file_watch(
+        &self,
+        _: SandboxId,
+        _: WatchQuery,
+    ) -> Result<EventStream<WatchEvent>, Failure> {
         match *self {}
     }
 
@@ -254,7 +296,7 @@ impl AccessApi for Nobody {
         match *self {}
     }
 
-    async fn create_keep(&self, _: Self, _: KeptAnswer) -> Result<(), Failure> {
+    fn create_keep(&self, _: Self, _: KeptAnswer) {
         match *self {}
     }
 }

@@ -16,6 +16,7 @@ use crate::server::extract::{JsonBody, Params, Places, parse};
 use crate::server::reply::ndjson;
 use crate::server::routes::Answer;
 use crate::server::seen::Noted;
+use crate::server::shares::Held;
 use crate::server::socket;
 use crate::{
     ErrorCode, EventsQuery, ExecEvent, Failure, Process, ProcessId, ProcessList, PtySize,
@@ -50,6 +51,17 @@ async fn process_list<A: NodeApi>(
     Places(id): Places<String>,
 ) -> Answer<ProcessList> {
     api.process_list(parse(&id)?).await.map(Json)
+}
+
+/// A process
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/processes/{process_id}", tag = "processes",
+    params(("id" = String, Path), ("process_id" = u32, Path)),
+    responses((status = 200, description = "The process", body = Process), Failure))]
+async fn process_get<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Places((id, process)): Places<(String, String)>,
+) -> Answer<Process> {
+    api.process_get(parse(&id)?, ProcessId(parse(&process)?)).await.map(Json)
 }
 
 /// Follow a process
@@ -96,6 +108,7 @@ async fn process_socket<A: NodeApi>(
     State(api): State<Arc<A>>,
     Places((id, process)): Places<(String, String)>,
     Params(query): Params<EventsQuery>,
+    Extension(held): Extension<Held>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Failure> {
     let (id, process) = (parse(&id)?, ProcessId(parse(&process)?));
@@ -107,12 +120,13 @@ async fn process_socket<A: NodeApi>(
     let line = api.process_attach(id, process, query).await?;
     let upgrade =
         upgrade.max_message_size(SOCKET_MESSAGE_BYTES_MAX).max_frame_size(SOCKET_MESSAGE_BYTES_MAX);
-    Ok(upgrade.on_upgrade(|socket| socket::serve(socket, line)))
+    Ok(upgrade.on_upgrade(|socket| socket::serve(socket, line, held)))
 }
 
 pub(super) fn process_routes<A: NodeApi>() -> OpenApiRouter<Arc<A>> {
     OpenApiRouter::new()
         .routes(routes!(process_spawn, process_list))
+        .routes(routes!(process_get))
         .routes(routes!(process_events))
         .routes(routes!(process_resize))
         .routes(routes!(process_socket))

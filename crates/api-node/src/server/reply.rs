@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -16,9 +18,10 @@ use tokio::time::timeout;
 use utoipa::IntoResponses;
 use utoipa::openapi::{self, ContentBuilder, Ref, RefOr};
 
-use crate::server::api::{EventStream, FileContent};
+use crate::server::api::{ByteStream, EventStream, FileContent};
 use crate::{
-    BuildBody, BuildEvent, ErrorCode, ExecBody, ExecEvent, Failure, HEARTBEAT_SECS, NDJSON,
+    BuildBody, BuildEvent, ErrorCode, ExecBody, ExecEvent, Extent, Failure, HEARTBEAT_SECS, NDJSON,
+    TAR, WatchBody, WatchEvent,
 };
 
 impl ErrorCode {
@@ -107,13 +110,54 @@ fn line<E: Serialize>(event: &E) -> Bytes {
     line.into()
 }
 
-/// A file's bytes.
+impl Event for WatchEvent {
+    fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    fn ts(&self) -> u64 {
+        self.ts
+    }
+
+    fn heartbeat(seq: u64, ts: u64) -> Self {
+        Self { seq, ts, body: WatchBody::Heartbeat }
+    }
+}
+
+/// A directory's tar stream.
+pub(crate) fn archive(bytes: ByteStream) -> Response {
+    let mut response = Body::from_stream(bytes).into_response();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(TAR));
+    response
+}
+
+/// A file's bytes, all or those asked for.
 pub(crate) fn file(content: FileContent) -> Response {
-    let mut response = Body::from_stream(content.bytes).into_response();
+    let range = match content.extent {
+        Extent::Whole => None,
+        Extent::Part { first, last, size } => Some(format!("bytes {first}-{last}/{size}")),
+        Extent::Beyond { size } => Some(format!("bytes */{size}")),
+    };
+    let mut response = if let Extent::Beyond { size } = content.extent {
+        let message = format!("the range begins after the end of the file, which is {size} bytes");
+        Failure::new(ErrorCode::RangeNotSatisfiable, message).into_response()
+    } else {
+        let mut response = Body::from_stream(content.bytes).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        if let Some(size) = content.size {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
+        }
+        if range.is_some() {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+        response
+    };
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    if let Some(size) = content.size {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    // Digits only, so it is always one.
+    if let Some(range) = range.and_then(|range| HeaderValue::try_from(range).ok()) {
+        headers.insert(CONTENT_RANGE, range);
     }
     response
 }

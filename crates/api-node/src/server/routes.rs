@@ -16,22 +16,25 @@ use crate::server::access::{Doors, admit};
 use crate::server::access_api::AccessApi;
 use crate::server::access_routes;
 use crate::server::api::NodeApi;
+use crate::server::document::with_places;
 use crate::server::door::{finish, guard};
-use crate::server::extract::{JsonBody, Params, Places, parse, upload, whole};
+use crate::server::extract::{JsonBody, Params, Places, parse, whole};
+use crate::server::file_routes::file_routes;
 use crate::server::idempotency::once;
 use crate::server::lifecycle_routes::lifecycle_routes;
+use crate::server::limits::Limits;
 use crate::server::nobody::Nobody;
 use crate::server::page;
+use crate::server::port::{self, Addresses, port_routes};
 use crate::server::process_routes::process_routes;
-use crate::server::reply::{file, ndjson};
-use crate::server::seen::{Made, Noted};
+use crate::server::reply::ndjson;
+use crate::server::seen::{Made, Noted, Origin};
 use crate::server::seen_routes;
+use crate::server::shares::Shares;
 use crate::{
-    BuildEvent, Caller, ColdBoot, ColdBootQuery, CreateSandbox, DirectoryList, ErrorCode,
-    ExecEvent, ExecRequest, Failure, FileEntry, FileQuery, FileReadQuery, FileWriteQuery, Floor,
-    FloorQuery, Health, MakeDirectory, MoveFile, Node, ProcessId, RemoveQuery, STDIN_BYTES_MAX,
-    Sandbox, SandboxList, SandboxListQuery, SandboxStats, SignalRequest, StdinQuery, Template,
-    TemplateList,
+    BuildEvent, Caller, ColdBoot, ColdBootQuery, CreateSandbox, ErrorCode, ExecEvent, ExecRequest,
+    Failure, Floor, FloorQuery, Health, Node, ProcessId, STDIN_BYTES_MAX, Sandbox, SandboxList,
+    SandboxListQuery, SandboxStats, SignalRequest, StdinQuery, Template, TemplateList,
 };
 
 pub(super) type Answer<T> = Result<Json<T>, Failure>;
@@ -125,8 +128,10 @@ async fn sandbox_create<A: NodeApi>(
     caller: Caller,
     JsonBody(request): JsonBody<CreateSandbox>,
 ) -> Result<impl IntoResponse, Failure> {
+    let from = if request.snapshot.is_some() { Origin::Snapshot } else { Origin::Template };
     let made = api.sandbox_create(&caller, request).await?;
-    let seen = (Extension(Noted::made(made.id)), Extension(Made(made.clone())));
+    let all = Made { from, sandboxes: vec![made.clone()] };
+    let seen = (Extension(Noted::made(made.id)), Extension(all));
     Ok((StatusCode::CREATED, seen, Json(made)))
 }
 
@@ -209,7 +214,8 @@ async fn process_stdin<A: NodeApi>(
     let Query(query) = query.map_err(|_| {
         Failure::new(ErrorCode::InvalidRequest, "`close` must be `true` or `false`")
     })?;
-    let data = whole(request.into_body(), STDIN_BYTES_MAX).await?;
+    let within = Limits::of(request.extensions()).body_within;
+    let data = whole(request.into_body(), STDIN_BYTES_MAX, within).await?;
     api.process_stdin(id, process, data, query.close).await.map(|()| StatusCode::NO_CONTENT)
 }
 
@@ -224,97 +230,6 @@ async fn process_signal<A: NodeApi>(
 ) -> Result<StatusCode, Failure> {
     let (id, process) = (parse(&id)?, ProcessId(parse(&process)?));
     api.process_signal(id, process, request.signal).await.map(|()| StatusCode::NO_CONTENT)
-}
-
-/// Read a file
-#[utoipa::path(get, path = "/v1/sandboxes/{id}/files", tag = "files",
-    params(("id" = String, Path), FileReadQuery),
-    responses((status = 200, description = "Its bytes", body = Vec<u8>,
-        content_type = "application/octet-stream"), Failure))]
-async fn file_read<A: NodeApi>(
-    State(api): State<Arc<A>>,
-    Places(id): Places<String>,
-    Params(query): Params<FileReadQuery>,
-) -> Result<Response, Failure> {
-    api.file_read(parse(&id)?, query).await.map(file)
-}
-
-/// Write a file
-///
-/// The old content stays whole until the upload has ended well.
-#[utoipa::path(put, path = "/v1/sandboxes/{id}/files", tag = "files",
-    params(("id" = String, Path), FileWriteQuery),
-    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
-    responses((status = 200, description = "The file", body = FileEntry), Failure))]
-async fn file_write<A: NodeApi>(
-    State(api): State<Arc<A>>,
-    Places(id): Places<String>,
-    Params(query): Params<FileWriteQuery>,
-    request: Request,
-) -> Answer<FileEntry> {
-    api.file_write(parse(&id)?, query, upload(request.into_body())).await.map(Json)
-}
-
-/// Remove a file or directory
-#[utoipa::path(delete, path = "/v1/sandboxes/{id}/files", tag = "files",
-    params(("id" = String, Path), RemoveQuery),
-    responses((status = 204, description = "Removed"), Failure))]
-async fn file_remove<A: NodeApi>(
-    State(api): State<Arc<A>>,
-    Places(id): Places<String>,
-    Params(query): Params<RemoveQuery>,
-) -> Result<StatusCode, Failure> {
-    api.file_remove(parse(&id)?, query).await.map(|()| StatusCode::NO_CONTENT)
-}
-
-/// List a directory
-#[utoipa::path(get, path = "/v1/sandboxes/{id}/files/list", tag = "files",
-    params(("id" = String, Path), FileQuery),
-    responses((status = 200, description = "Its entries", body = DirectoryList), Failure))]
-async fn file_list<A: NodeApi>(
-    State(api): State<Arc<A>>,
-    Places(id): Places<String>,
-    Params(query): Params<FileQuery>,
-) -> Answer<DirectoryList> {
-    api.file_list(parse(&id)?, query).await.map(Json)
-}
-
-/// One file or directory
-///
-/// A symbolic link is not followed.
-#[utoipa::path(get, path = "/v1/sandboxes/{id}/files/stat", tag = "files",
-    params(("id" = String, Path), FileQuery),
-    responses((status = 200, description = "It", body = FileEntry), Failure))]
-async fn file_stat<A: NodeApi>(
-    State(api): State<Arc<A>>,
-    Places(id): Places<String>,
-    Params(query): Params<FileQuery>,
-) -> Answer<FileEntry> {
-    api.file_stat(parse(&id)?, query).await.map(Json)
-}
-
-/// Make a directory
-#[utoipa::path(post, path = "/v1/sandboxes/{id}/files/make", tag = "files",
-    params(("id" = String, Path)), request_body = MakeDirectory,
-    responses((status = 200, description = "The directory", body = FileEntry), Failure))]
-async fn file_make<A: NodeApi>(
-    State(api): State<Arc<A>>,
-    Places(id): Places<String>,
-    JsonBody(request): JsonBody<MakeDirectory>,
-) -> Answer<FileEntry> {
-    api.file_make(parse(&id)?, request).await.map(Json)
-}
-
-/// Move a file or directory
-#[utoipa::path(post, path = "/v1/sandboxes/{id}/files/move", tag = "files",
-    params(("id" = String, Path)), request_body = MoveFile,
-    responses((status = 200, description = "Where it is now", body = FileEntry), Failure))]
-async fn file_move<A: NodeApi>(
-    State(api): State<Arc<A>>,
-    Places(id): Places<String>,
-    JsonBody(request): JsonBody<MoveFile>,
-) -> Answer<FileEntry> {
-    api.file_move(parse(&id)?, request).await.map(Json)
 }
 
 #[derive(OpenApi)]
@@ -362,38 +277,45 @@ fn routes<A: NodeApi>() -> OpenApiRouter<Arc<A>> {
         .routes(routes!(process_signal))
         .merge(process_routes())
         .merge(lifecycle_routes())
-        .routes(routes!(file_read, file_write, file_remove))
-        .routes(routes!(file_list))
-        .routes(routes!(file_stat))
-        .routes(routes!(file_make))
-        .routes(routes!(file_move))
+        .merge(port_routes())
+        .merge(file_routes())
 }
 
-/// Serves `api` over HTTP to whom `access` lets. Every body is bounded by the operation that reads it.
-pub fn router<A: NodeApi, G: AccessApi>(api: Arc<A>, access: Arc<G>) -> axum::Router {
-    let doors = Doors { api: api.clone(), access };
+/// Serves `api` over HTTP to whom `access` lets, within `limits`, and the ports of its sandboxes beside it.
+/// Every body is bounded by the operation that reads it. `watch` may put something around all of it
+/// that sees requests with their route.
+pub fn router<A: NodeApi, G: AccessApi>(
+    api: Arc<A>,
+    access: Arc<G>,
+    limits: Limits,
+    addresses: Addresses,
+    watch: impl Fn(axum::Router) -> axum::Router,
+) -> axum::Router {
+    let doors = Doors { api: api.clone(), access, shares: Shares::new(limits) };
     let access_routes = access_routes::routes().with_state(doors.clone());
-    axum::Router::from(routes::<A>().with_state(api.clone()).merge(access_routes))
+    let operations = axum::Router::from(routes::<A>().with_state(api.clone()).merge(access_routes))
         .merge(page::router())
         .merge(seen_routes::metrics_router(api))
         .fallback(nothing_here)
         .method_not_allowed_fallback(not_that_way)
         .layer(from_fn_with_state(doors.clone(), once::<A, G>))
         .layer(from_fn_with_state(doors.clone(), admit::<A, G>))
-        .layer(from_fn_with_state(doors, guard::<A, G>))
-        .layer(from_fn(finish))
+        .layer(from_fn_with_state(doors.clone(), guard::<A, G>))
+        .layer(from_fn(finish));
+    port::beside(operations, doors, addresses, watch)
 }
 
 async fn nothing_here() -> Failure {
     Failure::new(ErrorCode::NotFound, "there is no such operation")
 }
 
-async fn not_that_way() -> Failure {
-    Failure::new(ErrorCode::Unsupported, "this path does not take that method")
+async fn not_that_way() -> impl IntoResponse {
+    let failure = Failure::new(ErrorCode::Unsupported, "this path does not take that method");
+    (StatusCode::METHOD_NOT_ALLOWED, failure)
 }
 
 /// The document of the whole API, made without any implementation.
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let access = access_routes::routes::<Nobody, Nobody>();
-    routes::<Nobody>().into_openapi().merge_from(access.into_openapi())
+    with_places(routes::<Nobody>().into_openapi().merge_from(access.into_openapi()))
 }

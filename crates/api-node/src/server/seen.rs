@@ -1,5 +1,7 @@
 //! What goes along with a request and its answer for those who watch from outside.
 
+use base_types::SandboxId;
+
 use crate::Sandbox;
 
 /// Names a request in the answer, the node's log and the audit log. Whoever is outermost gives it.
@@ -48,6 +50,31 @@ impl Noted {
     }
 }
 
-/// A sandbox that was made, in the answer's extensions.
+/// In a request's extensions: that it is for a program in a sandbox, not for the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AtPort {
+    /// The sandbox, if there is one of that id.
+    pub sandbox: SandboxId,
+    /// The port.
+    pub port: u16,
+}
+
+/// What sandboxes were made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A template.
+    Template,
+    /// A snapshot somebody kept.
+    Snapshot,
+    /// A moment of another sandbox.
+    Fork,
+}
+
+/// Sandboxes that were made, in the answer's extensions.
 #[derive(Clone, Debug)]
-pub struct Made(pub Sandbox);
+pub struct Made {
+    /// What from.
+    pub from: Origin,
+    /// They.
+    pub sandboxes: Vec<Sandbox>,
+}

@@ -13,24 +13,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service as _;
 
-/// LIMIT: connections at once. Each takes a descriptor and some tens of KiB; hundreds of sandboxes
-/// with a few streams each fit. Whoever comes later waits in the kernel's queue.
-const CONNECTIONS_MAX: usize = 4096;
-/// LIMIT: the head of a request. The longest lines are a path in a sandbox, percent-encoded, and a
-/// key; what an operation reads beyond the head has limits of its own.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// LIMIT: header lines of one request; browsers send about twenty.
-const HEADERS_MAX: usize = 100;
-/// LIMIT: from the moment a connection is idle until the next request's head has come whole. A client
-/// that keeps connections for less than this is never cut off in the middle.
-const HEAD_WITHIN: Duration = Duration::from_secs(60);
-/// LIMIT: two round trips and a signature; a peer that takes longer does not speak TLS.
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+use crate::server::limits::Limits;
+use crate::server::seats::{Seat, Seats};
+use crate::server::stall::Watched;
+
 /// How long to wait before accepting again when the system has no descriptors left.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -41,18 +32,15 @@ pub async fn serve(
     listener: TcpListener,
     router: Router,
     tls: Option<TlsAcceptor>,
+    limits: Limits,
     stop: impl Future<Output = ()> + Send,
 ) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let seats = Seats::new(limits.connections);
     let closing = watch::Sender::new(false);
     let mut stop = std::pin::pin!(stop);
     loop {
-        let next = async {
-            let place = places.clone().acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
-            next = next => next,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = &mut stop => break,
         };
         let (stream, peer) = match accepted {
@@ -66,10 +54,18 @@ pub async fn serve(
                 continue;
             }
         };
+        // Those that come meanwhile wait in the kernel's queue.
+        let seat = tokio::select! {
+            seat = seats.take() => seat,
+            () = &mut stop => break,
+        };
         let (router, tls, closing) = (router.clone(), tls.clone(), closing.subscribe());
+        let side = Side { peer, seat: seat.clone(), limits };
         tokio::spawn(async move {
-            let _place = place;
-            shake_hands(stream, peer, router, tls, closing).await;
+            tokio::select! {
+                () = shake_hands(stream, side, router, tls, closing) => {}
+                () = seat.asked_to_leave() => tracing::debug!(%peer, "it waited longest, and made room"),
+            }
         });
     }
     drop(listener);
@@ -83,42 +79,48 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
+/// What is known of a connection.
+struct Side {
+    peer: SocketAddr,
+    seat: Arc<Seat>,
+    limits: Limits,
+}
+
 async fn shake_hands(
     stream: TcpStream,
-    peer: SocketAddr,
+    side: Side,
     router: Router,
     tls: Option<TlsAcceptor>,
     closing: watch::Receiver<bool>,
 ) {
     // Events are small and wanted now.
     let _ = stream.set_nodelay(true);
-    let Some(tls) = tls else { return converse(stream, peer, router, closing).await };
-    match timeout(HANDSHAKE_WITHIN, tls.accept(stream)).await {
-        Ok(Ok(stream)) => converse(stream, peer, router, closing).await,
+    let Some(tls) = tls else { return converse(stream, side, router, closing).await };
+    let peer = side.peer;
+    match timeout(side.limits.handshake_within, tls.accept(stream)).await {
+        Ok(Ok(stream)) => converse(stream, side, router, closing).await,
         Ok(Err(error)) => tracing::debug!(%peer, "no TLS: {error}"),
         Err(_) => tracing::debug!(%peer, "no TLS within the time for it"),
     }
 }
 
-async fn converse<S>(
-    stream: S,
-    peer: SocketAddr,
-    router: Router,
-    mut closing: watch::Receiver<bool>,
-) where
+async fn converse<S>(stream: S, side: Side, router: Router, mut closing: watch::Receiver<bool>)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let Side { peer, seat, limits } = side;
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(seat.clone());
         // A router is always ready.
         router.clone().call(request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), service)
+        .header_read_timeout(limits.head_within)
+        .max_buf_size(limits.head_bytes)
+        .max_headers(limits.head_lines)
+        .serve_connection(TokioIo::new(Watched::new(stream, limits.stall_within)), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {

@@ -6,16 +6,17 @@ use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 
 use crate::server::api::{EventStream, ProcessInput, ProcessLine};
+use crate::server::shares::Held;
 use crate::{Check, ExecBody, ExecEvent, HEARTBEAT_SECS, SocketRequest};
 
 /// LIMIT: how long a caller may take for its half of the goodbye.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
-/// Carries both directions until the process is over or the caller is gone.
-pub(crate) async fn serve(socket: WebSocket, line: ProcessLine) {
+/// Carries both directions until the process is over, the caller is gone, or its time for requests is up.
+pub(crate) async fn serve(socket: WebSocket, line: ProcessLine, held: Held) {
     let (mut out, mut incoming) = socket.split();
     let ProcessLine { events, input } = line;
     let told = tokio::select! {
@@ -25,6 +26,7 @@ pub(crate) async fn serve(socket: WebSocket, line: ProcessLine) {
             None => return,
             Some(reason) => Ok((close_code::UNSUPPORTED, reason)),
         },
+        () = sleep_until(held.until()) => Ok((close_code::AWAY, held.too_long().message)),
     };
     let Ok((code, reason)) = told else { return };
     let goodbye = CloseFrame { code, reason: Utf8Bytes::from(reason) };

@@ -71,7 +71,7 @@ pub(crate) enum ProjectsCommand {
     Create(CreateProjectArgs),
     /// List projects.
     Ls(Format),
-    /// Delete projects that have no sandboxes, with their keys.
+    /// Delete projects that have no sandboxes and no snapshots, with their keys.
     Rm(RmProjects),
 }
 

@@ -52,6 +52,8 @@ Example:
     Snapshot(TakeSnapshot),
     /// Give a sandbox another lifetime, from now on.
     Timeout(Timeout),
+    /// Print the address of a port of a sandbox, and say who may use it.
+    Url(Url),
     /// Show the counters of a sandbox's machine.
     #[command(after_help = "\
 Example:
@@ -116,7 +118,7 @@ pub(crate) struct Create {
     /// How long it may go without use, such as 10m or never [default: never].
     #[arg(long, value_name = "TIME", value_parser = parse_lifetime)]
     pub(crate) idle_timeout: Option<u32>,
-    /// What happens when its time is over.
+    /// What happens when its time is over: it is destroyed, or paused until it is used again.
     #[arg(long, value_enum, default_value = "kill")]
     pub(crate) on_timeout: AtTimeout,
     #[command(flatten)]
@@ -126,9 +128,7 @@ pub(crate) struct Create {
 /// What happens to a sandbox whose time is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum AtTimeout {
-    /// It is destroyed.
     Kill,
-    /// It is paused, and resumes when it is used again.
     Pause,
 }
 
@@ -295,16 +295,21 @@ pub(crate) struct Kill {
 Examples:
   sandflare cp data.csv sbx_0123456789abcdef:/home/agent/data.csv
   sandflare cp sbx_0123456789abcdef:/home/agent/chart.png .
-  sandflare cp - sbx_0123456789abcdef:/home/agent/stdin < data     (`-` is a standard stream)")]
+  sandflare cp project sbx_0123456789abcdef:/home/agent/project   a directory, with all that is in it
+  sandflare cp sbx_0123456789abcdef:/home/agent/project back
+  sandflare cp - sbx_0123456789abcdef:/home/agent/stdin < data     (`-` is a standard stream)
+
+Of a directory that comes out of a sandbox, links and special files are left out, and named.")]
 pub(crate) struct Cp {
-    /// A file here, or ID:PATH.
+    /// A file or directory here, or ID:PATH.
     pub(crate) from: CopyPlace,
     /// A file or directory here, or ID:PATH.
     pub(crate) to: CopyPlace,
     /// Permission bits of a file in a sandbox, in octal, such as 755.
     #[arg(long, value_parser = parse_mode)]
     pub(crate) mode: Option<u32>,
-    /// Owner of a file in a sandbox [default: agent].
+    /// Owner of what is written in a sandbox [default: agent], or whose rights count for what is read
+    /// there [default: root].
     #[arg(short, long)]
     pub(crate) user: Option<String>,
 }
@@ -314,4 +319,33 @@ fn parse_mode(text: &str) -> Result<u32, String> {
         .ok()
         .filter(|mode| *mode <= 0o7777)
         .ok_or_else(|| "use one to four octal digits, such as 644".to_owned())
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  sandflare url sbx_0123456789abcdef 8000             with the token that opens it, for a browser
+  curl $(sandflare url --path sbx_0123456789abcdef 8000)
+  sandflare url --public sbx_0123456789abcdef 8000    for everybody who reaches the node
+  sandflare url --private sbx_0123456789abcdef 8000   only with the token, or a key, again
+
+The token opens every port of that sandbox, and no other sandbox. Programs must listen on all addresses
+or on loopback.")]
+pub(crate) struct Url {
+    /// The sandbox.
+    pub(crate) id: SandboxId,
+    /// The TCP port.
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) port: u16,
+    /// Let everybody who reaches the node reach it.
+    #[arg(long, conflicts_with = "private")]
+    pub(crate) public: bool,
+    /// Let only those reach it who have the token, or a key.
+    #[arg(long)]
+    pub(crate) private: bool,
+    /// Print the address below the node's own, for programs that do not find host names under localhost.
+    #[arg(long)]
+    pub(crate) path: bool,
+    #[command(flatten)]
+    pub(crate) format: Format,
 }

@@ -41,24 +41,31 @@ impl Measure {
         Self { client, template, size, made: Arc::default(), creating: TaskTracker::new() }
     }
 
+    /// What its sandboxes are clones of.
+    pub(crate) fn template(&self) -> &TemplateName {
+        &self.template
+    }
+
+    /// Their size.
+    pub(crate) fn size(&self) -> Size {
+        self.size
+    }
+
     /// One create, one command, one kill; the pool is full when it begins.
     pub(crate) async fn one(&self, path: MemoryPath) -> Result<Run, ClientError> {
         self.wait_for_pool().await?;
         let began = Instant::now();
         let sandbox = self.create(path).await?;
-        let create_us = micros(began);
+        let create_us = micros(began, Instant::now());
         let exec_began = Instant::now();
         let first = self.first_output(sandbox.id).await;
         let stats = self.client.sandbox_stats(sandbox.id).await;
         self.kill(sandbox.id).await?;
         let answered = first?;
-        let since = |began: Instant| {
-            u64::try_from(answered.duration_since(began).as_micros()).unwrap_or(u64::MAX)
-        };
         Ok(Run {
             create_us,
-            first_output_us: since(began),
-            exec_us: since(exec_began),
+            first_output_us: micros(began, answered),
+            exec_us: micros(exec_began, answered),
             phases: sandbox.phases,
             stats: stats?,
         })
@@ -72,7 +79,7 @@ impl Measure {
             let this = self.clone();
             creates.spawn(async move {
                 let began = Instant::now();
-                this.create(path).await.map(|sandbox| (sandbox.id, micros(began)))
+                this.create(path).await.map(|sandbox| (sandbox.id, micros(began, Instant::now())))
             });
         }
         let (mut times, mut failures, mut ids) = (Vec::new(), Vec::new(), Vec::new());
@@ -137,7 +144,7 @@ impl Measure {
         if timeout(CREATE_LIMIT, self.creating.wait()).await.is_err() {
             eprintln!("warning: a create is still under way; look with `sandflare ps`");
         }
-        let left = self.made().clone();
+        let left = self.list().clone();
         for id in left {
             if let Err(error) = self.kill(id).await {
                 eprintln!("warning: sandbox {id} could not be killed: {error}");
@@ -145,7 +152,7 @@ impl Measure {
         }
     }
 
-    async fn create(&self, path: MemoryPath) -> Result<Sandbox, ClientError> {
+    pub(crate) async fn create(&self, path: MemoryPath) -> Result<Sandbox, ClientError> {
         let options = CreateOptions { memory_path: Some(path), ..CreateOptions::default() };
         let request = CreateSandbox {
             template: self.template.clone(),
@@ -157,20 +164,25 @@ impl Measure {
         let this = self.clone();
         let creating = self.creating.spawn(async move {
             let sandbox = this.client.sandbox_create(&request).await?;
-            this.made().insert(sandbox.id);
+            this.made(sandbox.id);
             Ok(sandbox)
         });
         creating.await.expect("a create neither panics nor is cancelled")
     }
 
-    async fn kill(&self, id: SandboxId) -> Result<(), ClientError> {
+    /// A sandbox that is to be killed when the benchmark is broken off.
+    pub(crate) fn made(&self, id: SandboxId) {
+        self.list().insert(id);
+    }
+
+    pub(crate) async fn kill(&self, id: SandboxId) -> Result<(), ClientError> {
         self.client.sandbox_kill(id).await?;
-        self.made().remove(&id);
+        self.list().remove(&id);
         Ok(())
     }
 
     /// When the first output of `echo` came; the rest of its life is waited for too.
-    async fn first_output(&self, id: SandboxId) -> Result<Instant, ClientError> {
+    pub(crate) async fn first_output(&self, id: SandboxId) -> Result<Instant, ClientError> {
         let argv = ["echo", ANSWER].map(str::to_owned).to_vec();
         let request = ExecRequest { argv, ..ExecRequest::default() };
         let mut events = self.client.process_exec(id, &request).await?;
@@ -195,7 +207,8 @@ impl Measure {
         Err(events.cut_short())
     }
 
-    async fn wait_for_pool(&self) -> Result<(), ClientError> {
+    /// Returns when the pool is full, or nobody would wait for it any longer.
+    pub(crate) async fn wait_for_pool(&self) -> Result<(), ClientError> {
         let end = Instant::now() + POOL_LIMIT;
         loop {
             let pool = self.client.node_get().await?.pool;
@@ -206,11 +219,12 @@ impl Measure {
         }
     }
 
-    fn made(&self) -> MutexGuard<'_, BTreeSet<SandboxId>> {
+    fn list(&self) -> MutexGuard<'_, BTreeSet<SandboxId>> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn micros(began: Instant) -> u64 {
-    u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX)
+/// Microseconds from `began` to `ended`.
+pub(crate) fn micros(began: Instant, ended: Instant) -> u64 {
+    u64::try_from(ended.duration_since(began).as_micros()).unwrap_or(u64::MAX)
 }

@@ -4,7 +4,9 @@
 //! both. The first create on each path is not counted: it may be the one that records what later
 //! ones bring in ahead.
 
+mod api;
 mod measure;
+mod neighbours;
 mod render;
 mod report;
 mod spread;
@@ -13,12 +15,14 @@ mod targets;
 use anyhow::{Context, Result};
 use api_node::{ColdBootQuery, FLOOR_RUNS_MAX, FloorQuery, MemoryPath};
 use client::Client;
+use serde::Serialize;
 
 use crate::args::{Bench, MemoryPaths};
 use crate::bench::measure::Measure;
-use crate::bench::report::{Report, Restore, Run, SCHEMA};
+use crate::bench::report::{Report, Restore, Run, SCHEMA, Target};
 use crate::bench::spread::Spread;
 use crate::complaint::{End, SIGNAL_BASE};
+use crate::place::Place;
 use crate::signals::Signals;
 use crate::snapshot;
 use crate::steps::Steps;
@@ -28,29 +32,44 @@ use crate::table::{print, print_json};
 const FLOOR_RUNS: u32 = 20;
 
 /// `sandflare bench`
-pub(crate) async fn bench(client: &Client, args: &Bench) -> Result<End> {
+pub(crate) async fn bench(place: &Place, args: &Bench) -> Result<End> {
+    let client = &place.client()?;
     let mut signals = Signals::take()?;
     let measure = Measure::new(client.clone(), args.template.clone(), args.size);
-    let report = tokio::select! {
-        signal = signals.next() => Err(signal),
-        report = run(&measure, client, args) => Ok(report),
+    let measuring = async {
+        if args.neighbours {
+            let steps = Steps::new();
+            let report = neighbours::run(&measure, client, &steps, args.runs).await?;
+            return tell(args, &report, &neighbours::text(&report), &report.targets);
+        }
+        if args.api {
+            let report = api::run(&measure, place, args).await?;
+            return tell(args, &report, &api::text(&report), &report.targets);
+        }
+        let report = run(&measure, client, args).await?;
+        tell(args, &report, &render::text(&report), &report.targets)
+    };
+    let end = tokio::select! {
+        signal = signals.next() => Ok(End::Code(SIGNAL_BASE + signal)),
+        end = measuring => end,
     };
     measure.kill_all().await;
-    let report = match report {
-        Ok(report) => report?,
-        Err(signal) => return Ok(End::Code(SIGNAL_BASE + signal)),
-    };
+    end
+}
+
+/// Puts a report where it is wanted, and says whether all is as it should be.
+fn tell(args: &Bench, report: &impl Serialize, text: &str, targets: &[Target]) -> Result<End> {
     if let Some(path) = &args.output {
-        let mut text = serde_json::to_string_pretty(&report)?;
-        text.push('\n');
-        std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+        let mut json = serde_json::to_string_pretty(report)?;
+        json.push('\n');
+        std::fs::write(path, json).with_context(|| format!("write {}", path.display()))?;
     }
     if args.json {
-        print_json(&report)?;
+        print_json(report)?;
     } else {
-        print(&render::text(&report))?;
+        print(text)?;
     }
-    let missed = report.targets.iter().any(|target| target.reached == Some(false));
+    let missed = targets.iter().any(|target| target.reached == Some(false));
     Ok(if args.check && missed { End::No } else { End::Done })
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::bench::report::{Report, Restore};
+use crate::bench::report::{Report, Restore, Target};
 use crate::bench::spread::Spread;
 
 pub(crate) fn text(report: &Report) -> String {
@@ -52,7 +52,7 @@ pub(crate) fn text(report: &Report) -> String {
         failed(&mut text, &alive.failures, alive.count);
     }
     text.push('\n');
-    text.push_str(&targets(report));
+    text.push_str(&verdicts(&report.targets));
     text
 }
 
@@ -94,25 +94,25 @@ fn restored(restore: &Restore) -> String {
     text
 }
 
-fn head(name: &str) -> String {
+pub(crate) fn head(name: &str) -> String {
     format!("{name:<38}{:>9}{:>9}{:>9}{:>9}{:>9}", "min", "mean", "p50", "p99", "max")
 }
 
-fn row(name: &str, spread: &Spread, shown: fn(u64) -> String) -> String {
+pub(crate) fn row(name: &str, spread: &Spread, shown: fn(u64) -> String) -> String {
     let Spread { count: _, min, mean, p50, p99, max } = *spread;
     let [min, mean, p50, p99, max] = [min, mean, p50, p99, max].map(shown);
     format!("  {name:<36}{min:>9}{mean:>9}{p50:>9}{p99:>9}{max:>9}")
 }
 
-fn failed(text: &mut String, failures: &[String], count: u32) {
+pub(crate) fn failed(text: &mut String, failures: &[String], count: u32) {
     if let Some(first) = failures.first() {
         let _ = writeln!(text, "  {} of {count} failed; the first: {first}", failures.len());
     }
 }
 
-fn targets(report: &Report) -> String {
+pub(crate) fn verdicts(targets: &[Target]) -> String {
     let mut text = String::from("targets\n");
-    for target in &report.targets {
+    for target in targets {
         let verdict = match target.reached {
             Some(true) => "reached",
             Some(false) => "NOT REACHED",
@@ -128,7 +128,7 @@ fn targets(report: &Report) -> String {
     text
 }
 
-fn ms(us: u64) -> String {
+pub(crate) fn ms(us: u64) -> String {
     format!("{:.2}", us as f64 / 1000.0)
 }
 

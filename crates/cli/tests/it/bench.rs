@@ -1,3 +1,5 @@
+use expect_test::expect;
+
 use crate::sandflare::Sandflare;
 
 #[tokio::test]
@@ -59,4 +61,55 @@ async fn the_figures_can_be_kept_in_a_file_beside_the_table() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("restore by userfault, 1 runs"));
     let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
     assert_eq!(kept["schema"], 1);
+}
+
+#[tokio::test]
+async fn a_quiet_sandbox_is_measured_beside_each_hog_and_beside_all_and_none_is_left() {
+    let sandflare = Sandflare::new().await;
+    let output = sandflare.output(&["bench", "--neighbours", "--runs", "2", "--json"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["idle_us"]["count"], 10);
+    let beside = report["beside"].as_array().unwrap();
+    let names: Vec<_> = beside.iter().map(|one| one["hog"].as_str().unwrap()).collect();
+    assert_eq!(names, ["busy loop", "memory hog", "disk filler", "fork bomb", "all of them"]);
+    for one in beside {
+        assert_eq!(one["exec_us"]["count"], 2);
+        assert_eq!(one["failures"], serde_json::json!([]));
+    }
+    assert_eq!(report["targets"].as_array().unwrap().len(), 5);
+    assert_eq!(sandflare.node.sandbox_count(), 0);
+}
+
+#[tokio::test]
+async fn without_the_python_sdk_the_way_from_it_is_not_measured_and_what_to_do_is_said() {
+    let sandflare = Sandflare::new().await;
+    let missing = sandflare.home.path().join("python");
+    let bench = ["bench", "--api", "--python", missing.to_str().unwrap()];
+    let shown = sandflare.shown(&bench).await.replace(missing.to_str().unwrap(), "PYTHON");
+    expect![[r#"
+        exit code: 1
+        ----- stdout -----
+        ----- stderr -----
+        error: there is no Python at `PYTHON`
+        hint: install python3, or name another with --python
+    "#]]
+    .assert_eq(&shown);
+
+    // An interpreter as it ends when the package is not installed there.
+    let script = "#!/bin/sh\necho 'Traceback (most recent call last):' >&2\n\
+                  echo \"ModuleNotFoundError: No module named 'sandflare'\" >&2\nexit 1\n";
+    std::fs::write(&missing, script).unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&missing, executable).unwrap();
+    let shown = sandflare.shown(&bench).await.replace(missing.to_str().unwrap(), "PYTHON");
+    expect![[r#"
+        exit code: 1
+        ----- stdout -----
+        ----- stderr -----
+        error: `PYTHON` cannot use the Python SDK: ModuleNotFoundError: No module named 'sandflare'
+        hint: install it there with `pip install ./sdk/python`, or name another with --python
+    "#]]
+    .assert_eq(&shown);
+    assert_eq!(sandflare.node.sandbox_count(), 0);
 }

@@ -9,3 +9,4 @@ mod run;
 mod sandbox;
 mod sandflare;
 mod terminal;
+mod url;

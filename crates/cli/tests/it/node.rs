@@ -101,6 +101,39 @@ async fn a_file_goes_in_and_comes_out_equal() {
 }
 
 #[tokio::test]
+async fn a_directory_goes_in_and_comes_out_equal() {
+    let sandflare = Sandflare::new().await;
+    let (here, back) = (sandflare.home.path().join("in"), sandflare.home.path().join("out"));
+    let big: Vec<u8> = (0..=u8::MAX).cycle().take(700_001).collect();
+    let (small, name) = (&b"small"[..], "n".repeat(150));
+    std::fs::create_dir_all(here.join("sub")).unwrap();
+    std::fs::write(here.join("sub/big"), &big).unwrap();
+    std::fs::write(here.join(&name), small).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", here.join("link")).unwrap();
+    let made = client::Client::new(&sandflare.served.url).unwrap();
+    let id = made.sandbox_create(&api_node::CreateSandbox::default()).await.unwrap().id;
+    let (here, inside) = (here.to_str().unwrap(), format!("{id}:/home/agent/"));
+    for (from, to) in [(here, inside.as_str()), (&format!("{inside}in"), back.to_str().unwrap())] {
+        let output = sandflare.output(&["cp", from, to]).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout.is_empty());
+    }
+    assert!(std::fs::read(back.join("sub/big")).unwrap() == big);
+    assert!(std::fs::read(back.join(&name)).unwrap() == small);
+    assert_eq!(std::fs::read_dir(&back).unwrap().count(), 2);
+    // Into a directory that is there, it goes by its name.
+    let output = sandflare.output(&["cp", &format!("{inside}in"), back.to_str().unwrap()]).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(std::fs::read(back.join("in/sub/big")).unwrap() == big);
+    let output = sandflare.output(&["cp", "--mode", "755", here, &inside]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--mode is for a file"));
+    let missing = sandflare.home.path().join("missing");
+    let output = sandflare.output(&["cp", missing.to_str().unwrap(), &inside]).await;
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[tokio::test]
 async fn kill_kills_what_is_there_and_tells_the_rest() {
     let sandflare = Sandflare::new().await;
     let client = client::Client::new(&sandflare.served.url).unwrap();

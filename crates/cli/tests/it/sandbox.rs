@@ -6,12 +6,12 @@ use serde_json::Value;
 use crate::sandflare::Sandflare;
 
 /// What it printed, and nothing was said beside that.
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     String::from_utf8(output.stdout.clone()).unwrap().trim().to_owned()
 }
 
-fn json(output: &Output) -> Value {
+pub(crate) fn json(output: &Output) -> Value {
     serde_json::from_str(&text(output)).unwrap()
 }
 
@@ -226,6 +226,7 @@ async fn every_verb_explains_itself_with_an_example() {
         "fork",
         "snapshot",
         "timeout",
+        "url",
         "metrics",
         "processes",
         "kill",

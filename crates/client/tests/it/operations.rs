@@ -1,6 +1,6 @@
 use api_node::{
-    BuildBody, CreateSandbox, ErrorCode, ExecBody, ExecRequest, Failure, FileQuery, FileReadQuery,
-    FileWriteQuery, FloorQuery, MoveFile, ProcessId, RemoveQuery, Sandbox,
+    BuildBody, CreateSandbox, ErrorCode, ExecBody, ExecRequest, Failure, FileQuery, FileWriteQuery,
+    FloorQuery, MoveFile, ProcessId, RemoveQuery, Sandbox,
 };
 use base_types::{SandboxId, Size};
 use bytes::Bytes;
@@ -109,7 +109,7 @@ async fn files_of_every_length_come_back_equal() {
         let pieces: Vec<_> = content.chunks(8191).map(|c| Ok(Bytes::copy_from_slice(c))).collect();
         let entry = client.file_write(id, &query, stream::iter(pieces)).await.unwrap();
         assert_eq!((entry.name.as_str(), entry.size, entry.mode), ("a b&c", length as u64, 0o600));
-        let query = FileReadQuery { path: query.path, user: None };
+        let query = FileQuery::at(query.path);
         let (size, mut bytes) = client.file_read(id, &query).await.unwrap();
         assert_eq!(size, Some(length as u64));
         let mut got = Vec::new();
@@ -121,11 +121,11 @@ async fn files_of_every_length_come_back_equal() {
     let to = "/home/agent/d".to_owned();
     let request = MoveFile { from: "/home/agent/a b&c".into(), to: to.clone() };
     client.file_move(id, &request).await.unwrap();
-    let list = client.file_list(id, &FileQuery { path: "/home/agent".into() }).await.unwrap();
+    let list = client.file_list(id, &FileQuery::at("/home/agent")).await.unwrap();
     assert_eq!(list.entries.iter().map(|e| e.name.as_str()).collect::<Vec<_>>(), ["d"]);
-    client.file_stat(id, &FileQuery { path: to.clone() }).await.unwrap();
+    client.file_stat(id, &FileQuery::at(&to)).await.unwrap();
     client.file_remove(id, &RemoveQuery { path: to.clone(), recursive: false }).await.unwrap();
-    let error = client.file_stat(id, &FileQuery { path: to }).await.unwrap_err();
+    let error = client.file_stat(id, &FileQuery::at(to)).await.unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::PathNotFound));
 }
 
@@ -141,7 +141,7 @@ async fn an_upload_that_breaks_off_leaves_the_old_file() {
         Err(std::io::Error::other("the local file broke")),
     ]);
     client.file_write(id, &query, broken).await.unwrap_err();
-    let stat = client.file_stat(id, &FileQuery { path: "/f".into() }).await.unwrap();
+    let stat = client.file_stat(id, &FileQuery::at("/f")).await.unwrap();
     assert_eq!(stat.size, 3);
 }
 

@@ -68,3 +68,60 @@ impl AsyncWrite for PortStream {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod test {
+    use api_guest::{Decoder, FailCode, Failed, Message};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// A connection, and the agent's end of it once it has read a request for port 8000.
+    async fn asked(answer: Vec<u8>) -> (Result<PortStream, GuestError>, UnixStream) {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let agent = async {
+            let mut decoder = Decoder::new();
+            let mut buffer = [0; 256];
+            loop {
+                let count = theirs.read(&mut buffer).await.unwrap();
+                decoder.push(&buffer[..count]).unwrap();
+                if let Some(request) = decoder.take::<Request>().unwrap() {
+                    assert_eq!(request, Request::Connect(Connect { port: 8000 }));
+                    return theirs.write_all(&answer).await.unwrap();
+                }
+            }
+        };
+        let connecting = GuestConnection::over(ours).connect_port(8000);
+        let (connected, ()) = tokio::join!(connecting, agent);
+        (connected, theirs)
+    }
+
+    #[tokio::test]
+    async fn what_a_program_says_at_once_is_not_taken_for_frames() {
+        let mut answer = Answer::Done.encode().unwrap();
+        answer.extend([255; 9]);
+        let (connected, mut theirs) = asked(answer).await;
+        let mut connected = connected.unwrap();
+        theirs.write_all(b"later").await.unwrap();
+        let mut said = [0; 14];
+        connected.read_exact(&mut said).await.unwrap();
+        assert_eq!(said, *b"\xff\xff\xff\xff\xff\xff\xff\xff\xfflater");
+        connected.write_all(b"hi").await.unwrap();
+        // Ends one direction, and only that.
+        connected.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        theirs.read_to_end(&mut heard).await.unwrap();
+        theirs.write_all(b"!").await.unwrap();
+        assert_eq!((&heard[..], connected.read_u8().await.unwrap()), (&b"hi"[..], b'!'));
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_cannot_connect_says_why() {
+        let failed = Failed { code: FailCode::NothingListens, message: "nothing".into() };
+        let (connected, _) = asked(Answer::Failed(failed).encode().unwrap()).await;
+        let Err(GuestError::Failed { code, .. }) = connected else { panic!("{connected:?}") };
+        assert_eq!(code, FailCode::NothingListens);
+        let (connected, _) = asked(Answer::End.encode().unwrap()).await;
+        assert!(matches!(connected, Err(GuestError::Unexpected)), "{connected:?}");
+    }
+}

@@ -4,12 +4,13 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use base_types::SnapshotId;
+use api_node::{ANSWER_KEPT_MS, Errand};
+use base_types::{ProjectId, SnapshotId};
 
 use super::Host;
 use crate::machine::random;
 use crate::sandbox::{
-    CreateError, CreateSpec, OrderError, Origin, Removal, SandboxHandle, failed, now_ms,
+    CreateError, CreateSpec, OrderError, Origin, Removal, SandboxHandle, check_room, failed, now_ms,
 };
 use crate::snapshots::{Kept, SnapshotFacts};
 
@@ -40,7 +41,7 @@ impl Host {
             cold: false,
             ..spec
         };
-        let dir = self.snapshots.place(SnapshotId::from_bits(bits()?));
+        let dir = self.place(SnapshotId::from_bits(bits()?))?;
         let (kept, held_us) = self.branch(parent, dir).await?;
         let mut unfinished = Unfinished::default();
         let mut waits = Vec::with_capacity(count);
@@ -60,9 +61,10 @@ impl Host {
         &self,
         sandbox: &SandboxHandle,
         name: Option<String>,
+        errand: Option<Errand>,
     ) -> Result<SnapshotFacts, OrderError> {
         let id = SnapshotId::from_bits(bits()?);
-        let dir = self.snapshots.place(id);
+        let dir = self.place(id)?;
         let mut removal = Removal::of(dir.clone());
         fs::create_dir(&dir).map_err(|source| failed(&dir, source))?;
         sandbox.branch(dir.clone()).await?;
@@ -76,6 +78,7 @@ impl Host {
             size: facts.size,
             created_at_ms: now_ms(),
             bytes: 0,
+            errand,
         };
         // From here on it is either kept or removed by whoever keeps it.
         removal.disarm();
@@ -90,6 +93,16 @@ impl Host {
         self.snapshots.get(id).map(|(facts, _)| facts)
     }
 
+    /// The snapshot that `errand` of `project` made, while a create is known by its errand.
+    pub fn snapshot_made_by(&self, project: ProjectId, errand: Errand) -> Option<SnapshotFacts> {
+        let since_ms = now_ms().saturating_sub(ANSWER_KEPT_MS);
+        let mut all = self.snapshots().into_iter();
+        all.find(|facts| {
+            (facts.errand, facts.project) == (Some(errand), project)
+                && facts.created_at_ms >= since_ms
+        })
+    }
+
     /// All snapshots, oldest first.
     pub fn snapshots(&self) -> Vec<SnapshotFacts> {
         self.snapshots.list()
@@ -101,6 +114,12 @@ impl Host {
         let deleting = self.around.tasks.spawn_blocking(move || snapshots.delete(id));
         let deleted = deleting.await.map_err(|_| CreateError::Stopping)?;
         Ok(deleted.map_err(|source| failed(&self.snapshots.place(id), source))?)
+    }
+
+    /// Where the moment `id` is made, when there is room.
+    fn place(&self, id: SnapshotId) -> Result<PathBuf, CreateError> {
+        check_room(&self.data_dir)?;
+        Ok(self.snapshots.place(id))
     }
 
     /// Writes one moment of `parent` to `dir`, which goes with what is returned.

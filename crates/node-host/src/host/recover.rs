@@ -17,6 +17,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use api_node::Errand;
 use api_vmm::{Command, Progress};
 use base_types::{Chain, SandboxId};
 use node_store::{SandboxRow, Store, StoreError, StoredState};
@@ -26,7 +27,8 @@ use crate::control::{Control, ControlError};
 use crate::machine;
 use crate::phase::Phase;
 use crate::sandbox::{
-    CreateError, CreateTimes, Found, Lease, OnTimeout, SandboxFacts, SandboxFiles, explain,
+    CreateError, CreateTimes, Found, Lease, OnTimeout, PortsRule, SandboxFacts, SandboxFiles,
+    explain,
 };
 use crate::vmm::{AdoptError, MachineOver, VmmLauncher, VmmProcess};
 
@@ -101,6 +103,8 @@ pub(super) async fn find(
     dir: &Path,
 ) -> Result<Recovered, StoreError> {
     let rows = store.sandbox_list().await?;
+    let rules = store.ports_list().await?.into_iter();
+    let mut rules: BTreeMap<_, _> = rules.map(|row| (row.id, PortsRule::from(row))).collect();
     let mut recovered = Recovered { sandboxes: Vec::new(), machines: machines(launcher, dir) };
     for row in rows {
         // Looked at before its machine is ended or goes on: nobody writes files but that machine.
@@ -120,10 +124,14 @@ pub(super) async fn find(
             continue;
         }
         let machine = match fate {
-            Fate::Running => recovered.machines.remove(&row.id),
+            Fate::Running => {
+                let machine = recovered.machines.remove(&row.id);
+                machine.map(|machine| launcher.limit(machine, row.size))
+            }
             _ => None,
         };
-        let one = take(&row, fate, files, machine);
+        let ports = rules.remove(&row.id).unwrap_or_default();
+        let one = Found { ports, ..take(&row, fate, files, machine) };
         let now = (stored(one.phase), one.reason.clone());
         recovered.sandboxes.push((facts(&row), one));
         if now.0 != row.state {
@@ -216,6 +224,7 @@ fn take(
         reason,
         lease: lease(row),
         ends_at_ms: row.lease.ends_at_ms.filter(|_| phase == Phase::Running),
+        ports: PortsRule::default(),
     }
 }
 
@@ -275,6 +284,7 @@ fn facts(row: &SandboxRow) -> SandboxFacts {
         metadata: row.metadata.clone(),
         snapshot: row.snapshot,
         created_at_ms: row.created_at_ms,
+        errand: row.errand.map(Errand),
     }
 }
 

@@ -5,16 +5,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use base_overlay::OverlayError;
-use base_types::SandboxId;
+use base_types::{Chain, SandboxId};
 
 use super::CreateError;
 use super::layout::{Layout, Moment, Stamp};
+use crate::control::ControlError;
 use crate::disk;
+use crate::machine::MachineError;
 use crate::step;
 
 /// LIMIT: a sandbox that cannot write at least this much is not worth starting, and the node's own
 /// database needs room as well.
-const FREE_BYTES_MIN: u64 = 64 << 20;
+pub(super) const FREE_BYTES_MIN: u64 = 64 << 20;
+/// A machine is written in steps of a few MiB: one that did not fit leaves less than this.
+const FREE_BYTES_SPENT: u64 = 16 << 20;
 /// What its kernel prints.
 const CONSOLE: &str = "console.log";
 
@@ -30,6 +34,8 @@ pub(crate) struct SandboxFiles {
     /// What its kernel printed.
     pub(crate) console: File,
     disk_bytes: u64,
+    /// Whether no machine can have files other than these.
+    known: bool,
     removal: Removal,
 }
 
@@ -102,11 +108,7 @@ impl SandboxFiles {
         mut layout: Layout,
         from: Option<&Moment>,
     ) -> Result<Self, CreateError> {
-        let free = disk::free_bytes(parent)
-            .map_err(|source| CreateError::File { path: parent.into(), source })?;
-        if free < FREE_BYTES_MIN {
-            return Err(CreateError::DiskFull { path: parent.into(), free_mib: free >> 20 });
-        }
+        check_room(parent)?;
         let dir = parent.join(id.to_string());
         fs::create_dir(&dir).map_err(|source| failed(&dir, source))?;
         step::reached("create: directory made");
@@ -127,7 +129,7 @@ impl SandboxFiles {
         layout.disk.push(own);
         layout.write(dir, false).map_err(|source| failed(dir, source))?;
         step::reached("create: files made");
-        Ok(Self { layout, frozen, overlay, console, disk_bytes, removal })
+        Ok(Self { layout, frozen, overlay, console, disk_bytes, known: true, removal })
     }
 
     /// The directory of `id` in `parent`, made by a node before this one. Left as it is unless all
@@ -136,21 +138,13 @@ impl SandboxFiles {
         let dir = parent.join(id.to_string());
         let layout = Layout::read(&dir).map_err(|source| failed(&dir, source))?;
         layout.sweep(&dir).map_err(|source| failed(&dir, source))?;
-        let open = |name: &str, write: bool| {
-            let path = dir.join(name);
-            let opened = File::options().read(true).write(write).open(&path);
-            opened.map_err(|source| failed(&path, source))
-        };
-        let Some((own, lower)) = layout.disk.split_last() else {
-            let source = io::Error::new(io::ErrorKind::InvalidData, "it has no disk");
-            return Err(failed(&dir, source));
-        };
-        let frozen = lower.iter().map(|name| open(name, false)).collect::<Result<_, _>>()?;
-        let overlay = open(own, true)?;
-        let console = open(CONSOLE, true)?;
+        let (frozen, overlay) = open_disk(&dir, &layout)?;
+        let console = open(&dir.join(CONSOLE), true)?;
         let disk_bytes = base_overlay::virtual_size(&overlay)
-            .map_err(|source| failed(&dir.join(own), io::Error::other(source)))?;
-        Ok(Self { layout, frozen, overlay, console, disk_bytes, removal: Removal::of(dir) })
+            .map_err(|source| failed(&dir, io::Error::other(source)))?;
+        // A node that died in a branch may have named an overlay that the machine never had.
+        let known = layout.state.is_some();
+        Ok(Self { layout, frozen, overlay, console, disk_bytes, known, removal: Removal::of(dir) })
     }
 
     /// The directory.
@@ -163,30 +157,99 @@ impl SandboxFiles {
         self.disk_bytes
     }
 
-    /// Makes the directory hold `layout` from now on, and removes what it does not name.
+    /// Makes the directory hold `layout` from now on, and removes what it does not name. After an
+    /// error it holds what it held before.
     pub(crate) fn commit(&mut self, layout: Layout, durable: bool) -> Result<(), CreateError> {
-        layout.write(self.dir(), durable).map_err(|source| failed(self.dir(), source))?;
-        self.layout = layout;
-        if let Err(error) = self.layout.sweep(self.dir()) {
-            tracing::warn!("cannot remove what is left over in {}: {error}", self.dir().display());
+        if let Err(source) = layout.write(self.dir(), durable) {
+            let error = failed(self.dir(), source);
+            // A full disk says so before anything is replaced; a broken one may say so afterwards.
+            let replaced = Layout::read(self.dir()).is_ok_and(|found| found == layout);
+            if !replaced || self.layout.write(self.dir(), false).is_ok() {
+                self.sweep();
+                return Err(error);
+            }
+            tracing::error!("a power cut may undo this: {}", Chain(&error));
         }
+        self.known |= layout.state.is_some();
+        self.layout = layout;
+        self.sweep();
         Ok(())
     }
 
-    /// Freezes its own overlay under `overlay`, which is its own from now on.
-    pub(crate) fn push(&mut self, overlay: File) -> Result<(), CreateError> {
-        let Some(index) = self.layout.disk.len().checked_sub(2) else { return Ok(()) };
-        let path = self.layout.disk.get(index).map(|name| self.dir().join(name));
-        let path = path.unwrap_or_default();
-        self.frozen.push(File::open(&path).map_err(|source| failed(&path, source))?);
-        self.overlay = overlay;
+    /// Removes what the directory should not hold.
+    pub(crate) fn sweep(&self) {
+        if let Err(error) = self.layout.sweep(self.dir()) {
+            tracing::warn!("cannot remove what is left over in {}: {error}", self.dir().display());
+        }
+    }
+
+    /// Opens the disk that the directory holds now. Which of it a machine that runs writes to is not
+    /// known then.
+    pub(crate) fn reopen(&mut self) -> Result<(), CreateError> {
+        (self.frozen, self.overlay) = open_disk(self.dir(), &self.layout)?;
+        self.known = self.layout.state.is_some();
         Ok(())
+    }
+
+    /// Whether a machine that runs writes to its own overlay alone, for sure.
+    pub(crate) const fn is_known(&self) -> bool {
+        self.known
+    }
+
+    /// Its own overlay once more, for reading, as one that is to be frozen.
+    pub(crate) fn own_for_reading(&self) -> Result<File, CreateError> {
+        let path = self.layout.disk.last().map(|name| self.dir().join(name)).unwrap_or_default();
+        File::open(&path).map_err(|source| failed(&path, source))
+    }
+
+    /// Goes on over `overlay`, with its own before that among the frozen ones, as `own`.
+    pub(crate) fn push(&mut self, own: File, overlay: File) {
+        self.frozen.push(own);
+        self.overlay = overlay;
+        self.known = true;
     }
 
     /// Leaves the directory as it is, for the next node.
     pub(crate) fn let_go(mut self) {
         self.removal.disarm();
     }
+}
+
+/// Whether there is room under `parent` for something new.
+pub(crate) fn check_room(parent: &Path) -> Result<(), CreateError> {
+    let free = disk::free_bytes(parent)
+        .map_err(|source| CreateError::File { path: parent.into(), source })?;
+    if free < FREE_BYTES_MIN {
+        return Err(CreateError::DiskFull { path: parent.into(), free_mib: free >> 20 });
+    }
+    Ok(())
+}
+
+/// Why a machine could not be written to `dir`: a full disk, when that is it. To be asked before
+/// anything of it is removed.
+pub(crate) fn blame(dir: &Path, error: MachineError) -> CreateError {
+    let refused = matches!(error, MachineError::Vmm { source: ControlError::Refused(_), .. });
+    match disk::free_bytes(dir) {
+        Ok(free) if refused && free < FREE_BYTES_SPENT => {
+            CreateError::DiskFull { path: dir.into(), free_mib: free >> 20 }
+        }
+        _ => error.into(),
+    }
+}
+
+/// The disk of `layout` in `dir`: what is frozen, lowest first, and its own overlay.
+fn open_disk(dir: &Path, layout: &Layout) -> Result<(Vec<File>, File), CreateError> {
+    let Some((own, lower)) = layout.disk.split_last() else {
+        let source = io::Error::new(io::ErrorKind::InvalidData, "it has no disk");
+        return Err(failed(dir, source));
+    };
+    let frozen = lower.iter().map(|name| open(&dir.join(name), false)).collect::<Result<_, _>>()?;
+    Ok((frozen, open(&dir.join(own), true)?))
+}
+
+fn open(path: &Path, write: bool) -> Result<File, CreateError> {
+    let opened = File::options().read(true).write(write).open(path);
+    opened.map_err(|source| failed(path, source))
 }
 
 /// Makes a file that must not be there yet.

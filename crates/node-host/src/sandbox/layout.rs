@@ -117,8 +117,23 @@ impl Layout {
     /// Makes `dir` hold this from now on. With `durable` it does so after a power cut, too: every
     /// file it names is on stable storage before it is.
     pub(crate) fn write(&self, dir: &Path, durable: bool) -> io::Result<()> {
-        let (path, new) = (dir.join(LAYOUT_FILE), dir.join("files.json.new"));
-        let mut file = File::create(&new)?;
+        let new = dir.join("files.json.new");
+        let written = self.write_to(&new, dir, durable);
+        if let Err(error) = written.and_then(|()| fs::rename(&new, dir.join(LAYOUT_FILE))) {
+            // On a full disk even this is room.
+            let _ = fs::remove_file(&new);
+            return Err(error);
+        }
+        if !durable {
+            return Ok(());
+        }
+        File::open(dir)?.sync_all()?;
+        // The directory itself may be as new as what it holds.
+        dir.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    }
+
+    fn write_to(&self, new: &Path, dir: &Path, durable: bool) -> io::Result<()> {
+        let mut file = File::create(new)?;
         file.write_all(&serde_json::to_vec_pretty(self)?)?;
         if durable {
             for name in self.names() {
@@ -126,8 +141,7 @@ impl Layout {
             }
             file.sync_all()?;
         }
-        fs::rename(&new, &path)?;
-        if durable { File::open(dir)?.sync_all() } else { Ok(()) }
+        Ok(())
     }
 
     /// Removes numbered files of `dir` that it does not name.

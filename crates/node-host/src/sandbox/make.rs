@@ -3,13 +3,15 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api_vmm::{MemoryPath, PrimeTimes};
+use node_store::{SandboxRow, StoreError};
 
 use super::files::{SandboxFiles, failed};
-use super::layout::{Moment, MomentFiles, Stamp};
+use super::layout::{Layout, Moment, MomentFiles, Stamp};
 use super::owner::Surroundings;
 use super::{CreateError, CreateSpec, CreateTimes, SandboxFacts};
 use crate::images::{ImageError, open};
@@ -18,7 +20,7 @@ use crate::shells::{Recipe, Shell};
 use crate::snapshots::Kept;
 use crate::step;
 use crate::template::{Template, TemplateError};
-use crate::vmm::VmmProcess;
+use crate::vmm::{Keeping, VmmProcess};
 
 /// Memory layers of up to this many bytes are copied before the guest runs; those of more are left
 /// in their files until they are touched. Copying 16 MiB takes as long as some hundred faults.
@@ -33,6 +35,18 @@ pub(super) struct Made {
     pub(super) files: SandboxFiles,
     pub(super) times: CreateTimes,
 }
+
+/// A machine whose agent has answered, and what was begun while it woke.
+pub(super) struct Making {
+    pub(super) made: Made,
+    /// It was told to outlive this daemon.
+    pub(super) keeping: Keeping,
+    /// The database was told of it.
+    pub(super) remembered: Remembered,
+}
+
+/// The database's answer.
+type Remembered = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
 
 /// What a sandbox is made from.
 #[derive(Clone, Debug)]
@@ -49,11 +63,12 @@ pub(super) async fn make(
     facts: &SandboxFacts,
     spec: &CreateSpec,
     origin: &Origin,
-) -> Result<Made, CreateError> {
+    row: SandboxRow,
+) -> Result<Making, CreateError> {
     match origin {
-        Origin::Moment(kept) => make_branch(around, facts, spec, kept).await,
-        Origin::Template if spec.cold => make_cold(around, facts, spec).await,
-        Origin::Template => make_warm(around, facts, spec).await,
+        Origin::Moment(kept) => make_branch(around, facts, spec, kept, row).await,
+        Origin::Template if spec.cold => make_cold(around, facts, spec, row).await,
+        Origin::Template => make_warm(around, facts, spec, row).await,
     }
 }
 
@@ -61,7 +76,8 @@ async fn make_warm(
     around: &Arc<Surroundings>,
     facts: &SandboxFacts,
     spec: &CreateSpec,
-) -> Result<Made, CreateError> {
+    row: SandboxRow,
+) -> Result<Making, CreateError> {
     let template = around.templates.ready(&spec.template, spec.size).await?;
     let begun = Instant::now();
     let _busy = around.shells.busy();
@@ -85,7 +101,7 @@ async fn make_warm(
     };
     let lazy = options.memory == MemoryPath::Userfault;
     let primed = Primed { process, template, lazy, claim_us, primed, built_for_claim, begun };
-    begin(around, facts, spec, primed, files).await
+    begin(around, facts, spec, primed, files, row).await
 }
 
 /// A machine that goes on from one moment of another sandbox's, as a machine of its own.
@@ -94,9 +110,10 @@ async fn make_branch(
     facts: &SandboxFacts,
     spec: &CreateSpec,
     kept: &Arc<Kept>,
-) -> Result<Made, CreateError> {
+    row: SandboxRow,
+) -> Result<Making, CreateError> {
     let moment = &kept.moment;
-    let template = template_of(around, moment).await?;
+    let template = template_of(around, &moment.layout).await?;
     let begun = Instant::now();
     let _busy = around.shells.busy();
     let from = moment.open().map_err(|source| failed(&moment.dir, source))?;
@@ -109,7 +126,7 @@ async fn make_branch(
     let Shell { process, built_for_claim, .. } = shell;
     let primed = machine::prime(&process, memory(&template, &from), options).await?;
     let primed = Primed { process, template, lazy, claim_us, primed, built_for_claim, begun };
-    begin(around, facts, spec, primed, files).await
+    begin(around, facts, spec, primed, files, row).await
 }
 
 /// Lets a machine that was prepared begin as the sandbox of `facts`.
@@ -119,22 +136,29 @@ async fn begin(
     spec: &CreateSpec,
     primed: Primed,
     files: SandboxFiles,
-) -> Result<Made, CreateError> {
+    row: SandboxRow,
+) -> Result<Making, CreateError> {
     let Primed { process, template, claim_us, primed, built_for_claim, begun, .. } = primed;
     let identity = identity_of(facts)?;
     let limit = spec.ready_within.unwrap_or(around.ready_within);
     let frozen = frozen(&template, &files);
     let machine_files = machine_files(&template, &frozen, &files);
-    let restored = machine::restore(&process, machine_files, &identity, limit).await?;
+    let restoring = machine::begin_restore(&process, machine_files, &identity).await?;
+    // While the guest wakes. Until it is remembered that the sandbox serves, the next daemon ends it.
+    let keeping = process.keep_soon(files.dir()).await;
+    let remembered = Box::pin(around.store.sandbox_insert(row));
+    let restored = restoring.finish(&identity, limit).await?;
     let times = times(begun, claim_us, primed, restored, built_for_claim);
-    Ok(Made { process, files, times })
+    let made = Made { process, files, times };
+    Ok(Making { made, keeping: keeping?, remembered })
 }
 
 async fn make_cold(
     around: &Arc<Surroundings>,
     facts: &SandboxFacts,
     spec: &CreateSpec,
-) -> Result<Made, CreateError> {
+    row: SandboxRow,
+) -> Result<Making, CreateError> {
     let image = |error: ImageError| Arc::new(TemplateError::Image(error));
     let kernel = around.templates.images().kernel().map_err(image)?;
     let root = around.templates.images().root(&spec.template).map_err(image)?;
@@ -147,6 +171,7 @@ async fn make_cold(
     let machine_files =
         MachineFiles { root: &base, frozen: &[], overlay: &files.overlay, console: &files.console };
     let limit = spec.ready_within.unwrap_or(around.boot_within);
+    let remembered = Box::pin(around.store.sandbox_insert(row));
     let booting = Instant::now();
     machine::boot(&process, &kernel, machine_files, limit).await?;
     machine::identify(&process, &identity_of(facts)?, around.ready_within).await?;
@@ -157,7 +182,9 @@ async fn make_cold(
         pool_empty: built_for_claim,
         ..CreateTimes::default()
     };
-    Ok(Made { process, files, times })
+    let keeping = process.keep_soon(files.dir()).await?;
+    let made = Made { process, files, times };
+    Ok(Making { made, keeping, remembered })
 }
 
 /// A machine that has its memory, and waits to begin or to go on.
@@ -186,7 +213,7 @@ pub(super) async fn prepare(
     facts: &SandboxFacts,
     moment: &Moment,
 ) -> Result<Primed, CreateError> {
-    let template = template_of(around, moment).await?;
+    let template = template_of(around, &moment.layout).await?;
     let begun = Instant::now();
     let _busy = around.shells.busy();
     let from = moment.open().map_err(|source| failed(&moment.dir, source))?;
@@ -229,11 +256,11 @@ pub(super) async fn wake(
     Ok((process, CreateTimes { reseed_us, total_us: micros(begun), ..times }))
 }
 
-async fn template_of(
+pub(super) async fn template_of(
     around: &Arc<Surroundings>,
-    moment: &Moment,
+    layout: &Layout,
 ) -> Result<Arc<Template>, CreateError> {
-    let stamp = moment.layout.template.as_ref().ok_or(CreateError::Booted)?;
+    let stamp = layout.template.as_ref().ok_or(CreateError::Booted)?;
     Ok(around.templates.exact(stamp).await?)
 }
 
@@ -261,7 +288,7 @@ fn path(memory_bytes: u64, layers: usize) -> MemoryPath {
 }
 
 /// The overlays a machine reads through, lowest first.
-fn frozen<'a>(template: &'a Template, files: &'a SandboxFiles) -> Vec<&'a File> {
+pub(super) fn frozen<'a>(template: &'a Template, files: &'a SandboxFiles) -> Vec<&'a File> {
     std::iter::once(&template.disk).chain(&files.frozen).collect()
 }
 

@@ -1,18 +1,21 @@
 //! What an owner does when it is asked: pause, resume, branch, set a time.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use super::activity::now_ms;
-use super::files::{SandboxFiles, create_file, create_overlay, failed};
+use super::files::{SandboxFiles, blame, create_file, create_overlay, failed};
 use super::layout::{Layout, Moment, OVERLAYS_MAX};
-use super::make::{Primed, ThawError, prepare, stand, wake};
+use super::make::{Primed, ThawError, frozen, prepare, stand, template_of, wake};
+use super::merge::merge_deep;
 use super::owner::Owner;
 use super::{CreateError, CreateTimes};
 use crate::machine::{self, FreezeFiles};
 use crate::phase::{Event, Phase};
 use crate::step;
+use crate::template::Template;
 use crate::vmm::{MachineOver, VmmProcess};
 
 /// Why a sandbox was not paused, resumed, branched or given another time.
@@ -32,9 +35,9 @@ pub enum OrderError {
     /// It has no snapshot below it.
     #[error("a sandbox that was booted, not restored, cannot be {0}; create it without `cold`")]
     Booted(&'static str),
-    /// Its disk is as deep as a machine can read.
+    /// Its disk is as deep as a machine can read, and could not be made less so.
     #[error(
-        "the sandbox's disk has {0} layers, as many as a machine can have; each fork and snapshot adds one: go on from a new sandbox"
+        "the sandbox's disk has {0} layers, as many as a machine can have, and they cannot be merged now; free some space on the node's disk"
     )]
     Deep(usize),
     /// A machine or a file failed.
@@ -125,7 +128,7 @@ impl Owner {
             return Err(OrderError::Booted(ASKED));
         }
         self.happened(Event::Pause).await;
-        let written = self.unless_ended(&process, write_down(&process, &files)).await;
+        let written = self.unless_ended(Some(&process), write_down(&process, &files)).await;
         self.process = Some(process);
         let layout = match written {
             Ok(layout) => layout,
@@ -153,7 +156,7 @@ impl Owner {
 
     /// Takes back a pause whose writing failed, or goes where the interruption leads.
     async fn undo(&mut self, files: SandboxFiles, ended: Ended) -> OrderError {
-        let _ = files.layout.sweep(files.dir());
+        files.sweep();
         self.files = Some(files);
         match ended {
             Ended::Failed(error) => {
@@ -179,7 +182,11 @@ impl Owner {
             Ok(_) => {}
             Err(_) => return Err(self.not_now("resumed")),
         }
-        let Some(files) = self.files.take() else { return Err(self.not_now("resumed")) };
+        let Some(mut files) = self.files.take() else { return Err(self.not_now("resumed")) };
+        if let Err(error) = files.reopen() {
+            self.files = Some(files);
+            return Err(error.into());
+        }
         self.happened(Event::Resume).await;
         let moment = Moment { dir: files.dir().to_owned(), layout: files.layout.clone() };
         let (around, facts) = (self.around.clone(), self.facts.clone());
@@ -239,17 +246,7 @@ impl Owner {
             }
         };
         step::reached("resume: kept");
-        if let Err(error) = self.commit(files, paused.running(standing.lazy), true).await {
-            // Half of it may be on disk.
-            let undone = match self.files.take() {
-                Some(files) => self.commit(files, paused.clone(), true).await,
-                None => Err(CreateError::Stopping),
-            };
-            return Err(match undone {
-                Ok(()) => ThawError::Before(error),
-                Err(_) => ThawError::After(error),
-            });
-        }
+        self.commit(files, paused.running(standing.lazy), true).await.map_err(ThawError::Before)?;
         step::reached("resume: counts as running");
         let Some(files) = &self.files else { return Err(ThawError::After(CreateError::Stopping)) };
         wake(standing, files, self.around.ready_within).await.map_err(ThawError::After)
@@ -283,22 +280,24 @@ impl Owner {
             self.files = Some(files);
             return Err(OrderError::Booted(ASKED));
         }
-        let overlays = files.layout.disk.len();
-        if overlays >= OVERLAYS_MAX {
-            self.files = Some(files);
-            return Err(OrderError::Deep(overlays));
-        }
         let process = self.process.take();
-        let branched = match &process {
-            Some(process) => {
-                let work = branch_running(process, &mut files, dir);
-                self.unless_ended(process, work).await
+        let (around, id) = (Arc::clone(&self.around), self.facts.id);
+        let work = async {
+            let template = template_of(&around, &files.layout).await?;
+            merge_deep(&around, &template, id, &mut files).await;
+            let overlays = files.layout.disk.len();
+            if overlays >= OVERLAYS_MAX {
+                return Ok(Err(OrderError::Deep(overlays)));
             }
-            None => branch_paused(&mut files, dir).map(|()| 0).map_err(Ended::Failed),
+            Ok(Ok(match &process {
+                Some(process) => branch_running(process, &template, &mut files, dir).await?,
+                None => branch_paused(&mut files, dir).map(|()| 0)?,
+            }))
         };
+        let branched = self.unless_ended(process.as_ref(), work).await;
         (self.process, self.files) = (process, Some(files));
         match branched {
-            Ok(held_us) => Ok(held_us),
+            Ok(held_us) => held_us,
             Err(Ended::Failed(error)) => Err(error.into()),
             Err(Ended::Killed) => {
                 self.happened(Event::Kill).await;
@@ -315,12 +314,18 @@ impl Owner {
     /// What `work` comes to, unless the machine ends or somebody kills the sandbox first.
     async fn unless_ended<T>(
         &mut self,
-        process: &VmmProcess,
+        process: Option<&VmmProcess>,
         work: impl Future<Output = Result<T, CreateError>>,
     ) -> Result<T, Ended> {
+        let over = async {
+            match process {
+                Some(process) => process.over().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             done = work => done.map_err(Ended::Failed),
-            over = process.over() => Err(Ended::Over(over)),
+            over = over => Err(Ended::Over(over)),
             killer = self.kills.recv() => {
                 self.killers.extend(killer);
                 Err(Ended::Killed)
@@ -342,8 +347,8 @@ async fn write_down(process: &VmmProcess, files: &SandboxFiles) -> Result<Layout
     let (state_name, memory_name) = (layout.fresh("state"), layout.fresh("memory"));
     let state = create_file(&files.dir().join(&state_name))?;
     let memory = create_file(&files.dir().join(&memory_name))?;
-    let freeze = FreezeFiles { state: &state, memory: &memory, overlay: None };
-    machine::freeze(process, freeze).await?;
+    let freeze = FreezeFiles { state: &state, memory: &memory, disk: None };
+    machine::freeze(process, freeze).await.map_err(|error| blame(files.dir(), error))?;
     layout.memory.insert(0, memory_name);
     layout.state = Some(state_name);
     Ok(layout)
@@ -353,6 +358,7 @@ async fn write_down(process: &VmmProcess, files: &SandboxFiles) -> Result<Layout
 /// it stood still, in microseconds.
 async fn branch_running(
     process: &VmmProcess,
+    template: &Template,
     files: &mut SandboxFiles,
     dir: &Path,
 ) -> Result<u64, CreateError> {
@@ -364,20 +370,30 @@ async fn branch_running(
     let state = create_file(&dir.join(&state_name))?;
     let memory = create_file(&dir.join(&memory_name))?;
     layout.disk.push(own);
+    let below = files.own_for_reading()?;
     // Ahead of the machine: an empty overlay that it does not have yet changes nothing, one that
     // it has and nobody knows of would be lost.
     files.commit(layout, false)?;
     step::reached("branch: overlay named");
-    let freeze = FreezeFiles { state: &state, memory: &memory, overlay: Some(&overlay) };
+    let mut disk = vec![&template.root];
+    disk.extend(frozen(template, files));
+    disk.extend([&below, &overlay]);
+    let freeze = FreezeFiles { state: &state, memory: &memory, disk: Some(&disk) };
     let held_us = match machine::freeze(process, freeze).await {
         Ok(held_us) => held_us,
         Err(error) => {
-            files.commit(before, false)?;
-            return Err(error.into());
+            let error = blame(dir, error);
+            // Room for what is written now.
+            drop(memory.set_len(0));
+            // An overlay that cannot be unnamed stays, empty, below the next one.
+            if files.commit(before, false).is_err() {
+                files.reopen()?;
+            }
+            return Err(error);
         }
     };
     step::reached("branch: written");
-    files.push(overlay)?;
+    files.push(below, overlay);
     let mut moment = Moment { dir: files.dir().to_owned(), layout: before };
     link(&moment, dir)?;
     moment.layout.memory.insert(0, memory_name);
@@ -394,9 +410,10 @@ fn branch_paused(files: &mut SandboxFiles, dir: &Path) -> Result<(), CreateError
     let own = layout.fresh("disk");
     let overlay = create_overlay(&files.dir().join(&own), files.disk_bytes())?;
     layout.disk.push(own);
+    let below = files.own_for_reading()?;
     // Before anybody shares the one that was on top.
     files.commit(layout, true)?;
-    files.push(overlay)?;
+    files.push(below, overlay);
     link(&moment, dir)?;
     moment.layout.write(dir, false).map_err(|source| failed(dir, source))
 }

@@ -15,8 +15,9 @@ use tokio_util::task::TaskTracker;
 use super::activity::{Activity, now_ms};
 use super::files::SandboxFiles;
 use super::lease::{Due, Lease, OnTimeout, Over, due};
-use super::make::{Made, Origin, make};
+use super::make::{Made, Making, Origin, make};
 use super::orders::Ask;
+use super::ports::{Ports, PortsRule};
 use super::{
     ASKS_PENDING_MAX, CreateError, CreateSpec, CreateTimes, SandboxFacts, SandboxHandle,
     SandboxView,
@@ -26,12 +27,13 @@ use crate::phase::{Action, Event, Phase};
 use crate::shells::Shells;
 use crate::step;
 use crate::template::Templates;
-use crate::vmm::{MachineOver, VmmProcess};
+use crate::vmm::{MachineOver, VmmLauncher, VmmProcess};
 
 /// What a sandbox is made with.
 #[derive(Debug)]
 pub(crate) struct Surroundings {
     pub(crate) shells: Shells,
+    pub(crate) launcher: VmmLauncher,
     pub(crate) templates: Templates,
     pub(crate) store: Store,
     /// Directory the directories of sandboxes are in.
@@ -83,6 +85,8 @@ pub(crate) struct Found {
     pub(crate) lease: Lease,
     /// When its lifetime is over.
     pub(crate) ends_at_ms: Option<u64>,
+    /// Who may reach its ports.
+    pub(crate) ports: PortsRule,
 }
 
 /// The sandbox of these facts: a handle, and the task that makes it, serves it and removes it.
@@ -104,6 +108,7 @@ pub(crate) fn own<R: Send + 'static>(
         control: None,
     };
     let (mut process, mut files, mut new) = (None, None, None);
+    let mut ports = PortsRule::default();
     match birth {
         Birth::New { spec, origin, ready } => {
             view.lease = spec.lease;
@@ -116,7 +121,7 @@ pub(crate) fn own<R: Send + 'static>(
             view.lease = found.lease;
             view.ends_at_ms = found.ends_at_ms;
             view.control = found.process.as_ref().map(|process| process.control().clone());
-            (process, files) = (found.process, found.files);
+            (process, files, ports) = (found.process, found.files, found.ports);
         }
     }
     let (view_sender, view) = watch::channel(view);
@@ -128,6 +133,7 @@ pub(crate) fn own<R: Send + 'static>(
         kills: kills_sender,
         asks: asks_sender,
         activity: activity.clone(),
+        ports: Ports::new(ports),
     };
     let killers = Vec::new();
     let view = view_sender;
@@ -195,11 +201,12 @@ impl Owner {
         origin: &Origin,
         mut ready: Ready,
     ) -> Result<(), (Ready, CreateError)> {
-        let remembered = self.around.store.sandbox_insert(self.row());
+        let row = self.row();
         let making = async {
-            let made = make(&self.around, &self.facts, spec, origin).await?;
+            let making = make(&self.around, &self.facts, spec, origin, row).await?;
+            let Making { made, keeping, remembered } = making;
             step::reached("create: agent answered");
-            made.process.keep(made.files.dir()).await?;
+            keeping.done().await?;
             step::reached("create: kept");
             remembered.await.map_err(CreateError::Store)?;
             step::reached("create: remembered");
@@ -414,6 +421,7 @@ impl Owner {
             created_at_ms: facts.created_at_ms,
             reason: None,
             times: String::new(),
+            errand: facts.errand.map(|errand| errand.0),
         }
     }
 
@@ -436,8 +444,8 @@ impl Owner {
     async fn remember_running(&self) {
         let times = self.view.borrow().times;
         let times = serde_json::to_string(&times).unwrap_or_default();
-        self.remember_lease().await;
-        let stored = self.around.store.sandbox_set_running(self.facts.id, times).await;
+        let (id, lease) = (self.facts.id, self.lease_row());
+        let stored = self.around.store.sandbox_set_running(id, lease, times).await;
         self.complain(stored);
     }
 

@@ -10,6 +10,7 @@ fn facts(bits: u64) -> SnapshotFacts {
         template: "agent".parse().unwrap(),
         size: Size::Nano,
         created_at_ms: 100 - bits,
+        errand: None,
         bytes: 0,
     }
 }

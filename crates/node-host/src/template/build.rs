@@ -345,7 +345,7 @@ async fn snapshot(process: &VmmProcess, scratch: &Scratch) -> Result<u64, Templa
     let control = process.control();
     control.order(Command::Pause, &[], PAUSE_WITHIN).await.map_err(failed("pause the machine"))?;
     let (state, memory) = (scratch.create_file("state")?, scratch.create_file("memory")?);
-    let spec = SnapshotSpec { push_overlay: false, only_dirty: false };
+    let spec = SnapshotSpec { disk: None, only_dirty: false };
     let answer = control
         .request(Command::Snapshot(spec), &[state.as_fd(), memory.as_fd()], SNAPSHOT_WITHIN)
         .await

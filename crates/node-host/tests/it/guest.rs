@@ -16,17 +16,17 @@ use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running agent; killed when dropped.
-struct Agent {
+pub(crate) struct Agent {
     process: Child,
     socket: PathBuf,
     dir: TempDir,
 }
 
 impl Agent {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (socket, root) = (dir.path().join("agent"), dir.path().join("root"));
         fs::create_dir_all(root.join("etc")).unwrap();
@@ -48,11 +48,11 @@ impl Agent {
         Self { process, socket, dir }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.dir.path().join(name).to_str().unwrap().to_owned()
     }
 
-    async fn connect(&self) -> GuestConnection {
+    pub(crate) async fn connect(&self) -> GuestConnection {
         GuestConnection::over(UnixStream::connect(&self.socket).await.unwrap())
     }
 }

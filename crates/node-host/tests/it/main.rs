@@ -3,6 +3,7 @@
 //! -p vmm` into the directory these tests run from.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod directory;
 mod guest;
 mod shells;
 

@@ -38,6 +38,7 @@ fn spec() -> CreateSpec {
         prefetch: None,
         cold: false,
         ready_within: None,
+        errand: None,
     }
 }
 

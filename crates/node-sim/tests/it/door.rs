@@ -77,17 +77,25 @@ async fn a_project_gets_no_more_than_its_quota_and_others_still_get_theirs() {
 }
 
 #[tokio::test]
-async fn a_project_with_sandboxes_stays() {
+async fn a_project_with_sandboxes_or_snapshots_stays() {
     let world = World::new().await;
     let project = world.project("team", Quota::default()).await;
     let key = world.key(&project).await.secret;
     let made = world.ask(Some(&key), &Method::POST, CREATE, Some(&json!({}))).await;
     let path = format!("/v1/projects/{}", project.id);
     let delete = async || world.ask(Some(&world.admin), &Method::DELETE, &path, None).await;
-    let refused = delete().await;
-    assert_eq!(refused.status, StatusCode::CONFLICT, "{refused:?}");
     let sandbox = format!("{CREATE}/{}", made.body["id"].as_str().unwrap());
-    world.ask(Some(&key), &Method::DELETE, &sandbox, None).await;
+    let keep = format!("{sandbox}/snapshots");
+    let kept = world.ask(Some(&key), &Method::POST, &keep, Some(&json!({}))).await;
+    let snapshot = format!("/v1/snapshots/{}", kept.body["id"].as_str().unwrap());
+    for (sandboxes, next) in [(1, &sandbox), (0, &snapshot)] {
+        let refused = delete().await;
+        assert_eq!(refused.status, StatusCode::CONFLICT, "{refused:?}");
+        let said =
+            format!("the project {} still has {sandboxes} sandboxes and 1 snapshots", project.id);
+        assert_eq!(refused.body["message"], said);
+        world.ask(Some(&key), &Method::DELETE, next, None).await;
+    }
     assert_eq!(delete().await.status, StatusCode::NO_CONTENT);
     let after = world.ask(Some(&key), &Method::GET, CREATE, None).await;
     assert_eq!(after.status, StatusCode::UNAUTHORIZED, "{after:?}");

@@ -2,5 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod door;
+mod limits;
+mod ports;
 mod tenancy;
 mod world;

@@ -50,6 +50,7 @@ const ROWS: &[(&str, Gets)] = &[
     ("post /v1/sandboxes/{id}/pause", Gets::Nothing),
     ("post /v1/sandboxes/{id}/resume", Gets::Nothing),
     ("post /v1/sandboxes/{id}/timeout", Gets::Nothing),
+    ("post /v1/sandboxes/{id}/measure", Gets::Nothing),
     ("post /v1/sandboxes/{id}/fork", Gets::Nothing),
     ("post /v1/sandboxes/{id}/snapshots", Gets::Nothing),
     ("get /v1/snapshots", Gets::Own),
@@ -58,16 +59,23 @@ const ROWS: &[(&str, Gets)] = &[
     ("post /v1/sandboxes/{id}/exec", Gets::Nothing),
     ("get /v1/sandboxes/{id}/processes", Gets::Nothing),
     ("post /v1/sandboxes/{id}/processes", Gets::Nothing),
+    ("get /v1/sandboxes/{id}/processes/{process_id}", Gets::Nothing),
     ("get /v1/sandboxes/{id}/processes/{process_id}/events", Gets::Nothing),
     ("get /v1/sandboxes/{id}/processes/{process_id}/socket", Gets::Nothing),
     ("post /v1/sandboxes/{id}/processes/{process_id}/stdin", Gets::Nothing),
     ("post /v1/sandboxes/{id}/processes/{process_id}/signal", Gets::Nothing),
     ("post /v1/sandboxes/{id}/processes/{process_id}/resize", Gets::Nothing),
+    ("get /v1/sandboxes/{id}/ports", Gets::Nothing),
+    ("get /v1/sandboxes/{id}/ports/{port}", Gets::Nothing),
+    ("put /v1/sandboxes/{id}/ports/{port}", Gets::Nothing),
     ("get /v1/sandboxes/{id}/files", Gets::Nothing),
     ("put /v1/sandboxes/{id}/files", Gets::Nothing),
     ("delete /v1/sandboxes/{id}/files", Gets::Nothing),
+    ("get /v1/sandboxes/{id}/files/archive", Gets::Nothing),
+    ("put /v1/sandboxes/{id}/files/archive", Gets::Nothing),
     ("get /v1/sandboxes/{id}/files/list", Gets::Nothing),
     ("get /v1/sandboxes/{id}/files/stat", Gets::Nothing),
+    ("get /v1/sandboxes/{id}/files/watch", Gets::Nothing),
     ("post /v1/sandboxes/{id}/files/make", Gets::Nothing),
     ("post /v1/sandboxes/{id}/files/move", Gets::Nothing),
 ];
@@ -89,6 +97,7 @@ fn operations() -> Vec<(String, Method, String)> {
 fn body(operation: &str) -> Option<Value> {
     let (method, path) = operation.split_once(' ').unwrap();
     let body = match path.rsplit('/').next().unwrap() {
+        "{port}" if method == "put" => json!({"public": true}),
         _ if method != "post" => return None,
         "stdin" | "pause" | "resume" | "stop" | "cold-boot" | "build" => return None,
         "exec" | "processes" => json!({"argv": ["true"]}),
@@ -106,7 +115,7 @@ fn body(operation: &str) -> Option<Value> {
 }
 
 fn place(path: &str, id: &str) -> String {
-    let path = path.replace("{id}", id).replace("{process_id}", "1");
+    let path = path.replace("{id}", id).replace("{process_id}", "1").replace("{port}", "80");
     let path = path.replace("{name}", "agent").replace("{size}", "nano");
     if path.contains("/files") { format!("{path}?path=/a") } else { path }
 }

@@ -1,6 +1,6 @@
 //! A node with two projects, and requests to it.
 
-use api_node::{CreateKey, CreateProject, CreatedKey, Project, Quota, Role};
+use api_node::{CreateKey, CreateProject, CreatedKey, Limits, Project, Quota, Role};
 use node_sim::{Served, SimNode};
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
@@ -38,8 +38,13 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> Self {
+        Self::within(Limits::default()).await
+    }
+
+    /// One with other bounds.
+    pub(crate) async fn within(limits: Limits) -> Self {
         let node = SimNode::new();
-        let (served, admin) = node.serve_with_keys().await;
+        let (served, admin) = node.serve_within(limits).await;
         Self { node, served, admin: admin.text(), http: reqwest::Client::new() }
     }
 

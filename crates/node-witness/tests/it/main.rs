@@ -219,7 +219,9 @@ async fn a_create_that_was_answered_before_is_not_taken_for_another() {
     let detail = lines[2]["detail"].as_str().unwrap();
     assert!(detail.starts_with("nothing was done"), "{detail}");
     let metrics = get(&node.url, "/metrics").body;
-    assert!(metrics.contains(r#"create_seconds_count{template="agent",size="nano"} 1"#));
+    assert!(
+        metrics.contains(r#"create_seconds_count{from="template",template="agent",size="nano"} 1"#)
+    );
 }
 
 /// Where a secret can be put.
@@ -293,6 +295,8 @@ async fn figures_are_counted_by_operation_phase_and_code() {
     let id = get(url, "/v1/sandboxes?limit=1").json()["sandboxes"][0]["id"].clone();
     let exec = format!("/v1/sandboxes/{}/exec", id.as_str().unwrap());
     post(url, &exec, &json!({ "argv": ["echo", "hello"] }));
+    let fork = format!("/v1/sandboxes/{}/fork", id.as_str().unwrap());
+    assert_eq!(post(url, &fork, &json!({ "count": 2 })).status, 201);
     // Paths nobody serves make no series of their own.
     for number in 0..50 {
         get(url, &format!("/v1/nowhere/{number}"));
@@ -304,10 +308,14 @@ async fn figures_are_counted_by_operation_phase_and_code() {
         r#"sandflare_requests_total{operation="sandbox_create",status="404"} 1"#,
         r#"sandflare_requests_total{operation="none",status="404"} 50"#,
         r#"sandflare_errors_total{code="template_unknown"} 1"#,
-        r#"sandflare_create_phase_seconds_count{phase="reseed",template="agent",size="nano"} 3"#,
-        r#"sandflare_create_seconds_count{template="agent",size="nano"} 3"#,
+        r#"create_phase_seconds_count{from="template",phase="reseed",template="agent",size="nano"} 3"#,
+        r#"sandflare_create_seconds_count{from="template",template="agent",size="nano"} 3"#,
+        r#"sandflare_create_seconds_count{from="fork",template="agent",size="nano"} 2"#,
+        r#"create_phase_seconds_count{from="fork",phase="claim",template="agent",size="nano"} 2"#,
+        r#"sandflare_create_recent_seconds{quantile="0.5"} 0.0154"#,
+        r#"sandflare_create_recent_seconds{quantile="1"} 0.0154"#,
         "sandflare_exec_first_output_seconds_count 1",
-        r#"sandflare_sandboxes{state="running"} 3"#,
+        r#"sandflare_sandboxes{state="running"} 5"#,
         "# EOF",
     ] {
         assert!(answer.body.contains(line), "{line} is not in\n{}", answer.body);

@@ -9,8 +9,10 @@ use api_node::{
     BuildBody, CreateSandbox, ExecBody, ExecEvent, ExecRequest, Failure, Sandbox, SandboxState,
 };
 use base_types::{SandboxId, Size};
-use client::{Client, ClientError, Events};
+use client::{Client, ClientError, Credentials, Events};
 use rustix::process::{Pid, Signal};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
@@ -18,6 +20,7 @@ use crate::left::{processes, sandboxes, until, vmms};
 
 /// LIMIT: the longest a single request or program may take; what runs into it hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
+const ADDRESS: &str = "127.0.0.1:7878";
 const URL: &str = "http://127.0.0.1:7878";
 const LOG: &str = "/data/log";
 /// What fills the disk.
@@ -46,28 +49,29 @@ impl Daemon {
 
     /// As [`Self::start`], with other images.
     pub(crate) async fn start_on(images: &str, args: &[&str]) -> Self {
-        Self::serve(Command::new("/bin/sandflared"), images, args).await
+        let args = [&["--no-auth"], args].concat();
+        Self::serve(Command::new("/bin/sandflared"), images, &args).await
     }
 
     /// One with debug assertions, which aborts at `step`.
     pub(crate) async fn start_to_die_at(step: &str) -> Self {
         let mut program = Command::new("/bin/debug/sandflared");
         program.env("SANDFLARE_ABORT_AT", step).args(["--vmm", "/bin/sandflare-vmm"]);
-        Self::serve(program, "/images", &["--pool", "nano=0"]).await
+        Self::serve(program, "/images", &["--no-auth", "--pool", "nano=0"]).await
+    }
+
+    /// One that asks for keys, and a client with an administrator's.
+    pub(crate) async fn start_with_keys(args: &[&str]) -> Self {
+        let args = [&["--pool", "nano=0"], args].concat();
+        let mut daemon = Self::serve(Command::new("/bin/sandflared"), "/images", &args).await;
+        daemon.client = client_with(&fs::read_to_string("/data/admin.key").unwrap());
+        daemon
     }
 
     async fn serve(mut program: Command, images: &str, args: &[&str]) -> Self {
         let log = File::create(LOG).unwrap();
         let child = program
-            .args([
-                "--images",
-                images,
-                "--data",
-                "/data",
-                "--listen",
-                "127.0.0.1:7878",
-                "--no-auth",
-            ])
+            .args(["--images", images, "--data", "/data", "--listen", ADDRESS])
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -211,6 +215,48 @@ impl Daemon {
     }
 }
 
+/// A client of the node with this key.
+pub(crate) fn client_with(key: &str) -> Client {
+    let key = Some(key.trim().parse().unwrap());
+    Client::with(URL, &Credentials { key, ..Credentials::default() }).unwrap()
+}
+
+/// What a request got: its status and body; `None` when the daemon died of it.
+pub(crate) async fn raw(
+    request: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Option<(u16, String)> {
+    let mut text = format!("{request} HTTP/1.1\r\nhost: {ADDRESS}\r\nconnection: close\r\n");
+    for (name, value) in headers {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    let length = body.len();
+    text.push_str(&format!(
+        "content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    ));
+    let mut stream = TcpStream::connect(ADDRESS).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let read = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+    read.ok()?;
+    let text = String::from_utf8(answer).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Some((status, body.to_owned()))
+}
+
+/// What a create with an idempotency key got: its status and JSON; `None` when the daemon died of it.
+pub(crate) async fn post_once(
+    path: &str,
+    body: &serde_json::Value,
+    idempotency_key: &str,
+) -> Option<(u16, serde_json::Value)> {
+    let headers = [("idempotency-key", idempotency_key)];
+    let (status, body) = raw(&format!("POST {path}"), &headers, &body.to_string()).await?;
+    Some((status, serde_json::from_str(&body).unwrap()))
+}
+
 /// Follows a command to its end.
 pub(crate) async fn follow(mut events: Events<ExecEvent>) -> Done {
     let mut done = Done { code: 0, stdout: String::new(), stderr: String::new(), failure: None };
@@ -265,7 +311,7 @@ pub(crate) async fn forget_all() {
     }
     until("VMM processes", vec![], vmms).await;
     let _ = fs::remove_dir_all("/data/sandboxes");
-    for file in ["node.db", "node.db-wal", "node.db-shm"] {
+    for file in ["node.db", "node.db-wal", "node.db-shm", "admin.key"] {
         let _ = fs::remove_file(format!("/data/{file}"));
     }
 }

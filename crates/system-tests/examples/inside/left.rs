@@ -82,6 +82,11 @@ pub(crate) fn sandboxes() -> Vec<String> {
     names("/data/sandboxes")
 }
 
+/// The directories of snapshots, and of the moments that forks are made from.
+pub(crate) fn moments() -> Vec<String> {
+    names("/data/snapshots")
+}
+
 /// Templates that are not whole.
 pub(crate) fn half_made() -> Vec<String> {
     names("/data/templates").into_iter().filter(|name| name.starts_with('.')).collect()
@@ -92,6 +97,7 @@ pub(crate) async fn until_nothing() {
     until("VMM processes", vec![], vmms).await;
     until("groups", vec![], groups).await;
     until("sandboxes", vec![], sandboxes).await;
+    until("moments", vec![], moments).await;
     until("half-made templates", vec![], half_made).await;
 }
 

@@ -5,14 +5,19 @@
 //! `begin NAME`, whatever the scenario says, and `passed NAME` or `failed NAME`.
 #![expect(clippy::unwrap_used, reason = "a scenario that cannot go on panics, and has failed")]
 
+mod again;
 mod bad;
 mod broken;
+mod chains;
 mod daemon;
 mod full;
 mod kills;
 mod left;
+mod neighbours;
+mod secrets;
 mod steps;
 mod survive;
+mod trouble;
 
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
@@ -49,7 +54,20 @@ const SCENARIOS: &[Scenario] = scenarios![
     steps::a_daemon_that_dies_at_each_step_of_a_create,
     steps::a_daemon_that_dies_at_each_step_of_a_kill,
     steps::a_daemon_that_dies_at_each_step_of_a_pause_a_resume_or_a_branch,
+    steps::a_daemon_that_dies_at_each_step_of_the_deletion_of_a_snapshot,
+    steps::a_daemon_that_dies_at_each_step_of_a_kill_of_one_that_shares_layers,
+    again::creates_that_nobody_heard_of,
+    again::quotas_and_lifetimes_under_the_next_daemon,
+    secrets::secrets_of_callers,
     full::a_full_disk,
+    trouble::a_full_disk_while_one_is_written_down,
+    trouble::a_vmm_killed_while_its_sandbox_is_written_down_or_made_again,
+    trouble::an_agent_that_hangs_in_one_that_is_paused_or_forked,
+    trouble::a_slow_disk_and_little_memory_while_one_is_written_down,
+    neighbours::limits_of_a_machine,
+    neighbours::hogs_beside_a_quiet_sandbox,
+    neighbours::a_disk_filler_beside_a_quiet_sandbox,
+    chains::a_long_chain_of_forks_and_snapshots,
     broken::a_damaged_snapshot,
     broken::a_damaged_image,
     broken::a_kernel_that_panics,

@@ -3,16 +3,15 @@
 //!
 //! These run a daemon with debug assertions, because one for users cannot be told to die.
 
-use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use api_node::{CreateSnapshot, Fork, SandboxState};
-use base_types::SandboxId;
+use api_node::{CreateSandbox, CreateSnapshot, Fork, SandboxState};
+use base_types::{SandboxId, SnapshotId};
 use client::ClientError;
 use tokio::time::timeout;
 
-use crate::daemon::{Daemon, PATIENCE};
-use crate::left::{groups, sandboxes, until, vmms};
+use crate::daemon::{Daemon, PATIENCE, request};
+use crate::left::{groups, moments, sandboxes, until, vmms};
 
 /// Each time the other way round would be luck.
 const TIMES: usize = 2;
@@ -25,6 +24,22 @@ enum Left {
     Nothing,
     /// It runs: all of it was there already.
     Sandbox,
+}
+
+impl Left {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing of it",
+            Self::Sandbox => "all of it, running",
+        }
+    }
+}
+
+/// Says what was found after a daemon died at `step` of `operation`, as a row of the table that the
+/// guide shows; the test outside compares the two.
+fn found(operation: &str, step: &str, times: &[String]) {
+    let step = step.split_once(": ").map_or(step, |(_, step)| step);
+    println!("| {operation} | {step} | {} |", times.join(" | "));
 }
 
 const CREATE: [(&str, Left); 7] = [
@@ -53,27 +68,50 @@ enum Asked {
     Snapshot,
 }
 
-/// The step, what was asked for, and what the sandbox must be afterwards.
-const STAY: [(&str, Asked, SandboxState); 8] = [
-    ("pause: written", Asked::Pause, SandboxState::Running),
-    ("pause: counts as paused", Asked::Pause, SandboxState::Paused),
-    ("resume: kept", Asked::Resume, SandboxState::Paused),
-    ("resume: counts as running", Asked::Resume, SandboxState::Running),
-    ("branch: overlay named", Asked::Fork, SandboxState::Running),
-    ("branch: written", Asked::Fork, SandboxState::Running),
-    ("branch: overlay named", Asked::Snapshot, SandboxState::Running),
-    ("branch: written", Asked::Snapshot, SandboxState::Running),
+impl Asked {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Fork => "fork",
+            Self::Snapshot => "snapshot",
+        }
+    }
+}
+
+/// The step, what was asked for, what the sandbox must be afterwards, and how many snapshots there are.
+const STAY: [(&str, Asked, SandboxState, usize); 10] = [
+    ("pause: written", Asked::Pause, SandboxState::Running, 0),
+    ("pause: counts as paused", Asked::Pause, SandboxState::Paused, 0),
+    ("resume: kept", Asked::Resume, SandboxState::Paused, 0),
+    ("resume: counts as running", Asked::Resume, SandboxState::Running, 0),
+    ("branch: overlay named", Asked::Fork, SandboxState::Running, 0),
+    ("branch: written", Asked::Fork, SandboxState::Running, 0),
+    ("branch: overlay named", Asked::Snapshot, SandboxState::Running, 0),
+    ("branch: written", Asked::Snapshot, SandboxState::Running, 0),
+    ("snapshot: named", Asked::Snapshot, SandboxState::Running, 1),
+    // Only its answer is missing.
+    ("snapshot: kept", Asked::Snapshot, SandboxState::Running, 1),
+];
+
+/// The step of the deletion of a snapshot, and whether it is still there afterwards.
+const DISCARD: [(&str, bool); 4] = [
+    ("snapshot delete: begun", true),
+    ("snapshot delete: name removed", false),
+    ("snapshot delete: forgotten", false),
+    ("snapshot delete: files removed", false),
 ];
 
 /// Starts the next daemon and checks that what is left is `left` beside one sandbox that was there
 /// all the time, and that all of it works.
-async fn check(step: &str, bystander: SandboxId, left: Left) {
+async fn check(step: &str, bystander: SandboxId, left: Left) -> String {
     let daemon = Daemon::start(&["--pool", "nano=0"]).await;
     let mut ids = daemon.listed().await;
-    println!("{step}: {} sandboxes are left", ids.len());
     assert!(ids.contains(&bystander), "{step}");
-    let wanted = if left == Left::Sandbox { 2 } else { 1 };
-    assert_eq!(ids.len(), wanted, "{step}");
+    let found = if ids.len() == 1 { Left::Nothing } else { Left::Sandbox };
+    assert_eq!(found, left, "{step}");
+    let wanted = ids.len();
+    assert!(wanted <= 2, "{step}: {ids:?}");
     let machines = || (vmms().len(), groups().len(), sandboxes().len());
     until(step, (wanted, wanted, wanted), machines).await;
     for id in &ids {
@@ -87,6 +125,7 @@ async fn check(step: &str, bystander: SandboxId, left: Left) {
         daemon.kill_sandbox(id).await;
     }
     daemon.kill().await;
+    found.word().to_owned()
 }
 
 /// A sandbox that nothing may happen to.
@@ -106,13 +145,15 @@ async fn no_more(bystander: SandboxId) {
 pub(crate) async fn a_daemon_that_dies_at_each_step_of_a_create() {
     let bystander = bystander().await;
     for (step, left) in CREATE {
+        let mut times = Vec::new();
         for _ in 0..TIMES {
             let daemon = Daemon::start_to_die_at(step).await;
             let outcome = daemon.create().await;
             assert!(outcome.is_err(), "{step}: {outcome:?}");
             daemon.died().await;
-            check(step, bystander, left).await;
+            times.push(check(step, bystander, left).await);
         }
+        found("create", step, &times);
     }
     no_more(bystander).await;
 }
@@ -120,22 +161,24 @@ pub(crate) async fn a_daemon_that_dies_at_each_step_of_a_create() {
 pub(crate) async fn a_daemon_that_dies_at_each_step_of_a_kill() {
     let bystander = bystander().await;
     for (step, left) in DELETE {
+        let mut times = Vec::new();
         for _ in 0..TIMES {
             let daemon = Daemon::start_to_die_at(step).await;
             let id = daemon.sandbox().await;
             let outcome = timeout(PATIENCE, daemon.client.sandbox_kill(id));
             assert!(outcome.await.unwrap().is_err(), "{step}: answered");
             daemon.died().await;
-            check(step, bystander, left).await;
+            times.push(check(step, bystander, left).await);
         }
+        found("kill", step, &times);
     }
     no_more(bystander).await;
 }
 
 pub(crate) async fn a_daemon_that_dies_at_each_step_of_a_pause_a_resume_or_a_branch() {
-    for (step, asked, state) in STAY {
+    for (step, asked, state, snapshots) in STAY {
+        let mut times = Vec::new();
         for _ in 0..TIMES {
-            println!("{step}: {asked:?}");
             let daemon = Daemon::start_to_die_at(step).await;
             let id = daemon.sandbox().await;
             let script = "echo before > /root/disk; echo before > /dev/shm/memory";
@@ -146,8 +189,9 @@ pub(crate) async fn a_daemon_that_dies_at_each_step_of_a_pause_a_resume_or_a_bra
             let refused = timeout(PATIENCE, ask(&daemon, id, asked)).await.unwrap();
             assert!(refused.is_err(), "{step}: {asked:?} was answered");
             daemon.died().await;
-            survives(step, id, state).await;
+            times.push(survives(step, id, state, snapshots).await);
         }
+        found(asked.word(), step, &times);
     }
 }
 
@@ -161,18 +205,24 @@ async fn ask(daemon: &Daemon, id: SandboxId, asked: Asked) -> Result<(), ClientE
     }
 }
 
-/// Starts the next daemon and checks that one sandbox is left, in this state, with all it had, that it
-/// can be paused, resumed and forked, and that nothing else is there.
-async fn survives(step: &str, id: SandboxId, state: SandboxState) {
+/// Starts the next daemon and checks that one sandbox is left, in this state, with all it had, and as
+/// many snapshots of it, that it can be paused, resumed and forked, and that nothing else is there.
+async fn survives(step: &str, id: SandboxId, state: SandboxState, snapshots: usize) -> String {
     let daemon = Daemon::start(&["--pool", "nano=0"]).await;
     assert_eq!(daemon.listed().await, [id], "{step}");
     let seen = daemon.client.sandbox_get(id).await.unwrap();
     assert_eq!(seen.state, state, "{step}: {:?}", seen.reason);
-    assert_eq!(daemon.client.snapshot_list().await.unwrap().snapshots.len(), 0, "{step}");
+    let kept = daemon.client.snapshot_list().await.unwrap().snapshots;
+    assert_eq!(kept.len(), snapshots, "{step}");
     let machines = usize::from(state == SandboxState::Running);
-    let branches = || fs::read_dir("/data/snapshots").map_or(0, Iterator::count);
-    let there = || (vmms().len(), groups().len(), sandboxes().len(), branches());
-    until(step, (machines, machines, 1, 0), there).await;
+    let there = || (vmms().len(), groups().len(), sandboxes().len(), moments().len());
+    until(step, (machines, machines, 1, snapshots), there).await;
+    for snapshot in &kept {
+        let made = made_from(&daemon, snapshot.id).await;
+        assert_eq!(daemon.shell(made, HOLDS).await.stdout, "before\nbefore\n", "{step}");
+        daemon.kill_sandbox(made).await;
+        daemon.client.snapshot_delete(snapshot.id).await.unwrap();
+    }
     let look = "cat /root/disk /dev/shm/memory && echo after > /root/disk && date +%s";
     let holds = async |id| {
         let done = daemon.shell(id, look).await;
@@ -191,5 +241,114 @@ async fn survives(step: &str, id: SandboxId, state: SandboxState) {
         assert_eq!(holds(id).await, "after", "{step}");
         daemon.kill_sandbox(id).await;
     }
+    daemon.stop().await;
+    let also = if snapshots == 1 { ", and the snapshot" } else { "" };
+    let state = if seen.state == SandboxState::Paused { "paused" } else { "running" };
+    format!("all of it, {state}{also}")
+}
+
+/// Shows what the sandboxes of these tests hold on disk and in memory.
+const HOLDS: &str = "cat /root/disk /dev/shm/memory";
+
+async fn made_from(daemon: &Daemon, snapshot: SnapshotId) -> SandboxId {
+    let create = CreateSandbox { snapshot: Some(snapshot), ..request() };
+    daemon.create_as(&create).await.unwrap().id
+}
+
+/// A sandbox with something on disk and in memory, a snapshot of it, and that one's id.
+async fn shared() -> (SandboxId, SnapshotId) {
+    let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+    let origin = daemon.sandbox().await;
+    let script = "echo shared > /root/disk; echo shared > /dev/shm/memory";
+    assert_eq!(daemon.shell(origin, script).await.code, 0);
+    let snapshot = snapshot_of(&daemon, origin).await;
+    daemon.kill().await;
+    (origin, snapshot)
+}
+
+async fn snapshot_of(daemon: &Daemon, id: SandboxId) -> SnapshotId {
+    let request = CreateSnapshot::default();
+    let made = timeout(PATIENCE, daemon.client.snapshot_create(id, &request));
+    made.await.unwrap().unwrap().id
+}
+
+/// Starts the next daemon and checks that these sandboxes, which share layers, have what they had.
+async fn next_with(step: &str, all: &[SandboxId]) -> Daemon {
+    let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+    let mut listed = daemon.listed().await;
+    let mut wanted = all.to_vec();
+    (listed.sort(), wanted.sort());
+    assert_eq!(listed, wanted, "{step}");
+    for id in all {
+        assert_eq!(daemon.shell(*id, HOLDS).await.stdout, "shared\nshared\n", "{step}");
+    }
+    daemon
+}
+
+pub(crate) async fn a_daemon_that_dies_at_each_step_of_the_deletion_of_a_snapshot() {
+    let (origin, mut snapshot) = shared().await;
+    for (step, stays) in DISCARD {
+        let mut times = Vec::new();
+        for _ in 0..TIMES {
+            let daemon = Daemon::start_to_die_at(step).await;
+            // One of them in use, one only on disk.
+            let (used, paused) =
+                (made_from(&daemon, snapshot).await, made_from(&daemon, snapshot).await);
+            timeout(PATIENCE, daemon.client.sandbox_pause(paused)).await.unwrap().unwrap();
+            let deleted = timeout(PATIENCE, daemon.client.snapshot_delete(snapshot));
+            assert!(deleted.await.unwrap().is_err(), "{step}: answered");
+            daemon.died().await;
+
+            let daemon = next_with(step, &[origin, used, paused]).await;
+            let listed = daemon.client.snapshot_list().await.unwrap().snapshots;
+            assert_eq!(listed.len(), usize::from(stays), "{step}");
+            until(step, listed.len(), || moments().len()).await;
+            times.push(if stays { "all of it" } else { "nothing of it" }.to_owned());
+            if stays {
+                daemon.kill_sandbox(made_from(&daemon, snapshot).await).await;
+                daemon.client.snapshot_delete(snapshot).await.unwrap();
+            }
+            for id in [used, paused] {
+                daemon.kill_sandbox(id).await;
+            }
+            snapshot = snapshot_of(&daemon, origin).await;
+            daemon.kill().await;
+        }
+        found("delete a snapshot", step, &times);
+    }
+    end(origin, snapshot).await;
+}
+
+pub(crate) async fn a_daemon_that_dies_at_each_step_of_a_kill_of_one_that_shares_layers() {
+    let (origin, snapshot) = shared().await;
+    for (step, left) in DELETE {
+        let mut times = Vec::new();
+        for _ in 0..TIMES {
+            let daemon = Daemon::start_to_die_at(step).await;
+            let made = made_from(&daemon, snapshot).await;
+            timeout(PATIENCE, daemon.client.sandbox_pause(made)).await.unwrap().unwrap();
+            let killed = timeout(PATIENCE, daemon.client.sandbox_kill(made));
+            assert!(killed.await.unwrap().is_err(), "{step}: answered");
+            daemon.died().await;
+
+            let daemon = next_with(step, &[origin]).await;
+            until(step, (1, 1), || (sandboxes().len(), moments().len())).await;
+            let again = made_from(&daemon, snapshot).await;
+            assert_eq!(daemon.shell(again, HOLDS).await.stdout, "shared\nshared\n", "{step}");
+            daemon.kill_sandbox(again).await;
+            daemon.kill().await;
+            times.push(left.word().to_owned());
+        }
+        found("kill one made from a snapshot", step, &times);
+    }
+    end(origin, snapshot).await;
+}
+
+/// Removes what is left of [`shared`].
+async fn end(origin: SandboxId, snapshot: SnapshotId) {
+    let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+    daemon.client.snapshot_delete(snapshot).await.unwrap();
+    daemon.kill_sandbox(origin).await;
+    until("moments", 0, || moments().len()).await;
     daemon.stop().await;
 }

@@ -41,3 +41,28 @@ async fn a_guest_out_of_memory_loses_its_biggest_process_and_works_on() {
 async fn a_guest_that_panics_or_shuts_down_fails_with_the_reason() {
     passed("a_guest_that_panics_or_shuts_down").await;
 }
+
+#[tokio::test]
+async fn a_disk_that_fills_up_during_a_pause_a_fork_or_a_snapshot_refuses_that_and_loses_nothing() {
+    passed("a_full_disk_while_one_is_written_down").await;
+}
+
+#[tokio::test]
+async fn a_vmm_that_dies_in_a_pause_a_resume_a_fork_or_a_snapshot_fails_no_other_sandbox() {
+    passed("a_vmm_killed_while_its_sandbox_is_written_down_or_made_again").await;
+}
+
+#[tokio::test]
+async fn an_agent_that_hangs_fails_a_resume_and_each_child_with_the_reason() {
+    passed("an_agent_that_hangs_in_one_that_is_paused_or_forked").await;
+}
+
+#[tokio::test]
+async fn a_slow_disk_slows_the_pause_of_one_sandbox_alone_and_too_little_memory_is_said() {
+    passed("a_slow_disk_and_little_memory_while_one_is_written_down").await;
+}
+
+#[tokio::test]
+async fn secrets_are_in_no_log_no_figure_and_no_answer_and_an_edited_audit_line_is_named() {
+    passed("secrets_of_callers").await;
+}

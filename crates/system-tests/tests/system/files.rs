@@ -3,8 +3,7 @@
 use std::io;
 
 use api_node::{
-    ErrorCode, FileKind, FileQuery, FileReadQuery, FileWriteQuery, MakeDirectory, MoveFile,
-    RemoveQuery,
+    ErrorCode, FileKind, FileQuery, FileWriteQuery, MakeDirectory, MoveFile, RemoveQuery,
 };
 use bytes::Bytes;
 use client::ClientError;
@@ -16,7 +15,7 @@ use crate::random_bytes;
 use crate::sandbox::Sandbox;
 
 fn at(path: &str) -> FileQuery {
-    FileQuery { path: path.to_owned() }
+    FileQuery::at(path)
 }
 
 async fn write(
@@ -38,7 +37,7 @@ fn plain(path: &str) -> FileWriteQuery {
 
 async fn read(sandbox: &Sandbox<'_>, path: &str) -> Result<Vec<u8>, ClientError> {
     let reading = async {
-        let query = FileReadQuery { path: path.to_owned(), user: None };
+        let query = FileQuery::at(path);
         let (length, pieces) = sandbox.client.file_read(sandbox.id(), &query).await?;
         let mut pieces = std::pin::pin!(pieces);
         let mut content = Vec::new();

@@ -2,7 +2,8 @@
 //!
 //! Killing a VMM or the daemon takes a place on their machine, which is the portable host. So these
 //! run there: one program (`examples/inside`) in a portable host of its own, all scenarios in one go,
-//! and each test looks up its own. What a scenario does is written there.
+//! and each test looks up its own. What a scenario does is written there. Whoever works on one names it in
+//! SANDFLARE_TEST_SCENARIOS: then only that runs, and what it says is seen at once.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -20,9 +21,14 @@ const DATA_BYTES: u64 = 3 << 30;
 
 static OUTPUT: OnceCell<String> = OnceCell::const_new();
 
+/// Waits for all scenarios; what they said.
+pub(crate) async fn output() -> &'static str {
+    OUTPUT.get_or_init(run).await
+}
+
 /// Waits for all scenarios, and passes when the one called `name` did.
 pub(crate) async fn passed(name: &str) {
-    let output = OUTPUT.get_or_init(run).await;
+    let output = output().await;
     let (begin, passed) = (format!("begin {name}\n"), format!("\npassed {name} "));
     let said = output.split_once(&begin).map(|(_, rest)| rest).unwrap_or_default();
     let said = said.split("\nbegin ").next().unwrap_or_default();
@@ -46,8 +52,15 @@ async fn run() -> String {
         once.files.push((format!("/bin/{name}"), program(name)));
     }
     once.files.push(("/bin/debug/sandflared".to_owned(), beside("sandflared")));
+    let wanted = std::env::var("SANDFLARE_TEST_SCENARIOS").unwrap_or_default();
+    once.args = wanted.split_whitespace().map(str::to_owned).collect();
     let running = tokio::task::spawn_blocking(move || {
-        let outcome = run_once(&once, |_| {});
+        let watched = !once.args.is_empty();
+        let outcome = run_once(&once, |said| {
+            if watched {
+                print!("{}", String::from_utf8_lossy(said));
+            }
+        });
         outcome.map(|outcome| String::from_utf8_lossy(&outcome.output).into_owned())
     });
     match running.await.unwrap() {

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use crate::host::{Host, PATIENCE, private, program};
 use crate::inside::passed;
+use crate::power;
 
 #[tokio::test]
 async fn a_killed_vmm_fails_its_sandbox_with_the_reason_and_no_other() {
@@ -60,6 +61,43 @@ async fn a_daemon_that_dies_at_any_step_of_a_pause_a_resume_a_fork_or_a_snapshot
     passed("a_daemon_that_dies_at_each_step_of_a_pause_a_resume_or_a_branch").await;
 }
 
+#[tokio::test]
+async fn a_daemon_that_dies_at_any_step_of_the_deletion_of_a_snapshot_breaks_no_sandbox_made_from_it()
+ {
+    passed("a_daemon_that_dies_at_each_step_of_the_deletion_of_a_snapshot").await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_dies_at_any_step_of_a_kill_takes_no_layer_from_those_that_share_it() {
+    passed("a_daemon_that_dies_at_each_step_of_a_kill_of_one_that_shares_layers").await;
+}
+
+#[tokio::test]
+async fn what_is_found_after_a_kill_at_each_step_is_what_the_guide_shows() {
+    let found: Vec<_> = rows(crate::inside::output().await).collect();
+    println!("{}", found.join("\n"));
+    let guide = include_str!("../../../../docs/guides/survival.md");
+    let (_, shown) = guide.split_once("<!-- kills -->\n").unwrap();
+    let (shown, _) = shown.split_once("\n\n").unwrap();
+    // Without its head.
+    assert_eq!(found, rows(shown).skip(2).collect::<Vec<_>>(), "docs/guides/survival.md");
+}
+
+/// The rows of a table.
+fn rows(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| line.starts_with("| "))
+}
+
+#[tokio::test]
+async fn a_create_a_fork_or_a_snapshot_whose_answer_was_lost_with_the_daemon_happens_once() {
+    passed("creates_that_nobody_heard_of").await;
+}
+
+#[tokio::test]
+async fn quotas_rates_and_lifetimes_go_on_under_the_next_daemon() {
+    passed("quotas_and_lifetimes_under_the_next_daemon").await;
+}
+
 #[test]
 fn a_daemon_for_users_cannot_be_told_to_die() {
     let text = std::fs::read(program("sandflared")).unwrap();
@@ -68,7 +106,7 @@ fn a_daemon_for_users_cannot_be_told_to_die() {
 }
 
 /// Kills QEMU as the kernel does when memory runs out, and waits until it is gone.
-async fn kill_qemu(host: &Host) {
+pub(crate) async fn kill_qemu(host: &Host) {
     let qemu = Pid::from_raw(host.qemu().unwrap()).unwrap();
     rustix::process::kill_process(qemu, Signal::KILL).unwrap();
     let begun = Instant::now();
@@ -129,4 +167,7 @@ async fn a_killed_portable_host_comes_up_again_with_its_data_whole() {
     }
     runs(&host).await;
     assert_eq!(host.client().template_get(&name, Size::Nano).await.unwrap().built_at_ms, built);
+
+    power::cut_in_the_middle_of_everything(&host).await;
+    power::crash_of_the_daemon(&host).await;
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use api_node::{
-    CreateSandbox, CreateSnapshot, ErrorCode, Fork, OnTimeout, SandboxState, SpawnRequest,
+    CreateSandbox, CreateSnapshot, ErrorCode, Fork, OnTimeout, SandboxState, SetPort, SpawnRequest,
 };
 use base_types::{SandboxId, Size};
 use client::{Client, ClientError};
@@ -251,12 +251,15 @@ async fn paused_sandboxes_and_snapshots_outlive_the_node() {
     let snapshot = sandbox.client.snapshot_create(sandbox.id(), &CreateSnapshot::default()).await;
     let snapshot = snapshot.unwrap();
     let before = identity(&sandbox).await;
+    let public = SetPort { public: true };
+    let port = sandbox.client.port_set(sandbox.id(), 8000, public).await.unwrap();
     let paused = sandbox.client.sandbox_pause(sandbox.id()).await.unwrap();
     host.sandflare(&["down"]).await.succeeded();
     host.up().await;
 
     let again = adopt(&host, sandbox.id()).await;
     assert_eq!(again.made, paused);
+    assert_eq!(again.client.port_get(again.id(), 8000).await.unwrap(), port);
     assert_eq!(
         again.text("cat ~/file /dev/shm/memory; echo $GREETING").await,
         "disk\nmemory\nhello"

@@ -276,9 +276,9 @@ impl MmioTransport<Block> {
         self.with(|block, _| block.disk.flush())
     }
 
-    /// See [`Disk::push_overlay`]; call it after [`drain_and_flush`](Self::drain_and_flush), with
+    /// See [`Disk::go_on_over`]; call it after [`drain_and_flush`](Self::drain_and_flush), with
     /// the vCPUs still stopped.
-    pub fn push_overlay(&self, file: std::fs::File) -> Result<(), DiskError> {
-        self.with(|block, _| block.disk.push_overlay(file))
+    pub fn go_on_over(&self, files: Vec<std::fs::File>) -> Result<(), DiskError> {
+        self.with(|block, _| block.disk.go_on_over(files))
     }
 }

@@ -3,18 +3,18 @@
 use std::{fs::File, io, sync::Arc};
 
 use imago::{
-    DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder as _,
+    DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder as _, ShallowMapping,
     file::File as LayerFile,
     io_buffers::{IoVector, IoVectorMut},
     qcow2::Qcow2,
     raw::Raw,
 };
 
-use super::request::SECTOR_BYTES;
+use super::{request::SECTOR_BYTES, room::Room};
 use crate::Buffers;
 
 /// One layer with everything under it.
-type Layer = Arc<FormatAccess<LayerFile>>;
+pub(super) type Layer = Arc<FormatAccess<LayerFile>>;
 
 /// Why a disk could not be opened, or a layer put above it.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,14 @@ pub enum DiskError {
     /// The host failed to carry out a request; a full file system, most likely.
     #[error("read or write the disk's files")]
     Io(#[source] io::Error),
+    /// The host's file system is nearly full, and this disk has had its part.
+    #[error(
+        "grow the disk's file: the host's file system has {free_mib} MiB left, kept for the node and for smaller disks"
+    )]
+    NoRoom {
+        /// What is left.
+        free_mib: u64,
+    },
     /// What was written could not be brought to stable storage.
     #[error("bring the disk to stable storage")]
     Flush(#[source] io::Error),
@@ -67,6 +75,7 @@ pub struct Disk {
     state: State,
     layers: usize,
     size: u64,
+    room: Room,
 }
 
 #[derive(Debug)]
@@ -77,8 +86,8 @@ enum State {
 }
 
 #[derive(Debug)]
-struct Opened {
-    top: Layer,
+pub(super) struct Opened {
+    pub(super) top: Layer,
     /// The top's file once more, to bring only its data to stable storage.
     top_file: File,
 }
@@ -93,7 +102,7 @@ impl Disk {
             [base] => base.metadata().map_err(|source| DiskError::File { layer: 0, source })?.len(),
             [.., top] => base_overlay::virtual_size(top).map_err(DiskError::Size)?,
         };
-        Ok(Disk { state: State::Closed(files), layers, size })
+        Ok(Disk { state: State::Closed(files), layers, size, room: Room::default() })
     }
 
     /// Size in bytes.
@@ -125,6 +134,7 @@ impl Disk {
 
     /// Writes `buffers` at `offset`.
     pub(crate) fn write(&mut self, buffers: &Buffers<'_>, offset: u64) -> Result<(), DiskError> {
+        self.make_sure_of_room(offset, buffers.len() as u64)?;
         let opened = self.opened()?;
         let (vector, _guard) = IoVector::from_volatile_slice(buffers.slices());
         opened.top.writev(vector, offset).map_err(DiskError::Io)
@@ -150,24 +160,34 @@ impl Disk {
         }
     }
 
-    /// Freezes the top layer, which is on stable storage and never written again when this
-    /// returns, and puts `file`, an empty overlay open for reading and writing, above it. The disk
-    /// goes on as it was when this fails.
-    pub fn push_overlay(&mut self, file: File) -> Result<(), DiskError> {
-        let found = base_overlay::virtual_size(&file).map_err(DiskError::Size)?;
-        if found != self.size {
-            return Err(DiskError::OtherSize { found, expected: self.size });
+    /// Brings everything to stable storage and goes on over `files`, a chain with the same content:
+    /// the base image, then overlays bottom to top, the last one empty and open for reading and
+    /// writing. No file of before is written again. The disk goes on as it was when this fails.
+    pub fn go_on_over(&mut self, files: Vec<File>) -> Result<(), DiskError> {
+        let mut next = Self::new(files)?;
+        if next.size != self.size {
+            return Err(DiskError::OtherSize { found: next.size, expected: self.size });
         }
         self.flush()?;
-        match &mut self.state {
-            State::Closed(files) => files.push(file),
-            State::Open(opened) => {
-                *opened = open_overlay(self.layers, file, Arc::clone(&opened.top), true)?;
-            }
+        match &self.state {
+            State::Closed(_) => {}
+            // Now, so that it fails here and not at the guest's next request.
+            State::Open(_) => next.open()?,
             State::Unusable => return Err(DiskError::Unusable),
         }
-        self.layers = self.layers.saturating_add(1);
+        *self = next;
         Ok(())
+    }
+
+    /// Refuses to write `len` bytes at `offset` where the overlay would grow and must not.
+    fn make_sure_of_room(&mut self, offset: u64, len: u64) -> Result<(), DiskError> {
+        self.opened()?;
+        let State::Open(opened) = &self.state else { return Err(DiskError::Unusable) };
+        match self.room.ask(&opened.top_file, len).map_err(DiskError::Io)? {
+            Ok(()) => Ok(()),
+            Err(free_mib) if !opened.has(offset, len)? => Err(DiskError::NoRoom { free_mib }),
+            Err(_) => Ok(()),
+        }
     }
 
     fn opened(&mut self) -> Result<&mut Opened, DiskError> {
@@ -184,7 +204,20 @@ impl Disk {
 }
 
 impl Opened {
-    fn flush(&self) -> Result<(), DiskError> {
+    /// Whether all of it is in the top layer already.
+    fn has(&self, mut offset: u64, mut len: u64) -> Result<bool, DiskError> {
+        while len > 0 {
+            let mapping = self.top.get_shallow_mapping(offset, len).map_err(DiskError::Io)?;
+            let (ShallowMapping::Raw { writable: true, .. }, found @ 1..) = mapping else {
+                return Ok(false);
+            };
+            offset = offset.saturating_add(found);
+            len = len.saturating_sub(found);
+        }
+        Ok(true)
+    }
+
+    pub(super) fn flush(&self) -> Result<(), DiskError> {
         self.top.flush().map_err(DiskError::Flush)?;
         self.top_file.sync_data().map_err(DiskError::Flush)
     }
@@ -202,7 +235,7 @@ fn open_chain(files: Vec<File>, size: u64) -> Result<Opened, DiskError> {
     if found == size { Ok(opened) } else { Err(DiskError::OtherSize { found, expected: size }) }
 }
 
-fn open_base(file: File, writable: bool) -> Result<Opened, DiskError> {
+pub(super) fn open_base(file: File, writable: bool) -> Result<Opened, DiskError> {
     let top_file = file.try_clone().map_err(|source| DiskError::File { layer: 0, source })?;
     let file = LayerFile::try_from(file).map_err(|source| DiskError::File { layer: 0, source })?;
     let raw = Raw::builder(file)
@@ -213,7 +246,7 @@ fn open_base(file: File, writable: bool) -> Result<Opened, DiskError> {
 }
 
 /// The overlay in `file` with `below` under it, whatever its header says: no layer can name a file.
-fn open_overlay(
+pub(super) fn open_overlay(
     layer: usize,
     file: File,
     below: Layer,

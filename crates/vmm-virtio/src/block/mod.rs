@@ -12,7 +12,9 @@
 mod device;
 mod disk;
 mod freeze;
+mod merge;
 mod request;
+mod room;
 #[cfg(test)]
 mod test;
 
@@ -20,6 +22,7 @@ pub use self::{
     device::{Block, BlockStats},
     disk::{Disk, DiskError},
     freeze::{FrozenBlock, ThawBlockError},
+    merge::merge,
     request::{
         HEADER_BYTES, ID_BYTES, RANGE_BYTES, RANGE_SECTORS_MAX, RANGES_MAX, REQUEST_BYTES_MAX,
         Refusal, Request, SECTOR_BYTES, parse_range, parse_request,

@@ -2,7 +2,7 @@ use std::{fs::File, os::unix::fs::FileExt as _};
 
 use proptest::prelude::*;
 
-use super::{Disk, DiskError, Refusal, Request, ThawBlockError, parse_range, parse_request};
+use super::{Disk, DiskError, Refusal, Request, ThawBlockError, merge, parse_range, parse_request};
 use crate::{
     Block, ThawTransportError,
     driver::{Guest, Part},
@@ -47,8 +47,23 @@ impl Files {
         overlay
     }
 
+    /// The chain once more, with `above` on top.
+    fn chain(&self, above: &[&File]) -> Vec<File> {
+        let layers = self.layers.iter().chain(above.iter().copied());
+        layers.map(|file| file.try_clone().unwrap()).collect()
+    }
+
     fn disk(&self) -> Disk {
-        Disk::new(self.layers.iter().map(|file| file.try_clone().unwrap()).collect()).unwrap()
+        Disk::new(self.chain(&[])).unwrap()
+    }
+
+    /// Puts one overlay in the place of those at `run`.
+    fn merge(&mut self, run: std::ops::Range<usize>) {
+        let merged = self.overlay();
+        let below = self.layers[..run.start].iter().map(|file| file.try_clone().unwrap());
+        let above = self.layers[run.clone()].iter().map(|file| file.try_clone().unwrap());
+        merge(below.collect(), above.collect(), merged.try_clone().unwrap()).unwrap();
+        self.layers.splice(run, [merged]);
     }
 
     fn guest(&self) -> Guest<Block> {
@@ -178,7 +193,7 @@ fn a_pushed_overlay_keeps_the_old_moment() {
     guest.write(10, &[1; 512]);
     guest.transport.drain_and_flush().unwrap();
     let overlay = files.overlay();
-    guest.transport.push_overlay(overlay.try_clone().unwrap()).unwrap();
+    guest.transport.go_on_over(files.chain(&[&overlay])).unwrap();
     let length_before = files.layers[1].metadata().unwrap().len();
     guest.write(10, &[2; 512]);
     guest.write(5000, &[3; 65536]);
@@ -202,12 +217,59 @@ fn an_overlay_can_be_pushed_before_the_disk_was_used() {
     let mut guest = files.guest();
     let overlay = files.overlay();
     guest.transport.drain_and_flush().unwrap();
-    guest.transport.push_overlay(overlay.try_clone().unwrap()).unwrap();
+    guest.transport.go_on_over(files.chain(&[&overlay])).unwrap();
     guest.write(1, &[9; 512]);
     guest.flush();
     assert_eq!(number_of(&files.guest().read(1, 1)), 1);
     files.layers.push(overlay);
     assert_eq!(files.guest().read(1, 1), [9; 512]);
+}
+
+#[test]
+fn merged_overlays_hold_the_uppermost_of_each_cluster_and_every_zero() {
+    let mut files = Files::new(1);
+    let mut guest = files.guest();
+    for round in 1..=4_u8 {
+        guest.write(0, &[round; 512]);
+        guest.write(u64::from(round) * 1000, &[round; 65536]);
+        guest.transport.drain_and_flush().unwrap();
+        let overlay = files.overlay();
+        guest.transport.go_on_over(files.chain(&[&overlay])).unwrap();
+        files.layers.push(overlay);
+    }
+    // What a lower layer has and an upper one zeroed must not shine through, nor the base.
+    guest.request(DISCARD, 0, &range(1000, 128, 0), 0);
+    guest.request(WRITE_ZEROES, 0, &range(6000, 128, 0), 0);
+    guest.flush();
+    files.layers.push(files.overlay());
+    let before = files.guest().read(0, 10_000);
+
+    for run in [3..6, 1..4] {
+        files.merge(run);
+        assert!(files.guest().read(0, 10_000) == before);
+    }
+    assert_eq!(files.layers.len(), 3, "the base, what was merged, and the one on top");
+    let mut guest = files.guest();
+    assert_eq!(guest.read(0, 1), [4; 512]);
+    assert_eq!(guest.read(1000, 1), [0; 512]);
+    assert_eq!(guest.read(6000, 1), [0; 512]);
+    assert_eq!(number_of(&guest.read(200, 1)), 200);
+    let mut check = std::process::Command::new("qemu-img");
+    let merged = tempfile::NamedTempFile::new().unwrap();
+    std::io::copy(&mut &files.layers[1], &mut merged.as_file()).unwrap();
+    let check = check.args(["check", "-f", "qcow2"]).arg(merged.path()).output().unwrap();
+    assert!(check.status.success(), "{check:?}");
+}
+
+#[test]
+fn nothing_is_merged_into_an_overlay_of_another_disk() {
+    let files = Files::new(2);
+    let other = tempfile::tempfile().unwrap();
+    base_overlay::create(&other, DISK_BYTES * 2).unwrap();
+    let mut run = files.chain(&[]);
+    let below = vec![run.remove(0)];
+    assert!(matches!(merge(below, run, other), Err(DiskError::OtherSize { .. })));
+    assert!(matches!(merge(vec![], vec![], files.overlay()), Err(DiskError::NoFiles)));
 }
 
 #[test]
@@ -217,10 +279,16 @@ fn an_overlay_that_does_not_fit_is_refused_and_the_disk_goes_on() {
     guest.write(1, &[4; 512]);
     let other = tempfile::tempfile().unwrap();
     base_overlay::create(&other, DISK_BYTES * 2).unwrap();
-    let refused = guest.transport.push_overlay(other).unwrap_err();
+    let refused = guest.transport.go_on_over(files.chain(&[&other])).unwrap_err();
     assert!(matches!(refused, DiskError::OtherSize { .. }));
-    let refused = guest.transport.push_overlay(tempfile::tempfile().unwrap()).unwrap_err();
+    let none = tempfile::tempfile().unwrap();
+    let refused = guest.transport.go_on_over(files.chain(&[&none])).unwrap_err();
     assert!(matches!(refused, DiskError::Size(_)));
+    let mut damaged = files.chain(&[&files.overlay()]);
+    damaged[1] = files.overlay();
+    damaged[1].write_all_at(&[0x55; 4096], 0).unwrap();
+    let refused = guest.transport.go_on_over(damaged).unwrap_err();
+    assert!(matches!(refused, DiskError::Layer { layer: 1, .. }));
     guest.write(2, &[5; 512]);
     assert_eq!(guest.read(1, 2), [[4; 512], [5; 512]].concat());
 }
@@ -377,6 +445,7 @@ enum Step {
     Flush,
     Clone,
     Push,
+    Merge { from: usize, layers: usize },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -390,9 +459,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(sector, sectors, kind)| Step::Zero { sector, sectors, kind }),
         1 => Just(Step::Flush),
         1 => Just(Step::Clone),
-        1 => Just(Step::Push),
+        2 => Just(Step::Push),
+        1 => (1..6_usize, 1..5_usize).prop_map(|(from, layers)| Step::Merge { from, layers }),
     ];
-    proptest::collection::vec(step, 1..24)
+    proptest::collection::vec(step, 1..40)
 }
 
 proptest! {
@@ -426,8 +496,15 @@ proptest! {
                 Step::Push => {
                     guest.transport.drain_and_flush().unwrap();
                     let overlay = files.overlay();
-                    guest.transport.push_overlay(overlay.try_clone().unwrap()).unwrap();
+                    guest.transport.go_on_over(files.chain(&[&overlay])).unwrap();
                     files.layers.push(overlay);
+                }
+                Step::Merge { from, layers } => {
+                    // All but the base and the overlay that is written.
+                    let frozen = files.layers.len() - 1;
+                    let from = from.min(frozen);
+                    let to = (from + layers).min(frozen);
+                    files.merge(from..to);
                 }
             }
         }

@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from sandflare.errors import BadAnswer, SandflareError, from_failure
-from sandflare.models import Event, Result
+from sandflare.models import Event, FileEvent, Result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,18 +25,19 @@ LOST_EXIT_CODE = 125
 
 _END = frozenset({"exit", "error"})
 _KINDS = frozenset({"started", "stdout", "stderr", "exit", "error", "dropped"})
+_FILE_KINDS = frozenset(
+    {"started", "created", "modified", "attributes", "removed", "moved", "overflow"}
+)
 
 
-class EventReader:
-    """Reads a stream of events, one JSON object per line, however it is cut into pieces."""
+class _Lines:
+    """Puts lines together, however their stream is cut into pieces."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
-        self.last_seq: int | None = None
-        self.ended = False
 
-    def feed(self, piece: bytes) -> list[Event]:
-        """Take the next bytes; return the events they complete."""
+    def feed(self, piece: bytes) -> list[bytes]:
+        """Take the next bytes; return the lines they complete."""
         self._rest += piece
         if b"\n" not in piece:
             if len(self._rest) > EVENT_BYTES_MAX:
@@ -44,16 +45,38 @@ class EventReader:
             return []
         *lines, rest = bytes(self._rest).split(b"\n")
         self._rest = bytearray(rest)
+        return [line for line in lines if line.strip()]
+
+    def clear(self) -> None:
+        """Forget half a line."""
+        self._rest.clear()
+
+
+def _no_event(line: bytes) -> BadAnswer:
+    shown = line[:100].decode("utf-8", "replace")
+    return BadAnswer(f"the node sent what is no event: {shown!r}")
+
+
+class EventReader:
+    """Reads a stream of events, one JSON object per line, however it is cut into pieces."""
+
+    def __init__(self) -> None:
+        self._lines = _Lines()
+        self.last_seq: int | None = None
+        self.ended = False
+
+    def feed(self, piece: bytes) -> list[Event]:
+        """Take the next bytes; return the events they complete."""
         events = []
-        for line in lines:
-            event = self._event(line) if line.strip() and not self.ended else None
+        for line in self._lines.feed(piece):
+            event = None if self.ended else self._event(line)
             if event is not None:
                 events.append(event)
         return events
 
     def restart(self) -> None:
         """Forget half an event, before the stream is attached again after ``last_seq``."""
-        self._rest.clear()
+        self._lines.clear()
 
     def _event(self, line: bytes) -> Event | None:
         try:
@@ -64,15 +87,41 @@ class EventReader:
                 return None
             event = _parsed(kind, seq, body)
         except (ValueError, KeyError, TypeError, binascii.Error) as error:
-            shown = line[:100].decode("utf-8", "replace")
-            raise BadAnswer(f"the node sent what is no event: {shown!r}") from error
+            raise _no_event(line) from error
         self.last_seq = seq
         self.ended = kind in _END
         return event
 
 
+class FileEventReader:
+    """Reads the stream of a watch, however it is cut into pieces."""
+
+    def __init__(self) -> None:
+        self._lines = _Lines()
+
+    def feed(self, piece: bytes) -> Iterator[FileEvent]:
+        """Take the next bytes; yield the events they complete, then raise why the watch is over."""
+        for line in self._lines.feed(piece):
+            try:
+                body = json.loads(line)
+                kind, seq, ts = body["type"], int(body["seq"]), _seconds(body)
+                failure = from_failure(body["failure"]) if kind == "error" else None
+            except (ValueError, KeyError, TypeError) as error:
+                raise _no_event(line) from error
+            if failure is not None:
+                raise failure
+            # Others are heartbeats, or newer than this version.
+            if kind in _FILE_KINDS:
+                path, to, what = body.get("path"), body.get("to"), body.get("kind")
+                yield FileEvent(kind, seq, ts, path=path, to=to, kind=what)
+
+
+def _seconds(body: Mapping[str, Any]) -> float:
+    return float(body["ts_ms"]) / 1e3 if "ts_ms" in body else float(body.get("ts", 0)) / 1e6
+
+
 def _parsed(kind: str, seq: int, body: Mapping[str, Any]) -> Event:
-    ts = float(body["ts_ms"]) / 1e3 if "ts_ms" in body else float(body.get("ts", 0)) / 1e6
+    ts = _seconds(body)
     if kind in ("stdout", "stderr"):
         return Event(kind, seq, ts, data=base64.b64decode(body["data"], validate=True))
     if kind == "started":

@@ -91,7 +91,7 @@ def arguments(
     """Arguments for ``build_request`` of a client of httpx."""
     headers = dict(ask.headers)
     if content is not None:
-        headers["Content-Type"] = "application/octet-stream"
+        headers.setdefault("Content-Type", "application/octet-stream")
         if ask.length is not None:
             headers["Content-Length"] = str(ask.length)
     built: dict[str, Any] = {

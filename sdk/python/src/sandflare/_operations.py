@@ -11,13 +11,14 @@ from typing import Any, Union
 from sandflare._ask import Ask, Body, given, idempotency, many, nothing, one, page, parsed, segment
 from sandflare._ask import text as as_text
 from sandflare._retry import Again
-from sandflare.errors import ConfigurationError, NotFound, TooLarge
+from sandflare.errors import ConfigurationError, TooLarge
 from sandflare.models import (
     CreatedKey,
     FileEntry,
     Health,
     Key,
     Metrics,
+    Port,
     ProcessInfo,
     Project,
     SandboxInfo,
@@ -187,6 +188,15 @@ def sandbox_logs(id: str) -> Ask[str]:
     return Ask("GET", _of(id, "/logs"), as_text, again=Again.SAFE)
 
 
+def port_get(id: str, port: int) -> Ask[Port]:
+    return Ask("GET", _of(id, f"/ports/{port}"), one(Port), again=Again.SAFE)
+
+
+def port_set(id: str, port: int, public: bool) -> Ask[Port]:
+    path = _of(id, f"/ports/{port}")
+    return Ask("PUT", path, one(Port), json={"public": public}, again=Again.SAFE)
+
+
 def snapshot_list(cursor: str | None = None) -> Ask[tuple[list[Snapshot], str | None]]:
     read = page(Snapshot, "snapshots")
     return Ask("GET", "/snapshots", read, params=given(cursor=cursor), again=Again.SAFE)
@@ -299,9 +309,44 @@ def process_resize(id: str, process: int, rows: int, cols: int) -> Ask[None]:
     return Ask("POST", _process(id, process, "resize"), nothing, json=body, again=Again.SAFE)
 
 
-def file_read(id: str, path: str, user: str | None) -> Ask[bytes]:
+def process_get(id: str, process: int) -> Ask[ProcessInfo]:
+    path = f"{_of(id)}/processes/{process}"
+    return Ask("GET", path, one(ProcessInfo), again=Again.SAFE)
+
+
+def file_read(
+    id: str, path: str, user: str | None, start: int = 0, length: int | None = None
+) -> Ask[bytes]:
+    if start < 0 or (length is not None and length < 1):
+        raise ConfigurationError("`start` is 0 or more, and `length` is 1 or more")
+    headers = {}
+    if start or length is not None:
+        last = start + length - 1 if length is not None else ""
+        headers["Range"] = f"bytes={start}-{last}"
     params = given(path=path, user=user)
-    return Ask("GET", _of(id, "/files"), bytes, params=params, again=Again.SAFE)
+    return Ask("GET", _of(id, "/files"), bytes, params=params, headers=headers, again=Again.SAFE)
+
+
+def file_pack(id: str, path: str, user: str | None) -> Ask[bytes]:
+    params = given(path=path, user=user)
+    return Ask("GET", _of(id, "/files/archive"), bytes, params=params, again=Again.SAFE)
+
+
+def file_unpack(id: str, path: str, body: Body, user: str | None) -> Ask[FileEntry]:
+    return Ask(
+        "PUT",
+        _of(id, "/files/archive"),
+        one(FileEntry),
+        params=given(path=path, user=user),
+        body=body,
+        headers={"Content-Type": "application/x-tar"},
+        slow=True,
+    )
+
+
+def file_watch(id: str, path: str, recursive: bool, user: str | None) -> Ask[Any]:
+    params = given(path=path, recursive="true" if recursive else None, user=user)
+    return Ask("GET", _of(id, "/files/watch"), parsed, params=params, again=Again.SAFE)
 
 
 def file_write(
@@ -323,8 +368,9 @@ def file_write(
     )
 
 
-def file_list(id: str, path: str) -> Ask[list[FileEntry]]:
-    return Ask("GET", _of(id, "/files/list"), _entries, params={"path": path}, again=Again.SAFE)
+def file_list(id: str, path: str, user: str | None) -> Ask[list[FileEntry]]:
+    params = given(path=path, user=user)
+    return Ask("GET", _of(id, "/files/list"), _entries, params=params, again=Again.SAFE)
 
 
 def _entries(answer: bytes) -> list[FileEntry]:
@@ -336,8 +382,8 @@ def _entries(answer: bytes) -> list[FileEntry]:
     return many(FileEntry, "entries")(answer)
 
 
-def file_stat(id: str, path: str) -> Ask[FileEntry]:
-    params = {"path": path}
+def file_stat(id: str, path: str, user: str | None) -> Ask[FileEntry]:
+    params = given(path=path, user=user)
     return Ask("GET", _of(id, "/files/stat"), one(FileEntry), params=params, again=Again.SAFE)
 
 
@@ -436,11 +482,3 @@ def matches(
         and (name is None or info.name == name)
         and all(info.metadata.get(key) == value for key, value in (metadata or {}).items())
     )
-
-
-def find_process(processes: Sequence[ProcessInfo], id: int) -> ProcessInfo:
-    """Find a process by its number."""
-    for info in processes:
-        if info.id == id:
-            return info
-    raise NotFound(f"there is no process {id}")

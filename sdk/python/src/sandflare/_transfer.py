@@ -74,6 +74,27 @@ def gather(whole: io.BytesIO, piece: bytes, path: str) -> None:
     whole.write(piece)
 
 
+class Part:
+    """The part of a file that was asked for, also when the whole of it comes.
+
+    What has no size, such as a file of ``/proc``, only comes whole.
+    """
+
+    def __init__(self, start: int, length: int | None, whole: bool) -> None:
+        self._skip = start if whole else 0
+        self._left = length if whole else None
+
+    def of(self, piece: bytes) -> bytes:
+        """Take what belongs to it of the next piece."""
+        skipped = min(self._skip, len(piece))
+        self._skip -= skipped
+        piece = piece[skipped:]
+        if self._left is not None:
+            piece = piece[: self._left]
+            self._left -= len(piece)
+        return piece
+
+
 class Landing:
     """A local file that is there whole or not at all."""
 

@@ -226,6 +226,24 @@ class GuestFailed(NodeFailed):
     default_code = "guest_failed"
 
 
+class PortUnreachable(SandflareError):
+    """Nothing in the sandbox listens on that port."""
+
+    default_code = "port_unreachable"
+
+
+class PortBroken(SandflareError):
+    """The program on that port gave no whole answer, or one that is not HTTP."""
+
+    default_code = "port_broken"
+
+
+class RangeNotSatisfiable(SandflareError):
+    """The part of a file that was asked for begins where the file has ended."""
+
+    default_code = "range_not_satisfiable"
+
+
 class ArchiveRefused(SandflareError):
     """A directory that came from a sandbox contains what must not be written to this machine."""
 
@@ -266,6 +284,9 @@ _BY_CODE: dict[str, type[SandflareError]] = {
         KvmUnusable,
         ImageBroken,
         GuestFailed,
+        PortUnreachable,
+        PortBroken,
+        RangeNotSatisfiable,
     )
 }
 
@@ -280,6 +301,7 @@ _BY_STATUS: dict[int, type[SandflareError]] = {
     410: SandboxOver,
     413: TooLarge,
     415: Unsupported,
+    416: RangeNotSatisfiable,
     429: RateLimited,
     503: NoCapacity,
     504: AgentSilent,

@@ -103,6 +103,30 @@ class Metrics(Model):
 
 
 @dataclass(frozen=True)
+class Port(Model):
+    """A port of a sandbox: where it is reached, and by whom.
+
+    ``str()`` is an address to be opened as it is, in a browser for instance: of a private port it
+    has the token in it. ``url`` and ``path_url`` are without; send ``headers`` along to either.
+    """
+
+    port: int
+    public: bool
+    url: str
+    path_url: str
+    token: str = field(repr=False)
+    raw: Mapping[str, Any] = _RAW
+
+    def __str__(self) -> str:
+        return f"{self.url}/" if self.public else f"{self.url}/?sandflare_token={self.token}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What lets a request in; every port of this sandbox takes it, and no other sandbox."""
+        return {"X-Sandflare-Token": self.token}
+
+
+@dataclass(frozen=True)
 class ProcessInfo(Model):
     """A process that was spawned in a sandbox."""
 
@@ -218,6 +242,29 @@ class Event:
     signal: int | None = None
     timed_out: bool = False
     failure: SandflareError | None = None
+
+
+@dataclass(frozen=True)
+class FileEvent:
+    """One thing that happened in a watched directory.
+
+    Attributes:
+        event: ``started``, ``created``, ``modified``, ``attributes``, ``removed``, ``moved``, or
+            ``overflow``: some of what happened was not noticed.
+        seq: 0, 1, 2 … in the life of the watch.
+        ts: when the sandbox learned of it, in seconds since 1970.
+        path: where, in full.
+        to: where it is now, with ``moved``.
+        kind: what it is, if it could still be looked at: file, directory, symlink or other.
+
+    """
+
+    event: str
+    seq: int
+    ts: float
+    path: str | None = None
+    to: str | None = None
+    kind: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,17 @@ use super::html::{Prose, Text};
 /// LIMIT: how deep fields of fields are shown; what is deeper is named only.
 const DEPTH_MAX: usize = 3;
 /// Tags, in the order a newcomer needs them; others follow by name.
-const TAGS: [&str; 8] =
-    ["sandboxes", "processes", "files", "snapshots", "templates", "access", "audit", "node"];
+const TAGS: [&str; 9] = [
+    "sandboxes",
+    "processes",
+    "files",
+    "ports",
+    "snapshots",
+    "templates",
+    "access",
+    "audit",
+    "node",
+];
 
 /// The whole page. `document` is an OpenAPI document.
 pub(super) fn page(document: &Value) -> String {

@@ -1,6 +1,6 @@
 //! What a request brings to be let to a port, taken out of it: none of it is for the program.
 
-use axum::http::header::{AUTHORIZATION, COOKIE, ORIGIN};
+use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN, REFERER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::server::port::place::Way;
@@ -31,6 +31,10 @@ impl Credentials {
         let mut found = Self { in_query: from_query(query), ..Self::default() };
         found.add(headers.get_all(TOKEN).iter().filter_map(|value| value.to_str().ok()));
         headers.remove(TOKEN);
+        // The address of a page that was opened with one.
+        if headers.get(REFERER).is_some_and(|page| contains(page.as_bytes(), PORT_TOKEN_NAME)) {
+            headers.remove(REFERER);
+        }
         found.take_keys(headers, way);
         let cookies = take_cookies(headers, way);
         if way == Way::Host && !is_of_another_origin(headers) {
@@ -74,6 +78,10 @@ impl Credentials {
     pub(crate) fn in_query_is(&self, token: PortToken) -> bool {
         self.in_query == Some(token)
     }
+}
+
+fn contains(text: &[u8], word: &str) -> bool {
+    text.windows(word.len()).any(|part| part == word.as_bytes())
 }
 
 /// Removes the values of a header that `ours` knows, and returns the first of them.
@@ -149,7 +157,7 @@ fn take_cookies(headers: &mut HeaderMap, way: Way) -> Vec<String> {
 pub(crate) fn is_of_another_origin(headers: &HeaderMap) -> bool {
     let text =
         |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    let host = text(&axum::http::header::HOST).unwrap_or_default();
+    let host = text(&HOST).unwrap_or_default();
     let foreign = text(&ORIGIN).is_some_and(|origin| {
         let origin = origin.split_once("://").map_or("", |(_, rest)| rest);
         !origin.eq_ignore_ascii_case(host)
@@ -185,7 +193,9 @@ mod test {
     fn a_token_counts_from_header_query_and_on_a_host_name_cookie_and_none_stays() {
         let (one, cookie) =
             (token(1).text(), format!("a=b; {PORT_TOKEN_NAME}={}; c=d", token(2).text()));
-        let lines_of = [(PORT_TOKEN_HEADER, &*one), ("cookie", &*cookie), ("host", "h")];
+        let page = format!("http://h/?{PORT_TOKEN_NAME}={one}");
+        let lines_of =
+            [(PORT_TOKEN_HEADER, &*one), ("cookie", &*cookie), ("host", "h"), ("referer", &*page)];
         for (way, cookies) in [(Way::Host, true), (Way::Path, false), (Way::Headers, false)] {
             let mut headers = headers(&lines_of);
             let mut query = Some(format!("x=1&{PORT_TOKEN_NAME}={}&y=2", token(3).text()));

@@ -110,10 +110,11 @@ pub(crate) fn to_program(
 /// Makes a program's headers those of the answer to the caller. Returns the protocol it goes on with.
 pub(crate) fn from_program(headers: &mut HeaderMap, way: Way) -> Option<HeaderValue> {
     let upgrade = upgrade(headers);
+    let framed = headers.contains_key(TRANSFER_ENCODING);
     let length = headers.get(CONTENT_LENGTH).cloned();
     remove_of_the_connection(headers);
-    // The answer to a HEAD has no body to work it out from.
-    if let Some(length) = length {
+    // The answer to a HEAD has no body to work it out from. Beside another framing it would be a lie.
+    if let Some(length) = length.filter(|_| !framed) {
         headers.insert(CONTENT_LENGTH, length);
     }
     // Where else this origin is served is not for a program to say.
@@ -227,6 +228,19 @@ mod test {
         let mut sent = headers(&[("upgrade", "websocket")]);
         assert_eq!(to_program(&mut sent, &place(Way::Host), "", came()), None);
         assert_eq!(sent.get("upgrade"), None);
+    }
+
+    #[test]
+    fn a_length_that_the_body_does_not_have_is_not_passed_on() {
+        for (lines, kept) in [
+            (&[("content-length", "5")][..], true),
+            (&[("content-length", "5"), ("transfer-encoding", "chunked")], false),
+        ] {
+            let mut answer = headers(lines);
+            from_program(&mut answer, Way::Host);
+            assert_eq!(answer.contains_key("content-length"), kept, "{lines:?}");
+            assert!(!answer.contains_key("transfer-encoding"), "{lines:?}");
+        }
     }
 
     #[test]

@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+from sandflare import _decode
 from sandflare import _operations as operations
 from sandflare import _transfer as transfer
-from sandflare.errors import PathNotFound
+from sandflare.errors import ConnectionBroken, PathNotFound
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from sandflare._async.transport import AsyncTransport
     from sandflare._transfer import Source
-    from sandflare.models import FileEntry
+    from sandflare.models import FileEntry, FileEvent
+
+# The HTTP status of an answer with the whole file, whatever part was asked for.
+_WHOLE = 200
 
 
 class AsyncFiles:
@@ -24,10 +28,20 @@ class AsyncFiles:
         self._transport = transport
         self._sandbox = sandbox
 
-    async def read(self, path: str, *, user: str | None = None) -> bytes:
-        """Read a file whole, with the rights of ``user`` (default: root)."""
+    async def read(
+        self,
+        path: str,
+        *,
+        start: int = 0,
+        length: int | None = None,
+        user: str | None = None,
+    ) -> bytes:
+        """Read a file, or ``length`` bytes of it from ``start`` on.
+
+        With the rights of ``user`` (default: root).
+        """
         whole = io.BytesIO()
-        async for piece in self.stream(path, user=user):
+        async for piece in self.stream(path, start=start, length=length, user=user):
             transfer.gather(whole, piece, path)
         return whole.getvalue()
 
@@ -37,11 +51,38 @@ class AsyncFiles:
         """Read a file as text."""
         return (await self.read(path, user=user)).decode(encoding)
 
-    async def stream(self, path: str, *, user: str | None = None) -> AsyncIterator[bytes]:
-        """Read a file in pieces, as they come."""
-        response = await self._transport.open(operations.file_read(self._sandbox, path, user))
+    async def stream(
+        self,
+        path: str,
+        *,
+        start: int = 0,
+        length: int | None = None,
+        user: str | None = None,
+    ) -> AsyncIterator[bytes]:
+        """Read a file, or a part of it, in pieces, as they come."""
+        ask = operations.file_read(self._sandbox, path, user, start, length)
+        response = await self._transport.open(ask)
+        part = transfer.Part(start, length, response.status_code == _WHOLE)
         async for piece in self._transport.pieces(response):
-            yield piece
+            wanted = part.of(piece)
+            if wanted:
+                yield wanted
+
+    async def watch(
+        self, path: str, *, recursive: bool = False, user: str | None = None
+    ) -> AsyncIterator[FileEvent]:
+        """Iterate over what changes in a directory, for ever.
+
+        With ``recursive``, also in all directories below it. The watch begins when the first event
+        is asked for, which is ``started``; it ends when you stop iterating, or with an error when
+        the directory is gone.
+        """
+        ask = operations.file_watch(self._sandbox, path, recursive, user)
+        reader = _decode.FileEventReader()
+        async for piece in self._transport.pieces(await self._transport.open(ask)):
+            for event in reader.feed(piece):
+                yield event
+        raise ConnectionBroken("the stream ended before the watch did")
 
     async def write(
         self,
@@ -61,18 +102,18 @@ class AsyncFiles:
             operations.file_write(self._sandbox, path, body, length=length, mode=mode, user=user)
         )
 
-    async def list(self, path: str) -> list[FileEntry]:
+    async def list(self, path: str, *, user: str | None = None) -> list[FileEntry]:
         """List a directory, by name."""
-        return await self._transport.ask(operations.file_list(self._sandbox, path))
+        return await self._transport.ask(operations.file_list(self._sandbox, path, user))
 
-    async def stat(self, path: str) -> FileEntry:
+    async def stat(self, path: str, *, user: str | None = None) -> FileEntry:
         """Tell what is at a path. A symbolic link is not followed."""
-        return await self._transport.ask(operations.file_stat(self._sandbox, path))
+        return await self._transport.ask(operations.file_stat(self._sandbox, path, user))
 
-    async def exists(self, path: str) -> bool:
+    async def exists(self, path: str, *, user: str | None = None) -> bool:
         """Whether there is anything at a path."""
         try:
-            await self.stat(path)
+            await self.stat(path, user=user)
         except PathNotFound:
             return False
         return True

@@ -18,6 +18,7 @@ from sandflare.models import (
     FileEntry,
     LocalCopy,
     Metrics,
+    Port,
     ProcessInfo,
     Result,
     SandboxInfo,
@@ -318,7 +319,7 @@ class AsyncSandbox:
 
     async def process(self, id: int) -> AsyncProcess:
         """The spawned process of this number, to listen to it and to steer it."""
-        info = operations.find_process(await self.processes(), id)
+        info = await self._transport.ask(operations.process_get(self.id, id))
         return AsyncProcess(self._transport, self.id, info)
 
     async def upload(
@@ -328,20 +329,20 @@ class AsyncSandbox:
         *,
         mode: int | None = None,
         user: str | None = None,
-    ) -> FileEntry | None:
+    ) -> FileEntry:
         """Write to ``path`` in the sandbox.
 
         ``source`` is the content as bytes or text, a file opened to read, or a local path as
         ``pathlib.Path``. Text is never taken for a path. A local directory is copied with all that
-        is in it, into the directory ``path``; then there is nothing to return.
+        is in it, into the directory ``path``.
         """
         folder = transfer.local_path(source)
         if folder is None or not folder.is_dir():
             return await self.files.write(path, source, mode=mode, user=user)
-        await self.files.make_dir(path, mode=mode, user=user)
-        unpack = ["tar", "-C", path, "-xf", "-"]
-        await self.run(unpack, user=user, cwd="/", input=archive.pack(folder), check=True)
-        return None
+        if mode is not None:
+            await self.files.make_dir(path, mode=mode, user=user)
+        body = partial(archive.pack, folder)
+        return await self._transport.ask(operations.file_unpack(self.id, path, body, user))
 
     @overload
     async def download(self, path: str, *, user: str | None = None) -> bytes: ...
@@ -366,7 +367,7 @@ class AsyncSandbox:
                 size += len(piece)
             return LocalCopy(files=1, bytes=size)
         target = Path(to)
-        if (await self.files.stat(path)).is_directory:
+        if (await self.files.stat(path, user=user)).is_directory:
             return await self._unpacked(path, target, user)
         landing = transfer.Landing(target)
         well = False
@@ -398,6 +399,18 @@ class AsyncSandbox:
     async def set_timeout(self, timeout: float) -> None:
         """Let it live this many seconds from now; 0 is without end."""
         await self._transport.ask(operations.sandbox_timeout(self.id, timeout))
+
+    async def url(self, port: int, public: bool | None = None) -> Port:
+        """Say where a TCP port of it is reached; a program need not listen there yet.
+
+        ``public=True`` lets everybody in who reaches the node, ``public=False`` only those who
+        have its token or a key, which is how every port begins. Without it, nothing changes.
+        """
+        if public is None:
+            ask = operations.port_get(self.id, port)
+        else:
+            ask = operations.port_set(self.id, port, public)
+        return await self._transport.ask(ask)
 
     async def metrics(self) -> Metrics:
         """Counters of its machine since it was made."""
@@ -450,15 +463,9 @@ class AsyncSandbox:
             await packed.aclose()
 
     async def _packed(self, path: str, user: str | None) -> AsyncGenerator[bytes, None]:
-        command = ["tar", "-C", path, "-cf", "-", "."]
-        errors = _decode.Collector(command, _decode.LINE_BYTES_MAX)
-        async with self._execute(command, _decode.Shaper(), user=user or "root", cwd="/") as events:
-            async for event in events:
-                if event.event == "stdout":
-                    yield event.data
-                else:
-                    errors.add(event)
-        errors.result().check()
+        response = await self._transport.open(operations.file_pack(self.id, path, user))
+        async for piece in self._transport.pieces(response):
+            yield piece
 
 
 def _client(client: AsyncClient | None, url: str | None, api_key: str | None) -> AsyncClient:

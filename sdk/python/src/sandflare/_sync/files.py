@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sandflare import _decode
 from sandflare import _operations as operations
 from sandflare import _transfer as transfer
-from sandflare.errors import PathNotFound
+from sandflare.errors import ConnectionBroken, PathNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sandflare._sync.transport import Transport
     from sandflare._transfer import Source
-    from sandflare.models import FileEntry
+    from sandflare.models import FileEntry, FileEvent
+
+# The HTTP status of an answer with the whole file, whatever part was asked for.
+_WHOLE = 200
 
 
 class Files:
@@ -23,18 +27,56 @@ class Files:
         self._transport = transport
         self._sandbox = sandbox
 
-    def read(self, path: str, *, user: str | None = None) -> bytes:
-        """Read a file whole, with the rights of ``user`` (default: root)."""
-        return transfer.joined(self.stream(path, user=user), path)
+    def read(
+        self,
+        path: str,
+        *,
+        start: int = 0,
+        length: int | None = None,
+        user: str | None = None,
+    ) -> bytes:
+        """Read a file, or ``length`` bytes of it from ``start`` on.
+
+        With the rights of ``user`` (default: root).
+        """
+        pieces = self.stream(path, start=start, length=length, user=user)
+        return transfer.joined(pieces, path)
 
     def read_text(self, path: str, *, encoding: str = "utf-8", user: str | None = None) -> str:
         """Read a file as text."""
         return self.read(path, user=user).decode(encoding)
 
-    def stream(self, path: str, *, user: str | None = None) -> Iterator[bytes]:
-        """Read a file in pieces, as they come."""
-        response = self._transport.open(operations.file_read(self._sandbox, path, user))
-        yield from self._transport.pieces(response)
+    def stream(
+        self,
+        path: str,
+        *,
+        start: int = 0,
+        length: int | None = None,
+        user: str | None = None,
+    ) -> Iterator[bytes]:
+        """Read a file, or a part of it, in pieces, as they come."""
+        ask = operations.file_read(self._sandbox, path, user, start, length)
+        response = self._transport.open(ask)
+        part = transfer.Part(start, length, response.status_code == _WHOLE)
+        for piece in self._transport.pieces(response):
+            wanted = part.of(piece)
+            if wanted:
+                yield wanted
+
+    def watch(
+        self, path: str, *, recursive: bool = False, user: str | None = None
+    ) -> Iterator[FileEvent]:
+        """Iterate over what changes in a directory, for ever.
+
+        With ``recursive``, also in all directories below it. The watch begins when the first event
+        is asked for, which is ``started``; it ends when you stop iterating, or with an error when
+        the directory is gone.
+        """
+        ask = operations.file_watch(self._sandbox, path, recursive, user)
+        reader = _decode.FileEventReader()
+        for piece in self._transport.pieces(self._transport.open(ask)):
+            yield from reader.feed(piece)
+        raise ConnectionBroken("the stream ended before the watch did")
 
     def write(
         self,
@@ -54,18 +96,18 @@ class Files:
             operations.file_write(self._sandbox, path, body, length=length, mode=mode, user=user)
         )
 
-    def list(self, path: str) -> list[FileEntry]:
+    def list(self, path: str, *, user: str | None = None) -> list[FileEntry]:
         """List a directory, by name."""
-        return self._transport.ask(operations.file_list(self._sandbox, path))
+        return self._transport.ask(operations.file_list(self._sandbox, path, user))
 
-    def stat(self, path: str) -> FileEntry:
+    def stat(self, path: str, *, user: str | None = None) -> FileEntry:
         """Tell what is at a path. A symbolic link is not followed."""
-        return self._transport.ask(operations.file_stat(self._sandbox, path))
+        return self._transport.ask(operations.file_stat(self._sandbox, path, user))
 
-    def exists(self, path: str) -> bool:
+    def exists(self, path: str, *, user: str | None = None) -> bool:
         """Whether there is anything at a path."""
         try:
-            self.stat(path)
+            self.stat(path, user=user)
         except PathNotFound:
             return False
         return True

@@ -17,6 +17,7 @@ from sandflare.models import (
     FileEntry,
     LocalCopy,
     Metrics,
+    Port,
     ProcessInfo,
     Result,
     SandboxInfo,
@@ -316,7 +317,7 @@ class Sandbox:
 
     def process(self, id: int) -> Process:
         """The spawned process of this number, to listen to it and to steer it."""
-        info = operations.find_process(self.processes(), id)
+        info = self._transport.ask(operations.process_get(self.id, id))
         return Process(self._transport, self.id, info)
 
     def upload(
@@ -326,20 +327,20 @@ class Sandbox:
         *,
         mode: int | None = None,
         user: str | None = None,
-    ) -> FileEntry | None:
+    ) -> FileEntry:
         """Write to ``path`` in the sandbox.
 
         ``source`` is the content as bytes or text, a file opened to read, or a local path as
         ``pathlib.Path``. Text is never taken for a path. A local directory is copied with all that
-        is in it, into the directory ``path``; then there is nothing to return.
+        is in it, into the directory ``path``.
         """
         folder = transfer.local_path(source)
         if folder is None or not folder.is_dir():
             return self.files.write(path, source, mode=mode, user=user)
-        self.files.make_dir(path, mode=mode, user=user)
-        unpack = ["tar", "-C", path, "-xf", "-"]
-        self.run(unpack, user=user, cwd="/", input=archive.pack(folder), check=True)
-        return None
+        if mode is not None:
+            self.files.make_dir(path, mode=mode, user=user)
+        body = partial(archive.pack, folder)
+        return self._transport.ask(operations.file_unpack(self.id, path, body, user))
 
     @overload
     def download(self, path: str, *, user: str | None = None) -> bytes: ...
@@ -364,8 +365,9 @@ class Sandbox:
                 size += len(piece)
             return LocalCopy(files=1, bytes=size)
         target = Path(to)
-        if self.files.stat(path).is_directory:
-            return archive.unpack(self._packed(path, user), target)
+        if self.files.stat(path, user=user).is_directory:
+            response = self._transport.open(operations.file_pack(self.id, path, user))
+            return archive.unpack(self._transport.pieces(response), target)
         landing = transfer.Landing(target)
         well = False
         try:
@@ -396,6 +398,18 @@ class Sandbox:
     def set_timeout(self, timeout: float) -> None:
         """Let it live this many seconds from now; 0 is without end."""
         self._transport.ask(operations.sandbox_timeout(self.id, timeout))
+
+    def url(self, port: int, public: bool | None = None) -> Port:
+        """Say where a TCP port of it is reached; a program need not listen there yet.
+
+        ``public=True`` lets everybody in who reaches the node, ``public=False`` only those who
+        have its token or a key, which is how every port begins. Without it, nothing changes.
+        """
+        if public is None:
+            ask = operations.port_get(self.id, port)
+        else:
+            ask = operations.port_set(self.id, port, public)
+        return self._transport.ask(ask)
 
     def metrics(self) -> Metrics:
         """Counters of its machine since it was made."""
@@ -437,17 +451,6 @@ class Sandbox:
         if input is not None:
             on_started = partial(feed, self._transport, self.id, source=input)
         return Events(self._transport, lambda _: ask, shaper, attach=False, on_started=on_started)
-
-    def _packed(self, path: str, user: str | None) -> Iterator[bytes]:
-        command = ["tar", "-C", path, "-cf", "-", "."]
-        errors = _decode.Collector(command, _decode.LINE_BYTES_MAX)
-        with self._execute(command, _decode.Shaper(), user=user or "root", cwd="/") as events:
-            for event in events:
-                if event.event == "stdout":
-                    yield event.data
-                else:
-                    errors.add(event)
-        errors.result().check()
 
 
 def _client(client: Client | None, url: str | None, api_key: str | None) -> Client:

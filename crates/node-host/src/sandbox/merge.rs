@@ -1,0 +1,175 @@
+//! Keeps the chain of a sandbox's disk short, however often it is forked and kept.
+//!
+//! ```text
+//!   before:  A  B  C  D  e  f  g  h  own       sizes: capitals are large
+//!   after:   A  B  C  M              own       M holds what D to h held
+//! ```
+//!
+//! Each fork and each snapshot freezes the overlay that was on top. Once there are too many frozen
+//! ones, the upper of them are merged into a new file beside them, which takes their place in
+//! `files.json` when it is on stable storage. Directories that share the old ones keep theirs. The
+//! machine goes on over the old files, with the same content, until the branch that follows hands it
+//! the new chain. Lower overlays are taken along once they are no larger than what is above, so
+//! that a byte is copied a few times and not at every turn.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_vmm::{Command, MergeSpec};
+use base_types::{Chain, SandboxId, Size};
+
+use super::CreateError;
+use super::files::{FREE_BYTES_MIN, SandboxFiles, create_overlay, failed};
+use super::owner::Surroundings;
+use crate::disk;
+use crate::machine::MachineError;
+use crate::shells::ShellError;
+use crate::step;
+use crate::template::Template;
+use crate::vmm::VmmProcess;
+
+/// LIMIT: frozen overlays of a sandbox. A read of what nobody wrote asks each of them; and a machine
+/// takes 24 files, of which the root image, the template's overlay and the sandbox's own are three.
+pub(super) const FROZEN_MAX: usize = 8;
+/// LIMIT: copying what a full disk of 8 GiB holds, within its share of a slow one.
+const MERGE_WITHIN: Duration = Duration::from_secs(600);
+/// Lower overlays that are left alone while they are large.
+const LEFT_ALONE: usize = 4;
+
+/// Which of the frozen overlays, lowest first and of these sizes, are to become one.
+fn run(bytes: &[u64]) -> Option<Range<usize>> {
+    if bytes.len() < FROZEN_MAX {
+        return None;
+    }
+    let mut start = LEFT_ALONE;
+    let mut above: u64 = bytes.iter().skip(start).sum();
+    while let Some(below) = start.checked_sub(1).and_then(|index| bytes.get(index)) {
+        if *below > above {
+            break;
+        }
+        above += below;
+        start -= 1;
+    }
+    Some(start..bytes.len())
+}
+
+/// Merges frozen overlays of the sandbox `id` if there are too many. One that cannot be merged goes
+/// on as deep as it is. Dropping the future leaves the directory as it was or as it is then.
+pub(super) async fn merge_deep(
+    around: &Surroundings,
+    template: &Arc<Template>,
+    id: SandboxId,
+    files: &mut SandboxFiles,
+) {
+    // An adopted machine may write to one that is only believed to be frozen.
+    if !files.is_known() {
+        return;
+    }
+    let sizes: Result<Vec<_>, _> =
+        files.frozen.iter().map(|file| file.metadata().map(|found| found.blocks() * 512)).collect();
+    let Some(run) = run(&sizes.unwrap_or_default()) else { return };
+    let layers = run.len();
+    match merge(around, template, files, run).await {
+        Ok(()) => tracing::info!(sandbox = %id, "merged {layers} overlays of its disk into one"),
+        Err(error) => {
+            tracing::warn!(sandbox = %id, "cannot merge overlays of its disk: {}", Chain(&error));
+        }
+    }
+}
+
+async fn merge(
+    around: &Surroundings,
+    template: &Template,
+    files: &mut SandboxFiles,
+    run: Range<usize>,
+) -> Result<(), CreateError> {
+    let dir = files.dir().to_owned();
+    let (below, above) = (files.frozen.get(..run.start), files.frozen.get(run.clone()));
+    let (below, above) = (below.unwrap_or_default(), above.unwrap_or_default());
+    let mut bytes = FREE_BYTES_MIN;
+    for file in above {
+        bytes += file.metadata().map_err(|source| failed(&dir, source))?.blocks() * 512;
+    }
+    let free = disk::free_bytes(&dir).map_err(|source| failed(&dir, source))?;
+    if free < bytes {
+        return Err(CreateError::DiskFull { path: dir, free_mib: free >> 20 });
+    }
+    let mut layout = files.layout.clone();
+    let name = layout.fresh("disk");
+    let path = dir.join(&name);
+    let merged = create_overlay(&path, files.disk_bytes())?;
+    // What reads the overlays of a guest is jailed, and here without a machine of its own.
+    let process = around.launcher.start(Size::Nano).await.map_err(ShellError::Start)?;
+    let below: Vec<&File> = [&template.root, &template.disk].into_iter().chain(below).collect();
+    let result = copy(&process, &below, above, &merged).await;
+    process.kill();
+    if let Err(error) = result {
+        let _ = std::fs::remove_file(&path);
+        return Err(error.into());
+    }
+    step::reached("merge: written");
+    layout.disk.splice(run.clone(), [name]);
+    files.commit(layout, true)?;
+    step::reached("merge: counts");
+    let merged = File::open(&path).map_err(|source| failed(&path, source))?;
+    files.frozen.splice(run, [merged]);
+    Ok(())
+}
+
+/// Makes `merged`, an empty overlay, hold what the overlays `run` hold, which lie over `below`.
+/// `process` is one without a machine.
+async fn copy(
+    process: &VmmProcess,
+    below: &[&File],
+    run: &[File],
+    merged: &File,
+) -> Result<(), MachineError> {
+    let count = |files: usize| u8::try_from(files).unwrap_or(u8::MAX);
+    let spec = MergeSpec { below: count(below.len()), run: count(run.len()) };
+    let mut descriptors: Vec<_> = below.iter().map(AsFd::as_fd).collect();
+    descriptors.extend(run.iter().map(AsFd::as_fd));
+    descriptors.push(merged.as_fd());
+    let merging = process.control().order(Command::Merge(spec), &descriptors, MERGE_WITHIN);
+    let doing = "merge the overlays of a disk";
+    merging.await.map_err(|source| MachineError::Vmm { doing, source })
+}
+
+#[cfg(test)]
+mod test {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_short_chain_is_left_alone_and_so_are_large_overlays_below() {
+        assert_eq!(run(&[1; FROZEN_MAX - 1]), None);
+        assert_eq!(run(&[1000, 1000, 1000, 1000, 1, 1, 1, 1]), Some(4..8));
+        assert_eq!(run(&[1000, 10, 1000, 3, 1, 1, 1, 1]), Some(3..8));
+        assert_eq!(run(&[1; 8]), Some(0..8));
+        assert_eq!(run(&[1; 21]), Some(0..21));
+    }
+
+    proptest! {
+        #[test]
+        fn a_chain_that_grows_for_ever_stays_short_and_its_bytes_are_copied_a_few_times(
+            grown in proptest::collection::vec(1..1000_u64, 1..2000)
+        ) {
+            let (mut chain, mut copied): (Vec<u64>, u64) = (Vec::new(), 0);
+            for bytes in &grown {
+                if let Some(run) = run(&chain) {
+                    let merged: u64 = chain[run.clone()].iter().sum();
+                    copied += merged;
+                    chain.splice(run, [merged]);
+                }
+                chain.push(*bytes);
+                prop_assert!(chain.len() <= FROZEN_MAX, "{}", chain.len());
+            }
+            let all: u64 = grown.iter().sum();
+            prop_assert!(copied <= all * 40, "{copied} of {all}");
+        }
+    }
+}

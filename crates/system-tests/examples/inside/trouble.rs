@@ -1,0 +1,330 @@
+//! What goes wrong while a sandbox is paused, resumed, forked or kept as a snapshot: the disk is full or
+//! slow, memory is short, its VMM dies, its agent hangs. What was asked for is refused with one sentence,
+//! or the sandbox is over with its reason; others notice nothing, and nothing half made stays.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use api_node::{CreateSandbox, CreateSnapshot, ErrorCode, Fork, SandboxState};
+use base_types::SandboxId;
+use client::ClientError;
+use rustix::process::{Pid, Signal};
+use tokio::time::{sleep, timeout};
+
+use crate::bad::over;
+use crate::daemon::{BALLAST, Daemon, PATIENCE, request, said};
+use crate::full::{fill, free_bytes};
+use crate::left::{groups, moments, sandboxes, until, until_nothing, vmm_of, vmms};
+
+/// What a sandbox is asked for when something goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Pause,
+    Resume,
+    Fork,
+    Snapshot,
+}
+
+const ALL: [Asked; 4] = [Asked::Pause, Asked::Resume, Asked::Fork, Asked::Snapshot];
+
+async fn ask(daemon: &Daemon, id: SandboxId, asked: Asked) -> Result<(), ClientError> {
+    let client = &daemon.client;
+    let asking = async {
+        match asked {
+            Asked::Pause => client.sandbox_pause(id).await.map(drop),
+            Asked::Resume => client.sandbox_resume(id).await.map(drop),
+            Asked::Fork => client.sandbox_fork(id, &Fork { count: 2, name: None }).await.map(drop),
+            Asked::Snapshot => {
+                client.snapshot_create(id, &CreateSnapshot::default()).await.map(drop)
+            }
+        }
+    };
+    timeout(PATIENCE, asking).await.unwrap()
+}
+
+/// Puts something on disk, and `mib` MiB that are not zero into memory.
+async fn write(daemon: &Daemon, id: SandboxId, mib: u32) {
+    let script =
+        format!("echo before > /root/disk; sync; yes sandflare | head -c {mib}M > /dev/shm/memory");
+    let done = daemon.shell(id, &script).await;
+    assert_eq!(done.code, 0, "{done:?}");
+}
+
+/// Checks that it has all of [`write`], after whatever happened.
+async fn whole(daemon: &Daemon, id: SandboxId, mib: u32) {
+    let script = "cat /root/disk; wc -c < /dev/shm/memory; tail -c 10 /dev/shm/memory";
+    let done = daemon.shell(id, script).await;
+    let lines: Vec<_> = done.stdout.lines().collect();
+    let bytes = u64::from(mib) << 20;
+    assert_eq!(lines[..2], ["before", bytes.to_string().as_str()], "{done:?}");
+    assert!("sandflare\nsandflare\n".contains(lines[2]), "{done:?}");
+}
+
+/// Names of what a sandbox has on disk.
+fn files(id: SandboxId) -> Vec<String> {
+    let entries = fs::read_dir(format!("/data/sandboxes/{id}")).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn mib_free() -> u64 {
+    free_bytes() >> 20
+}
+
+pub(crate) async fn a_full_disk_while_one_is_written_down() {
+    /// More than there is room for.
+    const MEMORY_MIB: u32 = 96;
+    let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+    let (victim, other) = (daemon.sandbox().await, daemon.sandbox().await);
+    write(&daemon, victim, MEMORY_MIB).await;
+    let before = files(victim);
+    let free = mib_free();
+    // Enough to begin with, not enough to end.
+    fill(72 << 20);
+    for asked in [Asked::Pause, Asked::Fork, Asked::Snapshot] {
+        let error = ask(&daemon, victim, asked).await.unwrap_err();
+        assert_eq!(error.code(), Some(ErrorCode::DiskFull), "{asked:?}: {error}");
+        let said = said::<()>(Err(error));
+        assert!(said.contains("the disk is full") && said.contains("free some space"), "{said}");
+        daemon.works(other).await;
+        until("room", true, || mib_free() >= 70).await;
+        assert_eq!((moments(), sandboxes().len(), vmms().len()), (vec![], 2, 2), "{asked:?}");
+        let names: Vec<_> = files(victim).iter().map(|name| kind(name)).collect();
+        assert_eq!(names, before.iter().map(|name| kind(name)).collect::<Vec<_>>(), "{asked:?}");
+        whole(&daemon, victim, MEMORY_MIB).await;
+    }
+    // Too little to begin: refused before the sandbox is held.
+    fill(40 << 20);
+    for asked in [Asked::Fork, Asked::Snapshot] {
+        let error = ask(&daemon, victim, asked).await.unwrap_err();
+        assert_eq!(error.code(), Some(ErrorCode::DiskFull), "{asked:?}: {error}");
+    }
+    fs::remove_file(BALLAST).unwrap();
+
+    // Room again: it can be paused, and has everything, also what it wrote meanwhile.
+    assert_eq!(daemon.shell(victim, "echo later > /root/later; sync").await.code, 0);
+    ask(&daemon, victim, Asked::Pause).await.unwrap();
+    // Not a byte: nothing that would need to be written down is done, and nothing is lost by it.
+    fill(0);
+    let error = ask(&daemon, victim, Asked::Resume).await.unwrap_err();
+    println!("resume: {error}");
+    let codes = [Some(ErrorCode::DiskFull), Some(ErrorCode::NoCapacity)];
+    assert!(codes.contains(&error.code()), "{error}");
+    fs::remove_file(BALLAST).unwrap();
+    let state = daemon.client.sandbox_get(victim).await.unwrap().state;
+    assert_eq!(state, SandboxState::Paused);
+    whole(&daemon, victim, MEMORY_MIB).await;
+    assert_eq!(daemon.shell(victim, "cat /root/later").await.stdout, "later\n");
+    daemon.works(other).await;
+    for id in [victim, other] {
+        daemon.kill_sandbox(id).await;
+    }
+    until_nothing().await;
+    until("the disk as it was", true, || mib_free() + 8 >= free).await;
+    daemon.stop().await;
+}
+
+/// A file without its number: a new overlay may take the place of one of the same kind.
+fn kind(name: &str) -> String {
+    name.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned()
+}
+
+/// Whether the state of a machine is being written, or a machine is being made.
+fn under_way(asked: Asked, id: SandboxId, before: &[i32]) -> bool {
+    let written = |dir: PathBuf| {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("state-"))
+    };
+    match asked {
+        Asked::Pause => written(Path::new("/data/sandboxes").join(id.to_string())),
+        Asked::Resume => vmms().iter().any(|pid| !before.contains(pid)),
+        Asked::Fork | Asked::Snapshot => {
+            moments().iter().any(|name| written(Path::new("/data/snapshots").join(name)))
+        }
+    }
+}
+
+pub(crate) async fn a_vmm_killed_while_its_sandbox_is_written_down_or_made_again() {
+    let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+    let other = daemon.sandbox().await;
+    for asked in ALL {
+        for delay in [0, 40, 120] {
+            let victim = daemon.sandbox().await;
+            write(&daemon, victim, 8).await;
+            if asked == Asked::Resume {
+                ask(&daemon, victim, Asked::Pause).await.unwrap();
+            }
+            let (own, before) = (vmm_of(&victim.to_string()), vmms());
+            let shooting = async {
+                let begun = Instant::now();
+                while !under_way(asked, victim, &before) && begun.elapsed() < PATIENCE {
+                    sleep(Duration::from_millis(1)).await;
+                }
+                sleep(Duration::from_millis(delay)).await;
+                let made = vmms().into_iter().filter(|pid| !before.contains(pid)).collect();
+                let targets: Vec<_> = own.map_or(made, |own| vec![own]);
+                for pid in targets {
+                    // It may have ended by itself in this moment.
+                    let _ =
+                        rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+                }
+            };
+            let (outcome, ()) = tokio::join!(ask(&daemon, victim, asked), shooting);
+            let refused = outcome.is_err();
+            if refused {
+                said(outcome);
+            }
+            daemon.works(other).await;
+            // The shot may have come a moment ago.
+            until("a state that stays", true, || {
+                vmm_of(&victim.to_string()) != own || own.is_none()
+            })
+            .await;
+            let failed = async {
+                daemon.client.sandbox_get(victim).await.unwrap().state == SandboxState::Failed
+            };
+            let failed = failed.await;
+            println!("{asked:?} {delay} ms: refused {refused}, failed {failed}");
+            match (asked, failed) {
+                (_, true) => over(&daemon, victim, "the VMM process ended (signal 9").await,
+                // Written down before, or not begun: nothing is lost.
+                (Asked::Pause | Asked::Resume, false) => whole(&daemon, victim, 8).await,
+                (Asked::Fork | Asked::Snapshot, false) => {
+                    over(&daemon, victim, "the VMM process ended (signal 9").await;
+                }
+            }
+            for id in daemon.listed().await.into_iter().filter(|id| *id != other) {
+                daemon.kill_sandbox(id).await;
+            }
+            for snapshot in daemon.client.snapshot_list().await.unwrap().snapshots {
+                daemon.client.snapshot_delete(snapshot.id).await.unwrap();
+            }
+            let there = || (vmms().len(), groups().len(), sandboxes().len(), moments().len());
+            until("what is left", (1, 1, 1, 0), there).await;
+        }
+    }
+    daemon.stop().await;
+}
+
+/// Stops all of a guest's agent, from inside, a moment after this returns.
+async fn hang(daemon: &Daemon, id: SandboxId) {
+    let script = "mkdir /tmp/groups && mount -t cgroup2 none /tmp/groups && mkdir /tmp/groups/ice && \
+                  echo 1 > /tmp/groups/ice/cgroup.procs && \
+                  setsid sh -c 'sleep 0.5; echo 1 > /tmp/groups/ice/cgroup.freeze; \
+                  until grep -q \"frozen 1\" /tmp/groups/ice/cgroup.events; do sleep 0.1; done; \
+                  touch /dev/shm/frozen' </dev/null >/dev/null 2>&1 &";
+    let done = daemon.shell(id, script).await;
+    assert_eq!(done.code, 0, "{done:?}");
+}
+
+pub(crate) async fn an_agent_that_hangs_in_one_that_is_paused_or_forked() {
+    let daemon = Daemon::start(&["--pool", "nano=0", "--ready-timeout-ms", "4000"]).await;
+    let (victim, parent, other) =
+        (daemon.sandbox().await, daemon.sandbox().await, daemon.sandbox().await);
+    for id in [victim, parent] {
+        hang(&daemon, id).await;
+    }
+    // Nobody can ask a guest whose agent hangs; three seconds are six times what it was told to wait.
+    sleep(Duration::from_secs(3)).await;
+    // A snapshot asks nothing of the agent, what is made of it does.
+    let kept = daemon.client.snapshot_create(parent, &CreateSnapshot::default()).await.unwrap();
+    let from = CreateSandbox { snapshot: Some(kept.id), ..request() };
+    let silent = |error: ClientError| {
+        assert_eq!(error.code(), Some(ErrorCode::AgentSilent), "{error}");
+        let said = said::<()>(Err(error));
+        assert!(said.contains("did not answer within 4000 ms"), "{said}");
+    };
+    let (made, forked) = tokio::join!(daemon.create_as(&from), ask(&daemon, parent, Asked::Fork));
+    silent(made.unwrap_err());
+    silent(forked.unwrap_err());
+    daemon.works(other).await;
+    daemon.client.snapshot_delete(kept.id).await.unwrap();
+    let there = || (vmms().len(), groups().len(), sandboxes().len(), moments().len());
+    until("what is left", (3, 3, 3, 0), there).await;
+
+    // Neither does a pause; a resume does, and its sandbox is over with the reason.
+    ask(&daemon, victim, Asked::Pause).await.unwrap();
+    silent(ask(&daemon, victim, Asked::Resume).await.unwrap_err());
+    over(&daemon, victim, "it did not resume").await;
+    until("machines", (2, 2), || (vmms().len(), groups().len())).await;
+    daemon.works(other).await;
+    for id in [victim, parent, other] {
+        daemon.kill_sandbox(id).await;
+    }
+    until_nothing().await;
+    daemon.stop().await;
+}
+
+/// The resource group of a sandbox's machine.
+fn group(id: SandboxId) -> PathBuf {
+    let pid = vmm_of(&id.to_string()).unwrap();
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
+    Path::new("/sys/fs/cgroup").join(path)
+}
+
+/// Lets a machine write `bytes` a second to the data disk.
+fn slow_down(group: &Path, bytes: u64) {
+    let above: Vec<_> =
+        group.ancestors().skip(1).take_while(|dir| dir.starts_with("/sys/fs/cgroup")).collect();
+    for dir in above.into_iter().rev() {
+        fs::write(dir.join("cgroup.subtree_control"), "+io").unwrap();
+    }
+    let disk = rustix::fs::stat("/data").unwrap().st_dev;
+    let (major, minor) = (rustix::fs::major(disk), rustix::fs::minor(disk));
+    fs::write(group.join("io.max"), format!("{major}:{minor} wbps={bytes}")).unwrap();
+}
+
+pub(crate) async fn a_slow_disk_and_little_memory_while_one_is_written_down() {
+    const MEMORY_MIB: u32 = 24;
+    const BYTES_PER_SECOND: u64 = 4 << 20;
+    let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+    let (slow, other) = (daemon.sandbox().await, daemon.sandbox().await);
+    write(&daemon, slow, MEMORY_MIB).await;
+    let group = group(slow);
+    slow_down(&group, BYTES_PER_SECOND);
+    // Room for a few of the pages that are on their way to the disk.
+    let current: u64 =
+        fs::read_to_string(group.join("memory.current")).unwrap().trim().parse().unwrap();
+    fs::write(group.join("memory.max"), (current + (6 << 20)).to_string()).unwrap();
+    let begun = Instant::now();
+    let (mut others, mut slowest) = (0, Duration::ZERO);
+    let mut pausing = Box::pin(ask(&daemon, slow, Asked::Pause));
+    let paused = loop {
+        let asked = Instant::now();
+        tokio::select! {
+            biased;
+            paused = &mut pausing => break paused,
+            () = daemon.works(other) => {
+                others += 1;
+                slowest = slowest.max(asked.elapsed());
+            }
+        }
+    };
+    drop(pausing);
+    paused.unwrap();
+    let took = begun.elapsed();
+    println!("paused within {took:?}; {others} commands in another meanwhile, slowest {slowest:?}");
+    // It was slow indeed, and only for itself.
+    assert!(took > Duration::from_secs(u64::from(MEMORY_MIB << 20) / BYTES_PER_SECOND / 2));
+    assert!(others >= 5 && slowest < took / 2, "{others} commands, slowest {slowest:?}");
+    whole(&daemon, slow, MEMORY_MIB).await;
+
+    // Too little memory for what its guest uses: it is over, and says why.
+    let group = self::group(other);
+    let current: u64 =
+        fs::read_to_string(group.join("memory.current")).unwrap().trim().parse().unwrap();
+    fs::write(group.join("memory.max"), (current + (8 << 20)).to_string()).unwrap();
+    let done = daemon.shell(other, "yes | head -c 64M > /dev/shm/memory").await;
+    assert_eq!(done.code, 125, "{done:?}");
+    over(&daemon, other, "out of the memory it may use").await;
+    daemon.works(slow).await;
+    for id in [slow, other] {
+        daemon.kill_sandbox(id).await;
+    }
+    until_nothing().await;
+    daemon.stop().await;
+}
