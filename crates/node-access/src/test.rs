@@ -205,3 +205,39 @@ async fn a_create_with_a_key_happens_once() {
     now.fetch_add(24 * 60 * 60 * 1000 + 1, Ordering::SeqCst);
     drop(fresh(access.create_begin(one, "a", [2; 32]).await));
 }
+
+#[tokio::test]
+async fn creates_of_the_last_minute_count_under_the_next_node() {
+    let (now, clock) = clock!();
+    let node = Node::new(clock);
+    let access = node.start().await;
+    let quota = Quota { creates_per_minute: 2, ..Quota::default() };
+    let project = CreateProject { name: "one".into(), quota };
+    let project = access.project_create(project).await.unwrap().id;
+    let start = now.load(Ordering::SeqCst);
+    for (bits, created_at_ms) in [(1, start - 70_000), (2, start - 50_000), (3, start)] {
+        let row = node_store::SandboxRow {
+            id: base_types::SandboxId::from_bits(bits),
+            project,
+            name: None,
+            template: "agent".parse().unwrap(),
+            size: base_types::Size::Nano,
+            env: Default::default(),
+            metadata: Default::default(),
+            snapshot: None,
+            lease: node_store::LeaseRow::default(),
+            state: node_store::StoredState::Running,
+            created_at_ms,
+            reason: None,
+            times: String::new(),
+            errand: None,
+        };
+        access.inner.store.sandbox_insert(row).await.unwrap();
+    }
+    drop(access);
+    let access = node.start().await;
+    assert_eq!(access.creates_within_a_minute(project), 2);
+    assert_eq!(access.count_creates(project, 1).unwrap_err().code, ErrorCode::QuotaExceeded);
+    now.fetch_add(12_000, Ordering::SeqCst);
+    access.count_creates(project, 1).unwrap();
+}
