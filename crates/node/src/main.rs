@@ -9,6 +9,7 @@ mod failure;
 mod files;
 mod first_key;
 mod lifecycle;
+mod listen;
 mod measure;
 mod ports;
 mod process;
@@ -21,7 +22,6 @@ mod view;
 mod watch;
 
 use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,6 @@ use api_node::Addresses;
 use clap::Parser;
 use node_access::Access;
 use node_host::{Host, Verdict};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -82,7 +81,7 @@ fn start_log(settings: &Settings) -> Result<()> {
 
 async fn serve(settings: Settings) -> Result<()> {
     // Before anything is touched: another node may be using the same data.
-    let listener = listen(settings.exposure.listen).await?;
+    let listener = listen::listen(settings.exposure.listen).await?;
     if let Some(warning) = settings.exposure.warning() {
         tracing::warn!("{warning}");
     }
@@ -124,17 +123,6 @@ async fn serve(settings: Settings) -> Result<()> {
     signals.abort();
     tracing::info!("stopped");
     Ok(())
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener> {
-    match TcpListener::bind(address).await {
-        Ok(listener) => Ok(listener),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => bail!(
-            "{address} is in use by another program, perhaps another node; stop it, or choose \
-             another address with --listen"
-        ),
-        Err(error) => Err(error).with_context(|| format!("listen on {address}")),
-    }
 }
 
 fn check(verdict: &Verdict) -> Result<()> {
