@@ -1,5 +1,7 @@
 //! Bringing a guest into a shell: by booting its kernel, or by restoring a template's snapshot.
 
+mod freeze;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use api_guest::{AGENT_PORT, Identify, Request, SetClock};
 use api_vmm::{
     Answer, BootSpec, Command, DiskSpec, MemoryPath, PrimeSpec, PrimeTimes, RestoreSpec,
-    RestoreTimes, SnapshotSpec,
+    RestoreTimes,
 };
 use base_types::SandboxId;
 use tokio::net::UnixStream;
@@ -21,6 +23,8 @@ use crate::guest::{GuestConnection, GuestError};
 use crate::images::Kernel;
 use crate::template::Template;
 use crate::vmm::{MachineOver, VmmProcess};
+
+pub(crate) use freeze::{FreezeFiles, freeze};
 
 /// Kernel command line of every guest.
 ///
@@ -34,10 +38,6 @@ pub(crate) const CMDLINE: &str =
 const ORDER_WITHIN: Duration = Duration::from_secs(20);
 /// LIMIT: all memory layers of the largest size from a slow disk; a template's own memory is there.
 const PRIME_WITHIN: Duration = Duration::from_secs(120);
-/// LIMIT: pausing finishes the guest's disk requests.
-const PAUSE_WITHIN: Duration = Duration::from_secs(60);
-/// LIMIT: writing all memory of the largest size to a slow disk.
-const SNAPSHOT_WITHIN: Duration = Duration::from_secs(300);
 /// LIMIT: a boot command loads a kernel of some 60 MB into memory before it answers.
 const BOOT_WITHIN: Duration = Duration::from_secs(60);
 /// LIMIT: a machine that dies closes its connections a moment before its process is reaped.
@@ -341,49 +341,9 @@ fn answer(told: Result<(), GuestError>, console: &File) -> Result<(), MachineErr
     }
 }
 
-/// The new files a machine is written to.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct FreezeFiles<'a> {
-    pub(crate) state: &'a File,
-    /// Takes the pages changed since the restore.
-    pub(crate) memory: &'a File,
-    /// The chain its disk is from then on, where the machine is to go on: the root image, then
-    /// overlays with what the disk holds, lowest first, the last one empty.
-    pub(crate) disk: Option<&'a [&'a File]>,
-}
-
 /// What a chain of `files` is told as.
 fn disk_spec(files: usize) -> DiskSpec {
     DiskSpec { files: u8::try_from(files).unwrap_or(u8::MAX) }
-}
-
-/// Stops the machine and writes it to `files`, to stable storage. With a disk it then goes on,
-/// and how long it stood still is returned, in microseconds; without one it stays as it is. A
-/// machine that could not be written goes on.
-pub(crate) async fn freeze(
-    process: &VmmProcess,
-    files: FreezeFiles<'_>,
-) -> Result<u64, MachineError> {
-    let control = process.control();
-    let _unlimited = process.io_unlimited();
-    let begun = Instant::now();
-    let paused = control.order(Command::Pause, &[], PAUSE_WITHIN).await;
-    paused.map_err(failed("pause the machine"))?;
-    let disk = files.disk.map(|disk| disk_spec(disk.len()));
-    let spec = SnapshotSpec { disk, only_dirty: true };
-    let mut descriptors = vec![files.state.as_fd(), files.memory.as_fd()];
-    descriptors.extend(files.disk.into_iter().flatten().map(AsFd::as_fd));
-    let written = control.request(Command::Snapshot(spec), &descriptors, SNAPSHOT_WITHIN).await;
-    let written = match written {
-        Ok(Answer::Snapshotted { .. }) => Ok(()),
-        Ok(_) => Err(ControlError::Protocol),
-        Err(error) => Err(error),
-    };
-    if files.disk.is_some() || written.is_err() {
-        go_on(process).await?;
-    }
-    written.map_err(failed("write the machine's state and memory"))?;
-    Ok(micros(begun))
 }
 
 /// Lets a machine that was stopped go on.

@@ -1,0 +1,56 @@
+//! Writing a machine down: its state and memory, at one moment.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use api_vmm::{Answer, Command, SnapshotSpec};
+
+use super::{MachineError, disk_spec, failed, go_on, micros};
+use crate::control::ControlError;
+use crate::vmm::VmmProcess;
+
+/// LIMIT: pausing finishes the guest's disk requests.
+const PAUSE_WITHIN: Duration = Duration::from_secs(60);
+/// LIMIT: writing all memory of the largest size to a slow disk.
+const SNAPSHOT_WITHIN: Duration = Duration::from_secs(300);
+
+/// The new files a machine is written to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FreezeFiles<'a> {
+    pub(crate) state: &'a File,
+    /// Takes the pages changed since the restore.
+    pub(crate) memory: &'a File,
+    /// The chain its disk is from then on, where the machine is to go on: the root image, then
+    /// overlays with what the disk holds, lowest first, the last one empty.
+    pub(crate) disk: Option<&'a [&'a File]>,
+}
+
+/// Stops the machine and writes it to `files`, to stable storage. With a disk it then goes on,
+/// and how long it stood still is returned, in microseconds; without one it stays as it is. A
+/// machine that could not be written goes on.
+pub(crate) async fn freeze(
+    process: &VmmProcess,
+    files: FreezeFiles<'_>,
+) -> Result<u64, MachineError> {
+    let control = process.control();
+    let _unlimited = process.io_unlimited();
+    let begun = Instant::now();
+    let paused = control.order(Command::Pause, &[], PAUSE_WITHIN).await;
+    paused.map_err(failed("pause the machine"))?;
+    let disk = files.disk.map(|disk| disk_spec(disk.len()));
+    let spec = SnapshotSpec { disk, only_dirty: true };
+    let mut descriptors = vec![files.state.as_fd(), files.memory.as_fd()];
+    descriptors.extend(files.disk.into_iter().flatten().map(AsFd::as_fd));
+    let written = control.request(Command::Snapshot(spec), &descriptors, SNAPSHOT_WITHIN).await;
+    let written = match written {
+        Ok(Answer::Snapshotted { .. }) => Ok(()),
+        Ok(_) => Err(ControlError::Protocol),
+        Err(error) => Err(error),
+    };
+    if files.disk.is_some() || written.is_err() {
+        go_on(process).await?;
+    }
+    written.map_err(failed("write the machine's state and memory"))?;
+    Ok(micros(begun))
+}
