@@ -129,10 +129,17 @@ pub(crate) fn from_program(headers: &mut HeaderMap, way: Way) -> Option<HeaderVa
     upgrade
 }
 
-/// The protocol that one side wants to go on with.
+/// The protocol that one side wants to go on with. Not HTTP/2: its requests would pass unseen, with
+/// whatever their caller says in our name.
 fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let asked = tokens(headers).any(|token| token.eq_ignore_ascii_case("upgrade"));
-    headers.get(UPGRADE).filter(|_| asked).cloned()
+    let mut lines = headers.get_all(UPGRADE).iter();
+    let protocol = lines.next().filter(|_| asked && lines.next().is_none())?;
+    let http = |name: &str| {
+        let name = name.trim().to_ascii_lowercase();
+        name.starts_with("h2") || name.starts_with("http")
+    };
+    (!protocol.to_str().ok()?.split(',').any(http)).then(|| protocol.clone())
 }
 
 /// What `Connection` names.
@@ -224,10 +231,18 @@ mod test {
         left.sort_unstable();
         let said = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
         assert_eq!(left, [&["connection", "host", "upgrade"][..], &said].concat());
-        // Without being named, the line asks for nothing.
-        let mut sent = headers(&[("upgrade", "websocket")]);
-        assert_eq!(to_program(&mut sent, &place(Way::Host), "", came()), None);
-        assert_eq!(sent.get("upgrade"), None);
+        // Without being named, the line asks for nothing; and other HTTP is passed on by nobody.
+        for lines in [
+            &[("upgrade", "websocket")][..],
+            &[("connection", "upgrade, http2-settings"), ("upgrade", "h2c")],
+            &[("connection", "upgrade"), ("upgrade", "websocket, H2C")],
+            &[("connection", "upgrade"), ("upgrade", "HTTP/2.0")],
+            &[("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "h2c")],
+        ] {
+            let mut sent = headers(lines);
+            assert_eq!(to_program(&mut sent, &place(Way::Host), "", came()), None, "{lines:?}");
+            assert_eq!(sent.get("upgrade"), None, "{lines:?}");
+        }
     }
 
     #[test]
