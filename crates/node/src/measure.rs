@@ -13,7 +13,7 @@ use crate::failure;
 /// longer is stuck.
 const COMMAND_WITHIN: Duration = Duration::from_secs(60);
 /// What is written to its standard input at once.
-const PIECE: [u8; 64 * 1024] = [b'.'; 64 * 1024];
+static PIECE: [u8; 64 * 1024] = [b'.'; 64 * 1024];
 /// The command whose life is timed.
 const COMMAND: [&str; 3] = ["sh", "-c", "true"];
 const WRITE: [&str; 3] = ["sh", "-c", "exec cat > /tmp/.sandflare-measure"];
