@@ -11,14 +11,19 @@ use crate::server::access::Doors;
 use crate::server::access_api::AccessApi;
 use crate::server::api::NodeApi;
 use crate::server::port::begins_like_a_port;
-use crate::server::seen::RequestId;
+use crate::server::seen::{AtPort, RequestId};
 use crate::{ErrorCode, Failure, REQUEST_ID_HEADER};
 
 /// Names the request, and gives a failure its id and its one line in the log.
 pub(crate) async fn finish(request: Request, next: Next) -> Response {
     let given = request.extensions().get::<RequestId>().cloned();
     let id = given.unwrap_or_else(RequestId::random).as_str().to_owned();
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let method = request.method().clone();
+    let path = match request.extensions().get::<AtPort>() {
+        // What follows is between a program and its users.
+        Some(AtPort { sandbox, port }) => format!("port {port} of {sandbox}"),
+        None => request.uri().path().to_owned(),
+    };
     let mut response = next.run(request).await;
     if let Some(mut failure) = response.extensions_mut().remove::<Failure>() {
         failure.request_id.clone_from(&id);
@@ -37,7 +42,9 @@ pub(crate) async fn finish(request: Request, next: Next) -> Response {
 fn log(failure: &Failure, method: &Method, path: &str) {
     let Failure { code, message, hint: _, request_id, .. } = failure;
     let internal = failure.internal();
-    if code.status() >= 500 {
+    // What a program in a sandbox does not do is no failure of the node.
+    let programs = matches!(code, ErrorCode::PortUnreachable | ErrorCode::PortBroken);
+    if code.status() >= 500 && !programs {
         tracing::warn!(%request_id, %method, path, %code, message, internal, "request failed");
     } else {
         // Without the message: it may repeat what the caller sent.
@@ -46,8 +53,8 @@ fn log(failure: &Failure, method: &Method, path: &str) {
 }
 
 /// Refuses what a web page open in a browser on this machine could send here: requests from another
-/// origin, such as a page that a sandbox serves, and, on a node without keys, requests by a host name somebody else may point at this
-/// address. Where a key is asked for, such a page has none.
+/// origin, such as a page that a sandbox serves, and, on a node without keys, requests by a host name
+/// somebody else may point at this address. Where a key is asked for, such a page has none.
 pub(crate) async fn guard<A: NodeApi, G: AccessApi>(
     State(doors): State<Doors<A, G>>,
     request: Request,
