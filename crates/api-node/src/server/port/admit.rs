@@ -15,7 +15,7 @@ use crate::server::door::refusal;
 use crate::server::port::Front;
 use crate::server::port::credentials::{Credentials, is_of_another_origin};
 use crate::server::port::place::{Aim, Place, Way};
-use crate::{Caller, ErrorCode, Failure, PORT_TOKEN_NAME};
+use crate::{Caller, ErrorCode, Failure, PORT_TOKEN_NAME, PortToken};
 
 /// Lets through who may, without what it was let in by, and with the path the program knows.
 pub(crate) async fn admit<A: NodeApi, G: AccessApi>(
@@ -87,9 +87,7 @@ fn entry<A: NodeApi, G: AccessApi>(
         let scheme = front.addresses.scheme();
         // With its host: a path may begin like the address of another one.
         let location = format!("{scheme}://{}{path}", place.host);
-        let secure = if front.addresses.secure { "; Secure" } else { "" };
-        let text = token.text();
-        let cookie = format!("{PORT_TOKEN_NAME}={text}; Path=/; HttpOnly; SameSite=Lax{secure}");
+        let cookie = cookie(token, front.addresses.secure);
         return again(&location, &cookie).map(Entry::Again);
     }
     parts.uri = Uri::try_from(path)
@@ -115,6 +113,12 @@ fn not_let_in() -> Failure {
     )
 }
 
+/// A cookie for this host alone: without `Domain`, no other sandbox's pages send it.
+fn cookie(token: PortToken, secure: bool) -> String {
+    let secure = if secure { "; Secure" } else { "" };
+    format!("{PORT_TOKEN_NAME}={}; Path=/; HttpOnly; SameSite=Lax{secure}", token.text())
+}
+
 fn again(location: &str, cookie: &str) -> Result<Response, Failure> {
     let value = |text: &str| {
         HeaderValue::from_str(text)
@@ -127,4 +131,25 @@ fn again(location: &str, cookie: &str) -> Result<Response, Failure> {
         (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
     ];
     Ok((StatusCode::SEE_OTHER, headers, Body::empty()).into_response())
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn over_tls_the_cookie_goes_over_nothing_else() {
+        let token = PortToken::from_bytes([0xab; 16]);
+        let plain = cookie(token, false);
+        let name = format!("sandflare_token={}", token.text());
+        assert_eq!(plain, format!("{name}; Path=/; HttpOnly; SameSite=Lax"));
+        assert_eq!(cookie(token, true), format!("{plain}; Secure"));
+    }
+
+    #[test]
+    fn what_cannot_be_in_a_header_is_no_new_place() {
+        assert!(again("http://a/\n", "c").is_err());
+        let answer = again("http://a//b?c", "c").unwrap();
+        assert_eq!(answer.headers()[LOCATION], "http://a//b?c");
+    }
 }
