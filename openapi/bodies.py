@@ -22,5 +22,5 @@ def events(ctx: Any, response: Any) -> Any:
 
 @schemathesis.deserializer("application/octet-stream", "application/x-tar")
 def content(ctx: Any, response: Any) -> str:
-    """A file's bytes, which the document describes as a text."""
+    """A file's bytes, for which JSON's schemas have no type."""
     return str(response.content)

@@ -203,6 +203,9 @@ const fn default_role() -> Role {
 
 impl Check for CreateKey {
     fn check(&self) -> Result<(), Refused> {
+        if self.expires_at_ms.is_some_and(|ms| i64::try_from(ms).is_err()) {
+            return refuse("`expires_at_ms` must be below 2^63");
+        }
         name(&self.name)
     }
 }

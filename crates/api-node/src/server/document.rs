@@ -1,10 +1,12 @@
-//! What the document says of the places in paths, in one way for all operations.
-
-use utoipa::openapi::path::{Operation, Parameter, ParameterIn};
-use utoipa::openapi::schema::{ObjectBuilder, Schema};
-use utoipa::openapi::{OpenApi, PathItem, RefOr, Type};
+//! What the document says of the form of texts and numbers, beside their meaning: so that whoever makes
+//! requests from it makes some that are carried out.
 
 use base_types::Size;
+use utoipa::openapi::path::{Operation, Parameter, ParameterIn};
+use utoipa::openapi::schema::{KnownFormat, Object, ObjectBuilder, Schema, SchemaFormat};
+use utoipa::openapi::{Content, OpenApi, PathItem, RefOr, Type};
+
+use crate::{FORK_COUNT_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, PTY_SIDE_MAX};
 
 /// What an id in a path looks like, by what the path begins with.
 const IDS: [(&str, &str); 4] = [
@@ -14,13 +16,65 @@ const IDS: [(&str, &str); 4] = [
     ("/v1/keys/", "key"),
 ];
 
-/// `document`, with the form of every id, size and template name in a path.
-pub(crate) fn with_places(mut document: OpenApi) -> OpenApi {
+/// Content types whose body is a file.
+const BYTES: [&str; 2] = ["application/octet-stream", "application/x-tar"];
+
+/// How a text or a number is written.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    /// An absolute path in a sandbox.
+    Path,
+    /// A name for people.
+    Name,
+    TemplateName,
+    Size,
+    /// At least one of a list.
+    Some,
+    Between(usize, usize),
+}
+
+/// The fields of bodies that have a form.
+const FIELDS: [(&str, &str, Form); 18] = [
+    ("CreateSandbox", "name", Form::Name),
+    ("CreateSandbox", "template", Form::TemplateName),
+    ("CreateSandbox", "size", Form::Size),
+    ("CreateSnapshot", "name", Form::Name),
+    ("CreateKey", "name", Form::Name),
+    ("CreateProject", "name", Form::Name),
+    ("Fork", "name", Form::Name),
+    ("Fork", "count", Form::Between(1, FORK_COUNT_MAX as usize)),
+    ("ExecRequest", "argv", Form::Some),
+    ("ExecRequest", "cwd", Form::Path),
+    ("SpawnRequest", "argv", Form::Some),
+    ("SpawnRequest", "cwd", Form::Path),
+    ("SignalRequest", "signal", Form::Between(1, 64)),
+    ("PtySize", "rows", Form::Between(1, PTY_SIDE_MAX as usize)),
+    ("PtySize", "cols", Form::Between(1, PTY_SIDE_MAX as usize)),
+    ("MakeDirectory", "path", Form::Path),
+    ("MoveFile", "from", Form::Path),
+    ("MoveFile", "to", Form::Path),
+];
+
+/// The parameters of queries that have one.
+const QUERIES: [(&str, Form); 3] =
+    [("path", Form::Path), ("template", Form::TemplateName), ("size", Form::Size)];
+
+/// `document`, with the form of what has one.
+pub(crate) fn with_forms(mut document: OpenApi) -> OpenApi {
     for (path, item) in &mut document.paths.paths {
         for operation in operations(item) {
             for parameter in operation.parameters.iter_mut().flatten() {
                 describe(path, parameter);
             }
+            contents(operation).for_each(as_bytes);
+        }
+    }
+    let schemas = &mut document.components.get_or_insert_default().schemas;
+    for (name, field, form) in FIELDS {
+        if let Some(RefOr::T(Schema::Object(object))) = schemas.get_mut(name)
+            && let Some(RefOr::T(schema)) = object.properties.get_mut(field)
+        {
+            apply(form, schema);
         }
     }
     document
@@ -31,23 +85,70 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [get, put, post, delete, patch].into_iter().flatten()
 }
 
+/// What an operation takes and gives, by content type.
+fn contents(operation: &mut Operation) -> impl Iterator<Item = (&String, &mut Content)> {
+    let taken = operation.request_body.iter_mut().flat_map(|body| body.content.iter_mut());
+    let answers = operation.responses.responses.values_mut().filter_map(|answer| match answer {
+        RefOr::T(answer) => Some(answer.content.iter_mut()),
+        RefOr::Ref(_) => None,
+    });
+    taken.chain(answers.flatten())
+}
+
+/// What is not text is bytes, not a list of numbers.
+fn as_bytes((kind, content): (&String, &mut Content)) {
+    if BYTES.contains(&kind.as_str()) {
+        let bytes = ObjectBuilder::new().schema_type(Type::String);
+        let binary = SchemaFormat::KnownFormat(KnownFormat::Binary);
+        content.schema = Some(bytes.format(Some(binary)).into());
+    }
+}
+
 fn describe(path: &str, parameter: &mut Parameter) {
-    if parameter.parameter_in != ParameterIn::Path {
+    let name = parameter.name.as_str();
+    let in_path = parameter.parameter_in == ParameterIn::Path;
+    if in_path && name == "id" {
+        if let Some((_, prefix)) = IDS.iter().find(|(start, _)| path.starts_with(start)) {
+            let id = ObjectBuilder::new().schema_type(Type::String);
+            let id = id.pattern(Some(format!("^{prefix}_[0-9a-f]{{16}}$")));
+            parameter.schema = Some(id.into());
+        }
         return;
     }
-    let text = ObjectBuilder::new().schema_type(Type::String);
-    let place = match parameter.name.as_str() {
-        "id" => {
-            let Some((_, prefix)) = IDS.iter().find(|(start, _)| path.starts_with(start)) else {
-                return;
-            };
-            text.pattern(Some(format!("^{prefix}_[0-9a-f]{{16}}$")))
-        }
-        "name" => text.pattern(Some("^[a-z][a-z0-9-]{0,39}$")),
-        "size" => text.enum_values(Some(Size::ALL.map(Size::name))),
-        _ => return,
+    let form = match name {
+        "name" if in_path => Some(Form::TemplateName),
+        "size" if in_path => Some(Form::Size),
+        _ if in_path => None,
+        _ => QUERIES.iter().find(|(query, _)| *query == name).map(|(_, form)| *form),
     };
-    parameter.schema = Some(RefOr::T(Schema::Object(place.build())));
+    if let (Some(form), Some(RefOr::T(schema))) = (form, &mut parameter.schema) {
+        apply(form, schema);
+    }
+}
+
+fn apply(form: Form, schema: &mut Schema) {
+    match (form, schema) {
+        (Form::Some, Schema::Array(list)) => list.min_items = Some(1),
+        (_, Schema::Object(object)) => apply_to_one(form, object),
+        _ => {}
+    }
+}
+
+fn apply_to_one(form: Form, object: &mut Object) {
+    match form {
+        Form::Path => {
+            object.pattern = Some("^/[^\\u0000]*$".to_owned());
+            object.max_length = Some(PATH_BYTES_MAX);
+        }
+        Form::Name => object.pattern = Some(format!("^[A-Za-z0-9._-]{{1,{NAME_BYTES_MAX}}}$")),
+        Form::TemplateName => object.pattern = Some("^[a-z][a-z0-9-]{0,39}$".to_owned()),
+        Form::Size => object.enum_values = Some(Size::ALL.map(|size| size.name().into()).to_vec()),
+        Form::Between(least, most) => {
+            object.minimum = Some(least.into());
+            object.maximum = Some(most.into());
+        }
+        Form::Some => {}
+    }
 }
 
 #[cfg(test)]
@@ -75,6 +176,14 @@ mod test {
             }
         }
         assert!(seen > 30, "{seen}");
+        let schemas = &document["components"]["schemas"];
+        for (name, field, form) in FIELDS {
+            let schema = &schemas[name]["properties"][field];
+            let formed = ["pattern", "enum", "minItems", "maximum"]
+                .iter()
+                .any(|word| !schema[word].is_null());
+            assert!(formed, "{name}.{field}, {form:?}: {schema}");
+        }
         fn parses<T: FromStr>(prefix: &str) -> bool {
             format!("{prefix}_0123456789abcdef").parse::<T>().is_ok()
         }

@@ -16,7 +16,7 @@ use crate::server::access::{Doors, admit};
 use crate::server::access_api::AccessApi;
 use crate::server::access_routes;
 use crate::server::api::NodeApi;
-use crate::server::document::with_places;
+use crate::server::document::with_forms;
 use crate::server::door::{finish, guard};
 use crate::server::extract::{JsonBody, Params, Places, parse, whole};
 use crate::server::file_routes::file_routes;
@@ -317,5 +317,5 @@ async fn not_that_way() -> impl IntoResponse {
 /// The document of the whole API, made without any implementation.
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let access = access_routes::routes::<Nobody, Nobody>();
-    with_places(routes::<Nobody>().into_openapi().merge_from(access.into_openapi()))
+    with_forms(routes::<Nobody>().into_openapi().merge_from(access.into_openapi()))
 }
