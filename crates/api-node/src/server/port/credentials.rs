@@ -9,7 +9,7 @@ use crate::{PORT_TOKEN_HEADER, PORT_TOKEN_NAME, PortToken};
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const TOKEN: HeaderName = HeaderName::from_static(PORT_TOKEN_HEADER);
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 /// What a key of ours begins with; one with a typing error is still nobody else's business.
 const KEY_PREFIX: &str = "sfk_";
 /// LIMIT: tokens of one request that are looked at; a browser may hold a few cookies of one name.
@@ -163,7 +163,8 @@ pub(crate) fn is_of_another_origin(headers: &HeaderMap) -> bool {
         !origin.eq_ignore_ascii_case(host)
     });
     let elsewhere = matches!(text(&FETCH_SITE), Some("cross-site" | "same-site"));
-    foreign || (elsewhere && text(&FETCH_MODE) != Some("navigate"))
+    // A link that leads there opens a page of its own; a frame would open it inside the other one.
+    foreign || (elsewhere && text(&FETCH_DEST) != Some("document"))
 }
 
 #[cfg(test)]
@@ -228,14 +229,15 @@ mod test {
             &[][..],
             &[("origin", "http://8000-x.localhost:1")],
             &[("sec-fetch-site", "same-origin")],
-            &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")],
+            &[("sec-fetch-site", "cross-site"), ("sec-fetch-dest", "document")],
         ] {
             assert!(with(good), "{good:?}");
         }
         for bad in [
             &[("origin", "http://9000-x.localhost:1")][..],
             &[("origin", "null")],
-            &[("sec-fetch-site", "same-site"), ("sec-fetch-mode", "no-cors")],
+            &[("sec-fetch-site", "same-site"), ("sec-fetch-dest", "image")],
+            &[("sec-fetch-site", "same-site"), ("sec-fetch-dest", "iframe")],
             &[("sec-fetch-site", "cross-site")],
         ] {
             assert!(!with(bad), "{bad:?}");
