@@ -166,7 +166,7 @@ impl Store {
     }
 
     /// Remembers an answer in place of an older one of the same key, and forgets what is older than
-    /// `since_ms` or beyond the newest `count` of its project.
+    /// `since_ms` or than the newest `count`, 1 or more, of its project. A power cut may lose it.
     pub fn answer_insert(&self, row: AnswerRow, since_ms: u64, count: u32) -> Waiting<()> {
         self.work(move |connection| {
             in_whole(connection, |connection| {
@@ -179,8 +179,10 @@ impl Store {
                 connection.prepare_cached(sql)?.execute(values)?;
                 let sql = "DELETE FROM answers WHERE created_at_ms < ?";
                 connection.prepare_cached(sql)?.execute([whole(since_ms)])?;
-                let sql = "DELETE FROM answers WHERE project = ?1 AND rowid NOT IN (SELECT rowid
-                    FROM answers WHERE project = ?1 ORDER BY created_at_ms DESC, rowid DESC LIMIT ?2)";
+                // None is older than one that is not there.
+                let sql = "DELETE FROM answers WHERE project = ?1 AND created_at_ms < (SELECT
+                    created_at_ms FROM answers WHERE project = ?1 ORDER BY created_at_ms DESC
+                    LIMIT 1 OFFSET ?2 - 1)";
                 connection.prepare_cached(sql)?.execute(params![project, count])
             })
         })

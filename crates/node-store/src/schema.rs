@@ -85,6 +85,11 @@ const MIGRATIONS: &[&str] = &[
         public  TEXT NOT NULL
     ) STRICT;
 ",
+    // Old answers are found without reading all the others.
+    "
+    CREATE INDEX answers_of_project ON answers (project, created_at_ms);
+    CREATE INDEX answers_by_age ON answers (created_at_ms);
+",
 ];
 
 /// LIMIT: only a person with a SQLite shell competes for the lock.
