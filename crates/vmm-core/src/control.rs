@@ -83,8 +83,8 @@ enum RequestError {
     Connect(#[source] std::io::Error),
     #[error("watch a file descriptor")]
     Watch(#[source] std::io::Error),
-    #[error("merge the overlays of a disk")]
-    Merge(#[source] vmm_virtio::block::DiskError),
+    #[error(transparent)]
+    Merge(vmm_virtio::block::DiskError),
     #[error("listen for the next node")]
     Keep(#[source] std::io::Error),
 }

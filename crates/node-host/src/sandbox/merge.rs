@@ -140,9 +140,69 @@ async fn copy(
 
 #[cfg(test)]
 mod test {
+    use std::path::Path;
+    use std::process::Command as Program;
+
     use proptest::prelude::*;
+    use tokio_util::task::TaskTracker;
 
     use super::*;
+    use crate::cgroup::CgroupTree;
+    use crate::vmm::VmmLauncher;
+
+    const DISK_BYTES: u64 = 8 << 20;
+
+    fn qemu_img(arguments: &[&str], files: [&Path; 2]) {
+        let done = Program::new("qemu-img").args(arguments).args(files).output();
+        let done = done.expect("qemu-img is installed (Debian package qemu-utils)");
+        assert!(done.status.success(), "{done:?}");
+    }
+
+    /// An overlay in `dir` whose first `bytes` are all `byte`.
+    fn overlay(dir: &Path, byte: u8, bytes: u64) -> File {
+        let (raw, overlay) = (dir.join("raw"), dir.join(format!("overlay-{byte}")));
+        std::fs::write(&raw, vec![byte; usize::try_from(bytes).unwrap()]).unwrap();
+        File::options().write(true).open(&raw).unwrap().set_len(DISK_BYTES).unwrap();
+        let how = ["convert", "-f", "raw", "-O", "qcow2", "-o", "cluster_size=16k"];
+        qemu_img(&how, [&raw, &overlay]);
+        File::open(overlay).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_jailed_process_merges_overlays_and_ends() {
+        let own = std::env::current_exe().unwrap();
+        let program = own.ancestors().nth(2).unwrap().join("sandflare-vmm");
+        assert!(program.exists(), "`cargo build -p vmm` makes {}", program.display());
+        let dir = tempfile::tempdir().unwrap();
+        let (cgroups, tasks) = (CgroupTree::open(dir.path()), TaskTracker::new());
+        let launcher = VmmLauncher::new(program, cgroups.clone(), tasks.clone()).unwrap();
+        let process = launcher.start(Size::Nano).await.unwrap();
+        let base = File::create_new(dir.path().join("base")).unwrap();
+        base.set_len(DISK_BYTES).unwrap();
+        let base = File::open(dir.path().join("base")).unwrap();
+        let path = dir.path().join("merged");
+        let merged = create_overlay(&path, DISK_BYTES).unwrap();
+        let run = [overlay(dir.path(), 1, 5 << 20), overlay(dir.path(), 2, 2 << 20)];
+        copy(&process, &[&base], &run, &merged).await.unwrap();
+
+        let flat = dir.path().join("flat");
+        qemu_img(&["convert", "-f", "qcow2", "-O", "raw"], [&path, &flat]);
+        let mut wanted = vec![2; 2 << 20];
+        wanted.resize(5 << 20, 1);
+        wanted.resize(8 << 20, 0);
+        assert!(std::fs::read(flat).unwrap() == wanted);
+        // A file that is no overlay fails that request, and nothing else.
+        let again = create_overlay(&dir.path().join("again"), DISK_BYTES).unwrap();
+        let wrong = [File::open(dir.path().join("base")).unwrap()];
+        let refused = copy(&process, &[&base], &wrong, &again).await.unwrap_err();
+        let refused = Chain(&refused).to_string();
+        assert!(refused.starts_with("merge the overlays of a disk: open layer 1"), "{refused}");
+        process.kill();
+        process.gone().await;
+        tasks.close();
+        tasks.wait().await;
+        cgroups.close();
+    }
 
     #[test]
     fn a_short_chain_is_left_alone_and_so_are_large_overlays_below() {
