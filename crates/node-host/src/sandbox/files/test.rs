@@ -75,3 +75,28 @@ fn a_branch_stands_when_what_it_was_made_of_is_gone() {
         assert_eq!(files.layout.state, None);
     }
 }
+
+#[test]
+fn a_layout_that_cannot_be_written_changes_nothing_and_leaves_no_file() {
+    let parent = tempfile::tempdir().unwrap();
+    let id = SandboxId::from_bits(5);
+    let before = paused(parent.path(), id).layout;
+    let mut files = SandboxFiles::open(parent.path(), id).unwrap();
+    let mut deeper = before.clone();
+    let own = deeper.fresh("disk");
+    deeper.disk.push(own.clone());
+    let path = files.dir().join(own);
+    // Nothing can be written where the new one would be.
+    let new = files.dir().join("files.json.new");
+    fs::create_dir(&new).unwrap();
+    create_overlay(&path, 1 << 30).unwrap();
+    assert!(files.commit(deeper.clone(), true).is_err());
+    assert_eq!((&files.layout, &Layout::read(files.dir()).unwrap()), (&before, &before));
+    assert!(!path.exists());
+    // And with room again, as if nothing had been.
+    fs::remove_dir(&new).unwrap();
+    create_overlay(&path, 1 << 30).unwrap();
+    files.commit(deeper.clone(), true).unwrap();
+    files.reopen().unwrap();
+    assert_eq!((files.frozen.len(), &files.layout), (before.disk.len(), &deeper));
+}
