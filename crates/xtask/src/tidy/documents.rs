@@ -155,19 +155,43 @@ pub(crate) fn links_lead_somewhere(repository: &Repository) -> Vec<String> {
         for (number, line) in file.lines() {
             let targets = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
             for target in targets.filter(|target| !target.contains("://")) {
-                let path = target.split('#').next().unwrap_or_default();
+                let (path, place) = target.split_once('#').unwrap_or((target, ""));
                 let path = normalized(folder, path.trim_end_matches('/'));
                 let inside = format!("{path}/");
                 let found = path.is_empty()
                     || repository.files.contains_key(&path)
                     || repository.under(&inside).next().is_some();
-                if !found {
+                let target_file = if path.is_empty() { &file.path } else { &path };
+                let has_place = place.is_empty()
+                    || repository
+                        .files
+                        .get(target_file)
+                        .is_none_or(|file| has_heading(file, place));
+                if !found || !has_place {
                     findings.push(format!("{}:{number}: `{target}` leads nowhere", file.path));
                 }
             }
         }
     }
     findings
+}
+
+/// Whether one of a document's headings is what `place` in a link leads to.
+pub(super) fn has_heading(file: &File, place: &str) -> bool {
+    file.lines().filter_map(|(_, line)| line.strip_prefix('#')).any(|heading| {
+        let heading = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).eq(place.chars())
+    })
+}
+
+/// Each guide is in the index of the documents, where people look for it.
+pub(crate) fn guides_are_in_the_index(repository: &Repository) -> Vec<String> {
+    let index = repository.files.get("docs/README.md").map_or("", |index| index.text.as_str());
+    let guides = repository.under("docs/guides/");
+    let missing = guides.filter_map(|file| file.path.strip_prefix("docs/"));
+    let missing = missing.filter(|path| !index.contains(&format!("]({path})")));
+    missing.map(|path| format!("docs/README.md does not link to `{path}`")).collect()
 }
 
 /// `path`, seen from `folder`, relative to the root.

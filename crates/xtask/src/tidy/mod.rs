@@ -29,4 +29,5 @@ pub(crate) const CHECKS: &[(&str, Check)] = &[
     ("workplace", documents::nothing_of_the_workplace),
     ("contract", documents::contract_names_real_tests),
     ("links", documents::links_lead_somewhere),
+    ("index of guides", documents::guides_are_in_the_index),
 ];

@@ -1,6 +1,7 @@
 use std::sync::LazyLock;
 
 use super::*;
+use crate::repository::File;
 
 static REPOSITORY: LazyLock<Repository> = LazyLock::new(|| Repository::load().unwrap());
 
@@ -81,6 +82,11 @@ fn links_between_documents_work() {
 }
 
 #[test]
+fn every_guide_is_in_the_index() {
+    holds(documents::guides_are_in_the_index);
+}
+
+#[test]
 fn every_check_is_one_of_the_tests_above() {
     let tests =
         include_str!("test.rs").lines().filter(|line| line.starts_with("    holds(")).count();
@@ -136,4 +142,15 @@ fn a_link_is_followed_from_its_document() {
     assert_eq!(documents::normalized("docs/guides", "../status.md"), "docs/status.md");
     assert_eq!(documents::normalized("", "./README.md"), "README.md");
     assert_eq!(documents::normalized("docs", ""), "");
+}
+
+#[test]
+fn a_place_in_a_document_is_one_of_its_headings() {
+    let text = "# Title\n\n## Keys, projects and `quotas`\n\nNo heading\n".to_owned();
+    let file = File { path: "a.md".to_owned(), text, executable: false };
+    for (place, there) in
+        [("title", true), ("keys-projects-and-quotas", true), ("no-heading", false)]
+    {
+        assert_eq!(documents::has_heading(&file, place), there, "{place}");
+    }
 }
