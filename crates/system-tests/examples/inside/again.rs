@@ -51,7 +51,8 @@ pub(crate) async fn creates_that_nobody_heard_of() {
     assert_eq!(all.len(), 2);
     all.push(parent);
     let mut listed = daemon.listed().await;
-    (all.sort(), listed.sort());
+    all.sort();
+    listed.sort();
     assert_eq!(listed, all);
     for id in &all {
         daemon.works(*id).await;

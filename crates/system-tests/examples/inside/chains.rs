@@ -139,3 +139,48 @@ pub(crate) async fn a_long_chain_of_forks_and_snapshots() {
     assert!(grown <= GROWN_MAX, "{free_before} bytes were free before, {free} are now");
     daemon.stop().await;
 }
+
+/// The steps of a merge of overlays.
+const MERGE: [&str; 2] = ["merge: written", "merge: counts"];
+/// Snapshots after which the next one has overlays merged before.
+const UNMERGED: u32 = 8;
+
+pub(crate) async fn a_daemon_that_dies_while_overlays_are_merged() {
+    for step in MERGE {
+        let daemon = Daemon::start_to_die_at(step).await;
+        let id = daemon.sandbox().await;
+        let mut snapshots = Vec::new();
+        for number in 0..UNMERGED {
+            change(&daemon, id, number).await;
+            let kept = daemon.client.snapshot_create(id, &CreateSnapshot::default()).await;
+            snapshots.push((kept.unwrap().id, number));
+        }
+        change(&daemon, id, UNMERGED).await;
+        let refused = daemon.client.snapshot_create(id, &CreateSnapshot::default()).await;
+        assert!(refused.is_err(), "{step}: answered");
+        daemon.died().await;
+
+        let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+        assert_eq!(daemon.listed().await, [id], "{step}");
+        check(&daemon, id, UNMERGED).await;
+        // Its machine was never told of the merged overlay; what it is from now on is told here.
+        let kept = daemon.client.snapshot_create(id, &CreateSnapshot::default()).await.unwrap();
+        change(&daemon, id, UNMERGED + 1).await;
+        check(&daemon, id, UNMERGED + 1).await;
+        snapshots.push((kept.id, UNMERGED));
+        let kept = daemon.client.snapshot_create(id, &CreateSnapshot::default()).await.unwrap();
+        snapshots.push((kept.id, UNMERGED + 1));
+        println!("{step}: {} overlays", overlays(id));
+        assert!(overlays(id) <= OVERLAYS_MAX, "{step}");
+        daemon.kill_sandbox(id).await;
+        for (snapshot, number) in snapshots {
+            let create = CreateSandbox { snapshot: Some(snapshot), ..request() };
+            let made = daemon.create_as(&create).await.unwrap().id;
+            check(&daemon, made, number).await;
+            daemon.kill_sandbox(made).await;
+            daemon.client.snapshot_delete(snapshot).await.unwrap();
+        }
+        until_nothing().await;
+        daemon.stop().await;
+    }
+}

@@ -277,7 +277,8 @@ async fn next_with(step: &str, all: &[SandboxId]) -> Daemon {
     let daemon = Daemon::start(&["--pool", "nano=0"]).await;
     let mut listed = daemon.listed().await;
     let mut wanted = all.to_vec();
-    (listed.sort(), wanted.sort());
+    listed.sort();
+    wanted.sort();
     assert_eq!(listed, wanted, "{step}");
     for id in all {
         assert_eq!(daemon.shell(*id, HOLDS).await.stdout, "shared\nshared\n", "{step}");

@@ -164,37 +164,30 @@ pub(crate) async fn a_vmm_killed_while_its_sandbox_is_written_down_or_made_again
                     sleep(Duration::from_millis(1)).await;
                 }
                 sleep(Duration::from_millis(delay)).await;
-                let made = vmms().into_iter().filter(|pid| !before.contains(pid)).collect();
-                let targets: Vec<_> = own.map_or(made, |own| vec![own]);
-                for pid in targets {
+                let made = || vmms().into_iter().filter(|pid| !before.contains(pid)).collect();
+                let targets: Vec<_> = own.map_or_else(made, |own| vec![own]);
+                for pid in &targets {
                     // It may have ended by itself in this moment.
-                    let _ =
-                        rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+                    let pid = Pid::from_raw(*pid).unwrap();
+                    let _ = rustix::process::kill_process(pid, Signal::KILL);
                 }
+                targets
             };
-            let (outcome, ()) = tokio::join!(ask(&daemon, victim, asked), shooting);
+            let (outcome, shot) = tokio::join!(ask(&daemon, victim, asked), shooting);
             let refused = outcome.is_err();
             if refused {
                 said(outcome);
             }
             daemon.works(other).await;
-            // The shot may have come a moment ago.
-            until("a state that stays", true, || {
-                vmm_of(&victim.to_string()) != own || own.is_none()
-            })
-            .await;
-            let failed = async {
-                daemon.client.sandbox_get(victim).await.unwrap().state == SandboxState::Failed
-            };
-            let failed = failed.await;
-            println!("{asked:?} {delay} ms: refused {refused}, failed {failed}");
-            match (asked, failed) {
-                (_, true) => over(&daemon, victim, "the VMM process ended (signal 9").await,
+            until("those that were shot", false, || vmms().iter().any(|pid| shot.contains(pid)))
+                .await;
+            let state = settled(&daemon, victim).await;
+            println!("{asked:?} {delay} ms: refused {refused}, {state:?}");
+            match (asked, state) {
+                (_, SandboxState::Failed) => over(&daemon, victim, "the VMM process").await,
                 // Written down before, or not begun: nothing is lost.
-                (Asked::Pause | Asked::Resume, false) => whole(&daemon, victim, 8).await,
-                (Asked::Fork | Asked::Snapshot, false) => {
-                    over(&daemon, victim, "the VMM process ended (signal 9").await;
-                }
+                (Asked::Pause | Asked::Resume, _) => whole(&daemon, victim, 8).await,
+                (Asked::Fork | Asked::Snapshot, _) => panic!("{state:?} without a machine"),
             }
             for id in daemon.listed().await.into_iter().filter(|id| *id != other) {
                 daemon.kill_sandbox(id).await;
@@ -207,6 +200,20 @@ pub(crate) async fn a_vmm_killed_while_its_sandbox_is_written_down_or_made_again
         }
     }
     daemon.stop().await;
+}
+
+/// Where a sandbox is once its owner knows whether its machine is there.
+async fn settled(daemon: &Daemon, id: SandboxId) -> SandboxState {
+    let begun = Instant::now();
+    loop {
+        let state = daemon.client.sandbox_get(id).await.unwrap().state;
+        match state {
+            SandboxState::Failed | SandboxState::Paused => return state,
+            SandboxState::Running if vmm_of(&id.to_string()).is_some() => return state,
+            _ => assert!(begun.elapsed() < PATIENCE, "{state:?} for ever"),
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Stops all of a guest's agent, from inside, a moment after this returns.
