@@ -22,7 +22,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
-use crate::control::shown;
+use crate::control::{ControlError, PendingReply, shown};
 
 use crate::sandbox::Use;
 pub use directory::WatchReader;
@@ -33,6 +33,8 @@ pub use process::{AttachBody, AttachEvent, AttachReader, PROCESSES_SHOWN_MAX};
 pub const ENTRIES_MAX: usize = 10_000;
 /// LIMIT: what is read from the connection at once.
 const READ_BYTES: usize = 64 * 1024;
+/// LIMIT: a VMM opens a connection from memory; this is for a machine with twenty creates at once.
+const OPENED_WITHIN: Duration = Duration::from_secs(20);
 /// LIMIT: a healthy agent answers what touches only its own file system within seconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
@@ -65,6 +67,9 @@ pub enum GuestError {
     /// The request does not fit the protocol.
     #[error("the request is too large for the guest's agent")]
     TooLarge(#[source] FrameError),
+    /// The VMM did not open the connection.
+    #[error("open a connection to the guest")]
+    Unopened(#[source] ControlError),
 }
 
 impl From<io::Error> for GuestError {
@@ -91,6 +96,8 @@ struct Answers {
     stream: OwnedReadHalf,
     decoder: Decoder,
     buffer: Box<[u8]>,
+    /// The VMM's word that it opens the connection, until that was looked at.
+    opening: Option<PendingReply>,
 }
 
 /// What the guest gets.
@@ -103,6 +110,9 @@ struct Inputs {
 
 impl Answers {
     async fn next(&mut self) -> Result<Answer, GuestError> {
+        if let Some(opening) = self.opening.take() {
+            opening.within(OPENED_WITHIN).await.map_err(GuestError::Unopened)?;
+        }
         loop {
             if let Some(answer) = self.decoder.take::<Answer>().map_err(GuestError::Protocol)? {
                 return match answer {
@@ -148,9 +158,16 @@ impl GuestConnection {
         let (reader, writer) = stream.into_split();
         let buffer = vec![0; READ_BYTES].into_boxed_slice();
         Self {
-            answers: Answers { stream: reader, decoder: Decoder::new(), buffer },
+            answers: Answers { stream: reader, decoder: Decoder::new(), buffer, opening: None },
             inputs: Inputs { stream: writer, held_by: None },
         }
+    }
+
+    /// Looks at the VMM's word that it opens this connection before the first answer, and not before
+    /// the request: that one is on its way meanwhile.
+    pub(crate) fn opened_by(mut self, opening: PendingReply) -> Self {
+        self.answers.opening = Some(opening);
+        self
     }
 
     /// Keeps `in_use` until the connection, and whatever becomes of it, is closed.

@@ -146,6 +146,15 @@ pub(crate) async fn connect(control: &Control) -> Result<GuestConnection, Machin
     connection(ours)
 }
 
+/// As [`connect`], but the request is on its way before the VMM has answered; that it did not open the
+/// connection is the first answer then.
+pub(crate) async fn connect_soon(control: &Control) -> Result<GuestConnection, MachineError> {
+    let (ours, theirs) = StdUnixStream::pair().map_err(MachineError::Prepare)?;
+    let command = Command::Connect { port: AGENT_PORT };
+    let opening = control.send(command, &[theirs.as_fd()]).await.map_err(failed(CONNECTING))?;
+    Ok(connection(ours)?.opened_by(opening))
+}
+
 fn connection(ours: StdUnixStream) -> Result<GuestConnection, MachineError> {
     ours.set_nonblocking(true).map_err(MachineError::Prepare)?;
     Ok(GuestConnection::over(UnixStream::from_std(ours).map_err(MachineError::Prepare)?))

@@ -310,7 +310,7 @@ impl SandboxHandle {
     pub async fn connect(&self) -> Result<GuestConnection, AskError> {
         let in_use = self.activity.begin();
         let control = self.awake().await?;
-        match machine::connect(&control).await {
+        match machine::connect_soon(&control).await {
             Ok(connection) => Ok(connection.held_by(in_use)),
             // When the machine is over, that is the reason.
             Err(error) => Err(self.over().unwrap_or(AskError::Machine(error))),

@@ -118,7 +118,10 @@ pub(crate) fn of_ask(error: &AskError) -> Failure {
 
 /// Why a request to a guest failed: when it broke off because the sandbox is over, that is it.
 pub(crate) async fn of_broken(sandbox: &SandboxHandle, error: GuestError) -> Failure {
-    let lost = matches!(error, GuestError::Closed | GuestError::Io(_) | GuestError::Silent(_));
+    let lost = matches!(
+        error,
+        GuestError::Closed | GuestError::Io(_) | GuestError::Silent(_) | GuestError::Unopened(_)
+    );
     match lost {
         true => match sandbox.broken_off().await {
             Some(over) => of_ask(&over),
@@ -137,6 +140,7 @@ pub(crate) fn of_guest(error: &GuestError) -> Failure {
         GuestError::Closed
         | GuestError::Protocol(_)
         | GuestError::Unexpected
+        | GuestError::Unopened(_)
         | GuestError::Io(_) => ErrorCode::GuestFailed,
     };
     told(code, error)

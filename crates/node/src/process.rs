@@ -142,7 +142,8 @@ impl Line {
     /// Connects again where the sandbox runs and only the connection is gone, as after a snapshot:
     /// nothing is missed by that. Otherwise the last event.
     async fn resume(&mut self, error: GuestError) -> Option<ExecBody> {
-        let broken = matches!(error, GuestError::Closed | GuestError::Io(_));
+        let broken =
+            matches!(error, GuestError::Closed | GuestError::Io(_) | GuestError::Unopened(_));
         let failure = if broken
             && self.resumes < RESUMES_MAX
             && matches!(self.sandbox.view().phase, Phase::Running)

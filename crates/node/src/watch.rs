@@ -72,7 +72,8 @@ impl Watching {
     /// Watches again where the sandbox runs and only the connection is gone, as after a snapshot. What
     /// happened meanwhile was not noticed. Otherwise the last event.
     async fn resume(&mut self, error: GuestError) -> WatchBody {
-        let broken = matches!(error, GuestError::Closed | GuestError::Io(_));
+        let broken =
+            matches!(error, GuestError::Closed | GuestError::Io(_) | GuestError::Unopened(_));
         let failure = if broken
             && self.resumes < RESUMES_MAX
             && matches!(self.sandbox.view().phase, Phase::Running)

@@ -171,3 +171,23 @@ async fn the_first_reason_stands_and_broken_devices_are_kept_bounded() {
     assert_eq!(known.broken[0].0, "block 0");
     assert_eq!(known.broken[0].1.len(), TEXT_CHARS_MAX);
 }
+
+#[tokio::test]
+async fn a_request_is_on_its_way_before_the_connection_is_said_to_be_open() {
+    let (control, peer) = connect();
+    let agent = crate::machine::connect_soon(&control).await.unwrap();
+    let asking = tokio::spawn(agent.health(LONG));
+    let hearing = tokio::task::spawn_blocking(move || (peer.hear(), peer));
+    let ((asked, mut streams), peer) = hearing.await.unwrap();
+    assert!(matches!(asked.command, Command::Connect { .. }), "{:?}", asked.command);
+    // The request comes although nobody has answered yet.
+    let mut stream = std::os::unix::net::UnixStream::from(streams.pop().unwrap());
+    let reading = tokio::task::spawn_blocking(move || stream.read_exact(&mut [0; 5]));
+    reading.await.unwrap().unwrap();
+    let result = Err("1024 connections to the guest are open".to_owned());
+    peer.say(&Message::Reply { seq: asked.seq, result });
+    let error = asking.await.unwrap().unwrap_err();
+    assert!(matches!(error, crate::guest::GuestError::Unopened(_)), "{error}");
+    let text = base_types::Chain(&error).to_string();
+    assert!(text.ends_with("1024 connections to the guest are open"), "{text}");
+}
