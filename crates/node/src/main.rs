@@ -54,9 +54,15 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let settings = Options::parse().resolve()?;
+    let mut settings = Options::parse().resolve()?;
     start_log(&settings)?;
-    system::raise_open_files_limit();
+    let files = system::raise_open_files_limit();
+    let (wanted, sandboxes) = (settings.limits.connections, settings.host.sandboxes_max);
+    let connections = system::connections_within(files, wanted, sandboxes);
+    if connections < wanted {
+        tracing::warn!("{connections} connections, not {wanted}: {files} files may be open");
+        settings.limits.connections = connections;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("node")

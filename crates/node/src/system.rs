@@ -66,18 +66,41 @@ fn meminfo_kib(text: &str, name: &str) -> u64 {
     kib.unwrap_or_default()
 }
 
-/// Lets this process open as many files as the system allows: each sandbox takes about six.
-pub(crate) fn raise_open_files_limit() {
+/// LIMIT: files a node opens for a sandbox, with a command or two in it.
+const FILES_PER_SANDBOX: u64 = 8;
+/// LIMIT: files a node has open for itself: database, audit log, shells that wait, templates.
+const FILES_OF_NODE: u64 = 512;
+/// LIMIT: with fewer connections there is no use in a node.
+const CONNECTIONS_MIN: usize = 16;
+
+/// Lets this process open as many files as the system allows, and says how many that is.
+pub(crate) fn raise_open_files_limit() -> u64 {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
         tracing::warn!("cannot raise the limit of open files: {error}");
     }
+    rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// How many of the `wanted` connections a process that may open `files` has room for, beside `sandboxes`.
+pub(crate) fn connections_within(files: u64, wanted: usize, sandboxes: usize) -> usize {
+    let sandboxes = u64::try_from(sandboxes).unwrap_or(u64::MAX);
+    let taken = sandboxes.saturating_mul(FILES_PER_SANDBOX).saturating_add(FILES_OF_NODE);
+    let room = usize::try_from(files.saturating_sub(taken)).unwrap_or(usize::MAX);
+    wanted.min(room.max(CONNECTIONS_MIN))
 }
 
 #[cfg(test)]
 mod test {
     use super::*;
+
+    #[test]
+    fn connections_leave_files_for_sandboxes() {
+        assert_eq!(connections_within(1 << 20, 4096, 64), 4096);
+        assert_eq!(connections_within(4096, 4096, 64), 4096 - 512 - 64 * 8);
+        assert_eq!(connections_within(100, 4096, 64), CONNECTIONS_MIN);
+    }
 
     #[test]
     fn a_size_larger_than_the_machine_is_refused_and_an_unknown_machine_is_not() {

@@ -60,6 +60,12 @@ impl Seats {
         Self { free: Arc::new(Semaphore::new(count)), waiting: Arc::default() }
     }
 
+    /// Asks the one that waits longest to leave; false when none waits.
+    pub(crate) fn make_room(&self) -> bool {
+        let oldest = self.waiting.lock().by_age.pop_first();
+        oldest.map(|(_, leave)| leave.notify_one()).is_some()
+    }
+
     /// A place for a connection, for which one that waits leaves when there is none; when none waits
     /// either, the first that does.
     pub(crate) async fn take(&self) -> Arc<Seat> {
@@ -71,9 +77,7 @@ impl Seats {
                 let waiting = self.waiting.clone();
                 return Arc::new(Seat { waits, leave, waiting, _permit: permit });
             }
-            let oldest = self.waiting.lock().by_age.pop_first();
-            if let Some((_, leave)) = oldest {
-                leave.notify_one();
+            if self.make_room() {
                 // Whoever was asked to leave does so at once; this only waits for it.
                 drop(self.free.acquire().await);
             } else {
@@ -176,6 +180,17 @@ mod test {
         drop((third, also_serving));
         assert_eq!(seats.free.available_permits(), 2);
         assert!(seats.waiting.lock().by_age.is_empty());
+    }
+
+    #[tokio::test]
+    async fn where_the_system_has_no_room_the_one_that_waits_longest_makes_some() {
+        let seats = Seats::new(9);
+        assert!(!seats.make_room());
+        let first = seats.take().await;
+        let second = seats.take().await;
+        assert!(seats.make_room());
+        assert!(first.asked_to_leave().now_or_never().is_some());
+        assert!(second.asked_to_leave().now_or_never().is_none());
     }
 
     #[tokio::test]

@@ -49,6 +49,7 @@ pub async fn serve(
                 // The peer may have left already; else descriptors have run out, and come back.
                 if !is_of_one_connection(&error) {
                     tracing::warn!("cannot accept a connection: {error}");
+                    seats.make_room();
                     sleep(ACCEPT_AGAIN).await;
                 }
                 continue;
