@@ -1,7 +1,7 @@
 //! How long a command takes in one sandbox while another does its worst.
 //!
-//! A quiet sandbox is asked for a word again and again: alone, then beside each hog, then beside all
-//! of them. The time alone is taken before every one of these, so that what else the machine does
+//! A quiet sandbox is asked for a word again and again: alone, then beside each hog, beside one that
+//! does all of it, and beside all of them, each in a sandbox of its own. The time alone is taken before every one of these, so that what else the machine does
 //! in the meantime falls on both.
 
 use std::fmt::Write as _;
@@ -51,7 +51,7 @@ pub(crate) struct Report {
     size: String,
     /// Alone, from request to the first output of `echo`.
     idle_us: Spread,
-    /// Beside each hog, and beside all of them.
+    /// Beside each hog, beside one sandbox with all of them, and beside as many with one each.
     beside: Vec<Beside>,
     pub(crate) targets: Vec<Target>,
 }
@@ -83,13 +83,17 @@ pub(crate) async fn run(
     // The first commands find nothing in the guest's page cache.
     execs(measure, quiet, runs.min(10)).await;
     let mut measured = Vec::new();
-    let situations = HOGS.iter().map(|hog| (hog.0, std::slice::from_ref(hog)));
-    for (name, hogs) in situations.chain([("all of them", &HOGS[..])]) {
+    // The hogs of each sandbox beside the quiet one.
+    let mut situations: Vec<(&str, Vec<&[Hog]>)> =
+        HOGS.chunks(1).filter_map(|hog| Some((hog.first()?.0, vec![hog]))).collect();
+    situations.push(("all in one sandbox", vec![&HOGS]));
+    situations.push(("each in one, all at once", HOGS.chunks(1).collect()));
+    for (name, sandboxes) in situations {
         let step = steps.begin(&format!("commands beside: {name}"));
         idle.extend(execs(measure, quiet, runs).await.0);
         let mut beside = Vec::new();
-        for hog in hogs {
-            beside.push(unleash(measure, client, hog).await?);
+        for hogs in sandboxes {
+            beside.push(unleash(measure, client, hogs).await?);
         }
         sleep(SETTLE).await;
         measured.push((name, execs(measure, quiet, runs).await));
@@ -125,13 +129,14 @@ pub(crate) async fn run(
     })
 }
 
-/// A sandbox with a hog in it.
-async fn unleash(measure: &Measure, client: &Client, (name, script): &Hog) -> Result<SandboxId> {
-    let what = || format!("start the {name}");
-    let id = measure.create(MemoryPath::Private).await.with_context(what)?.id;
-    let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
-    let spawn = SpawnRequest { argv, user: Some("root".to_owned()), ..SpawnRequest::default() };
-    client.process_spawn(id, &spawn).await.with_context(what)?;
+/// A sandbox with these hogs in it.
+async fn unleash(measure: &Measure, client: &Client, hogs: &[Hog]) -> Result<SandboxId> {
+    let id = measure.create(MemoryPath::Private).await.context("create a sandbox for a hog")?.id;
+    for (name, script) in hogs {
+        let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
+        let spawn = SpawnRequest { argv, user: Some("root".to_owned()), ..SpawnRequest::default() };
+        client.process_spawn(id, &spawn).await.with_context(|| format!("start the {name}"))?;
+    }
     Ok(id)
 }
 

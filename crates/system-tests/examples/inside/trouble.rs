@@ -79,6 +79,7 @@ pub(crate) async fn a_full_disk_while_one_is_written_down() {
     const MEMORY_MIB: u32 = 96;
     let daemon = Daemon::start(&["--pool", "nano=0"]).await;
     let (victim, other) = (daemon.sandbox().await, daemon.sandbox().await);
+    let third = daemon.sandbox().await;
     write(&daemon, victim, MEMORY_MIB).await;
     let before = files(victim);
     let free = mib_free();
@@ -91,7 +92,7 @@ pub(crate) async fn a_full_disk_while_one_is_written_down() {
         assert!(said.contains("the disk is full") && said.contains("free some space"), "{said}");
         daemon.works(other).await;
         until("room", true, || mib_free() >= 70).await;
-        assert_eq!((moments(), sandboxes().len(), vmms().len()), (vec![], 2, 2), "{asked:?}");
+        assert_eq!((moments(), sandboxes().len(), vmms().len()), (vec![], 3, 3), "{asked:?}");
         let names: Vec<_> = files(victim).iter().map(|name| kind(name)).collect();
         assert_eq!(names, before.iter().map(|name| kind(name)).collect::<Vec<_>>(), "{asked:?}");
         whole(&daemon, victim, MEMORY_MIB).await;
@@ -113,7 +114,12 @@ pub(crate) async fn a_full_disk_while_one_is_written_down() {
     println!("resume: {error}");
     let codes = [Some(ErrorCode::DiskFull), Some(ErrorCode::NoCapacity)];
     assert!(codes.contains(&error.code()), "{error}");
+    // A kill makes room, and the node remembers it.
+    daemon.kill_sandbox(third).await;
+    daemon.kill().await;
     fs::remove_file(BALLAST).unwrap();
+    let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+    assert!(!daemon.listed().await.contains(&third));
     let state = daemon.client.sandbox_get(victim).await.unwrap().state;
     assert_eq!(state, SandboxState::Paused);
     whole(&daemon, victim, MEMORY_MIB).await;

@@ -21,3 +21,8 @@ async fn a_disk_filler_leaves_what_is_kept_back_to_the_node_and_the_others() {
 async fn forty_forks_and_snapshots_in_a_chain_keep_its_disk_shallow_and_leave_nothing() {
     passed("a_long_chain_of_forks_and_snapshots").await;
 }
+
+#[tokio::test]
+async fn a_daemon_that_dies_while_overlays_are_merged_loses_nothing() {
+    passed("a_daemon_that_dies_while_overlays_are_merged").await;
+}
