@@ -40,7 +40,9 @@ async fn key_create(client: &Client, create: CreateKeyArgs) -> Result<()> {
         Some(project) => Some(find(client, &project).await?),
         None => None,
     };
-    let expires_at_ms = expires_in.map(|time| millis(now() + time));
+    let expires_in = expires_in.filter(|seconds| *seconds > 0);
+    let expires_at_ms =
+        expires_in.map(|seconds| millis(now() + Duration::from_secs(seconds.into())));
     let request = CreateKey { project, name, role: role.into(), expires_at_ms };
     let made = client.key_create(&request).await?;
     if format.is_json() {

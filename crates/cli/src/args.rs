@@ -366,6 +366,54 @@ mod test {
         Args::command().debug_assert();
     }
 
+    /// The words of a line as a shell would have them, up to a redirection.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut quote, mut inside) = (vec![String::new()], None, false);
+        for c in line.chars() {
+            match (quote, c) {
+                (Some(open), c) if c == open => quote = None,
+                (None, '\'' | '"') => (quote, inside) = (Some(c), true),
+                (None, '<' | '>' | ')') => break,
+                (None, ' ') if inside => {
+                    words.push(String::new());
+                    inside = false;
+                }
+                (None, ' ') => {}
+                _ => {
+                    words.last_mut().unwrap().push(c);
+                    inside = true;
+                }
+            }
+        }
+        words.retain(|word| !word.is_empty());
+        words
+    }
+
+    fn examples(command: &clap::Command, found: &mut Vec<String>) {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        // Beside an example may be what it does; dots are for a person to fill in.
+        let parts = help.split("\n\n").filter(|part| part.starts_with("Example"));
+        let lines = parts.flat_map(str::lines);
+        let lines = lines.filter_map(|line| line.find("sandflare ").map(|at| &line[at..]));
+        let commands = lines.map(|line| line.split("   ").next().unwrap_or(line));
+        let whole = commands.filter(|line| !line.contains('…') && !line.contains('`'));
+        found.extend(whole.map(|line| line.replace("$snapshot", "snap_0123456789abcdef")));
+        for inner in command.get_subcommands() {
+            examples(inner, found);
+        }
+    }
+
+    #[test]
+    fn every_example_of_the_help_is_a_command() {
+        let mut found = Vec::new();
+        examples(&Args::command(), &mut found);
+        assert!(found.len() > 40, "{found:#?}");
+        for line in found {
+            let parsed = Args::try_parse_from(words(&line));
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+        }
+    }
+
     #[test]
     fn a_command_keeps_its_own_options() {
         for line in ["run -- ls -l --json", "run ls -l --json", "run -w /tmp ls -l --json"] {

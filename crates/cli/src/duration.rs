@@ -24,7 +24,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The lifetime of a sandbox in seconds, such as `90s`, `30m`, `8h` or `7d`; 0 for `never`.
+/// The lifetime of a sandbox or key in seconds, such as `90s`, `30m`, `8h` or `7d`; 0 for `never`.
 pub(crate) fn parse_lifetime(text: &str) -> Result<u32, String> {
     let advice = || "use a whole number and s, m, h or d, such as 30m, or `never`".to_owned();
     if text == "never" {

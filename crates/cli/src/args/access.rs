@@ -1,13 +1,11 @@
 //! `keys` and `projects`.
 
-use std::time::Duration;
-
 use api_node::Role;
 use base_types::KeyId;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
 use super::Format;
-use crate::duration::parse_duration;
+use crate::duration::parse_lifetime;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeysCommand {
@@ -33,9 +31,9 @@ pub(crate) struct CreateKeyArgs {
     /// What it is good for.
     #[arg(long, value_enum, default_value = "user")]
     pub(crate) role: RoleName,
-    /// Let it stop working after this long, such as 12h.
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    pub(crate) expires_in: Option<Duration>,
+    /// Let it stop working after this long, such as 12h or 30d [default: never].
+    #[arg(long, value_name = "TIME", value_parser = parse_expiry)]
+    pub(crate) expires_in: Option<u32>,
     #[command(flatten)]
     pub(crate) format: Format,
 }
@@ -63,6 +61,13 @@ pub(crate) struct RmKeys {
     /// The keys, by id.
     #[arg(required = true)]
     pub(crate) ids: Vec<KeyId>,
+}
+
+fn parse_expiry(text: &str) -> Result<u32, String> {
+    match parse_lifetime(text)? {
+        0 if text != "never" => Err("a key that is over at once is good for nothing".to_owned()),
+        seconds => Ok(seconds),
+    }
 }
 
 #[derive(Debug, Subcommand)]

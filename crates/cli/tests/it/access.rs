@@ -21,10 +21,12 @@ async fn keys_and_projects_are_made_listed_and_removed_and_a_key_goes_no_further
     let admin = admin.text();
     let project = text(&ask(&admin, &["projects", "create", "team", "--sandboxes", "1"]).await);
     assert!(project.starts_with("prj_"), "{project}");
-    let key = text(&ask(&admin, &["keys", "create", "ci", "--project", "team"]).await);
+    let create = ["keys", "create", "ci", "--project", "team", "--expires-in", "30d"];
+    let key = text(&ask(&admin, &create).await);
     assert!(key.starts_with("sfk_") && key.len() == 68);
     let list = text(&ask(&admin, &["keys", "ls"]).await);
     assert!(list.contains("ci") && list.contains("team") && !list.contains("sfk_"), "{list}");
+    assert!(list.contains("in 29 d 23 h"), "{list}");
     let list = text(&ask(&admin, &["projects", "ls", "-o", "json"]).await);
     let list: serde_json::Value = serde_json::from_str(&list).unwrap();
     assert_eq!(list["projects"][1]["quota"]["sandboxes"], 1);
