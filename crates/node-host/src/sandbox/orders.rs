@@ -1,9 +1,11 @@
 //! What an owner does when it is asked: pause, resume, branch, set a time.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::activity::now_ms;
 use super::files::{SandboxFiles, blame, create_file, create_overlay, failed};
@@ -11,8 +13,9 @@ use super::layout::{Layout, Moment, OVERLAYS_MAX};
 use super::make::{Primed, ThawError, frozen, prepare, stand, template_of, wake};
 use super::merge::merge_deep;
 use super::owner::Owner;
-use super::{CreateError, CreateTimes};
-use crate::machine::{self, FreezeFiles};
+use super::{CreateError, CreateTimes, OVER_WITHIN};
+use crate::control::ControlError;
+use crate::machine::{self, FreezeFiles, MachineError};
 use crate::phase::{Event, Phase};
 use crate::step;
 use crate::template::Template;
@@ -323,13 +326,28 @@ impl Owner {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            done = work => done.map_err(Ended::Failed),
-            over = over => Err(Ended::Over(over)),
+        let mut over = pin!(over);
+        let done = tokio::select! {
+            done = work => done,
+            over = &mut over => return Err(Ended::Over(over)),
             killer = self.kills.recv() => {
                 self.killers.extend(killer);
-                Err(Ended::Killed)
+                return Err(Ended::Killed);
             }
+        };
+        let lost = |error: &CreateError| {
+            matches!(
+                error,
+                CreateError::Machine(MachineError::Vmm { source: ControlError::Gone, .. })
+            )
+        };
+        match done {
+            // A machine that dies closes its socket first; its end is the better reason.
+            Err(error) if lost(&error) => match timeout(OVER_WITHIN, over).await {
+                Ok(over) => Err(Ended::Over(over)),
+                Err(_) => Err(Ended::Failed(error)),
+            },
+            done => done.map_err(Ended::Failed),
         }
     }
 }

@@ -365,13 +365,17 @@ impl Owner {
             Action::TearDown => {
                 self.enter(phase);
                 // First, so that a node that finds the rest of it finishes this.
-                let deleted = self.around.store.sandbox_delete(self.facts.id).await;
-                self.complain(deleted);
+                let mut deleted = self.around.store.sandbox_delete(self.facts.id).await;
                 step::reached("delete: forgotten");
                 self.end_process().await;
                 step::reached("delete: machine ended");
                 self.remove_files().await;
                 step::reached("delete: files removed");
+                if matches!(deleted, Err(StoreError::DiskFull)) {
+                    // There is room now.
+                    deleted = self.around.store.sandbox_delete(self.facts.id).await;
+                }
+                self.complain(deleted);
                 Box::pin(self.happened(Event::Cleaned)).await;
             }
             Action::LetGo => {
