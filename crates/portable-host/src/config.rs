@@ -32,6 +32,8 @@ pub struct Config {
     pub args: Vec<String>,
     /// Its whole environment.
     pub env: BTreeMap<String, String>,
+    /// Files to bring along, executable: (absolute path under `/bin` or `/etc` inside, file outside).
+    pub files: Vec<(String, PathBuf)>,
     /// How long the program may take to end when asked to, in seconds.
     pub stop_seconds: u64,
 }
@@ -50,6 +52,7 @@ impl Config {
             program: "/bin/sandflared".to_owned(),
             args,
             env: BTreeMap::new(),
+            files: Vec::new(),
             stop_seconds: 30,
         }
     }

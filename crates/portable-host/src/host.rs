@@ -141,7 +141,8 @@ impl PortableHost {
             stop_seconds: config.stop_seconds,
             restarts_per_minute: RESTARTS_PER_MINUTE,
         };
-        initrd::write(&config.images.join("portable/initrd"), &boot, &[], &boot_initrd)?;
+        let files = &config.files;
+        initrd::write(&config.images.join("portable/initrd"), &boot, files, &boot_initrd)?;
         host.put_logs_aside()?;
         let machine = Machine {
             kernel: config.images.join("kernel/vmlinux"),

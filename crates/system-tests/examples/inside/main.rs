@@ -9,6 +9,7 @@ mod again;
 mod bad;
 mod broken;
 mod chains;
+mod crash;
 mod daemon;
 mod full;
 mod kills;
@@ -76,8 +77,11 @@ const SCENARIOS: &[Scenario] = scenarios![
 ];
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((crash::ONCE, args)) = wanted.split_first().map(|(first, args)| (&**first, args)) {
+        return crash::once(args);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let world = World::now();
     let mut good = true;
     for (name, scenario) in SCENARIOS {

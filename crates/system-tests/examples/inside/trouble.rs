@@ -279,30 +279,33 @@ fn group(id: SandboxId) -> PathBuf {
     Path::new("/sys/fs/cgroup").join(path)
 }
 
-/// Lets a machine write `bytes` a second to the data disk.
+/// Lets all machines together write `bytes` a second to the data disk, given the group of one.
 fn slow_down(group: &Path, bytes: u64) {
-    let above: Vec<_> =
-        group.ancestors().skip(1).take_while(|dir| dir.starts_with("/sys/fs/cgroup")).collect();
-    for dir in above.into_iter().rev() {
-        fs::write(dir.join("cgroup.subtree_control"), "+io").unwrap();
+    let all = group.parent().unwrap();
+    for above in [all.parent().and_then(Path::parent).unwrap(), all.parent().unwrap()] {
+        fs::write(above.join("cgroup.subtree_control"), "+io").unwrap();
     }
     let disk = rustix::fs::stat("/data").unwrap().st_dev;
     let (major, minor) = (rustix::fs::major(disk), rustix::fs::minor(disk));
-    fs::write(group.join("io.max"), format!("{major}:{minor} wbps={bytes}")).unwrap();
+    fs::write(all.join("io.max"), format!("{major}:{minor} wbps={bytes}")).unwrap();
+}
+
+/// Leaves a machine `bytes` more of memory than it has.
+fn tighten(group: &Path, bytes: u64) {
+    let current = fs::read_to_string(group.join("memory.current")).unwrap();
+    let most = current.trim().parse::<u64>().unwrap() + bytes;
+    fs::write(group.join("memory.max"), most.to_string()).unwrap();
 }
 
 pub(crate) async fn a_slow_disk_and_little_memory_while_one_is_written_down() {
     const MEMORY_MIB: u32 = 24;
     const BYTES_PER_SECOND: u64 = 4 << 20;
     let daemon = Daemon::start(&["--pool", "nano=0"]).await;
-    let (slow, other) = (daemon.sandbox().await, daemon.sandbox().await);
+    let (slow, tight, other) =
+        (daemon.sandbox().await, daemon.sandbox().await, daemon.sandbox().await);
     write(&daemon, slow, MEMORY_MIB).await;
-    let group = group(slow);
-    slow_down(&group, BYTES_PER_SECOND);
-    // Room for a few of the pages that are on their way to the disk.
-    let current: u64 =
-        fs::read_to_string(group.join("memory.current")).unwrap().trim().parse().unwrap();
-    fs::write(group.join("memory.max"), (current + (6 << 20)).to_string()).unwrap();
+    write(&daemon, tight, MEMORY_MIB).await;
+    slow_down(&group(slow), BYTES_PER_SECOND);
     let begun = Instant::now();
     let (mut others, mut slowest) = (0, Duration::ZERO);
     let mut pausing = Box::pin(ask(&daemon, slow, Asked::Pause));
@@ -326,18 +329,28 @@ pub(crate) async fn a_slow_disk_and_little_memory_while_one_is_written_down() {
     assert!(others >= 5 && slowest < took / 2, "{others} commands, slowest {slowest:?}");
     whole(&daemon, slow, MEMORY_MIB).await;
 
-    // Too little memory for what its guest uses: it is over, and says why.
-    let group = self::group(other);
-    let current: u64 =
-        fs::read_to_string(group.join("memory.current")).unwrap().trim().parse().unwrap();
-    fs::write(group.join("memory.max"), (current + (8 << 20)).to_string()).unwrap();
+    // What waits for the slow disk does not fit: it is written all the same, or over with the reason.
+    tighten(&group(tight), 6 << 20);
+    match ask(&daemon, tight, Asked::Pause).await {
+        Ok(()) => whole(&daemon, tight, MEMORY_MIB).await,
+        refused => {
+            assert!(said(refused).contains(SHORT));
+            over(&daemon, tight, SHORT).await;
+        }
+    }
+    daemon.works(slow).await;
+    // Too little for what its guest uses.
+    tighten(&group(other), 8 << 20);
     let done = daemon.shell(other, "yes | head -c 64M > /dev/shm/memory").await;
     assert_eq!(done.code, 125, "{done:?}");
-    over(&daemon, other, "out of the memory it may use").await;
+    over(&daemon, other, SHORT).await;
     daemon.works(slow).await;
-    for id in [slow, other] {
+    for id in [slow, tight, other] {
         daemon.kill_sandbox(id).await;
     }
     until_nothing().await;
     daemon.stop().await;
 }
+
+/// What a sandbox is over by that wanted more memory than it may use.
+const SHORT: &str = "out of the memory it may use";

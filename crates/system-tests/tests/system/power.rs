@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::host::{Host, PATIENCE, images};
+use crate::inside::beside;
 use crate::kills::kill_qemu;
 use crate::sandbox::{Sandbox, follow, shell};
 
@@ -189,14 +190,6 @@ async fn audit_is_whole(host: &Host, keys: impl Iterator<Item = &CreatedKey>) {
     }
 }
 
-/// Ends the daemon once, as a crash would, when there is a snapshot; then runs it as it is.
-const CRASH: &str = "b=/bin/busybox
-if ! $b test -e /data/crashed; then
-    (until $b ls /data/snapshots/*/snapshot.json; do $b sleep 0.1; done
-    $b touch /data/crashed; kill -9 $$) >/dev/null 2>&1 &
-fi
-exec /bin/sandflared \"$@\"";
-
 /// Starts the node of a host that is down with a daemon that crashes once, and checks that it is started
 /// again and serves the sandbox it had, which noticed nothing. Leaves it down.
 pub(crate) async fn crash_of_the_daemon(host: &Host) {
@@ -204,13 +197,14 @@ pub(crate) async fn crash_of_the_daemon(host: &Host) {
         std::fs::read_to_string(host.home().join("api-key")).unwrap().trim().parse().unwrap();
     let hash: String = secret.hash().as_bytes().iter().map(|b| format!("{b:02x}")).collect();
     let args = [
-        ["sh", "-c", CRASH, "sandflared", "--images", "/images", "--data", "/data"].as_slice(),
+        ["crash-once", "--images", "/images", "--data", "/data"].as_slice(),
         &["--listen", "10.0.2.15:7878", "--trust-network", "--pool", "nano=0"],
         &["--admin-key-hash", &hash],
     ];
     let args = args.concat().into_iter().map(str::to_owned).collect();
     let mut config = Config::new(host.state(), images().to_owned(), host.port(), args);
-    config.program = "/bin/busybox".to_owned();
+    config.program = "/bin/inside".to_owned();
+    config.files = vec![(config.program.clone(), beside("examples/inside"))];
     let starting = tokio::task::spawn_blocking(move || PortableHost::start(&config, &|_| {}));
     starting.await.unwrap().unwrap();
     until_healthy(host).await;
