@@ -18,11 +18,16 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use crate::server::limits::Limits;
 use crate::server::seats::{Seat, Serving};
+use crate::server::seen::AtPort;
 use crate::{ErrorCode, Failure};
 
 /// LIMIT: requests that give something back, beyond a limit: whoever is at it can still end what
 /// took it there.
 const GIVING_BACK: usize = 16;
+
+/// LIMIT: a part of what may be under way, 1/4, that requests to ports leave to the API: strangers at a
+/// public port do not keep its owners out.
+const LEFT_TO_API: usize = 4;
 
 /// The requests under way. Clones are the same.
 #[derive(Clone, Debug)]
@@ -74,15 +79,19 @@ impl Shares {
         sandbox: Option<SandboxId>,
     ) -> Result<Held, Failure> {
         let Limits { requests_per_project, requests_per_sandbox, request_within, .. } = self.limits;
-        let extra = if request.method() == Method::DELETE { GIVING_BACK } else { 0 };
+        let most = |limit: usize| match request.extensions().get::<AtPort>() {
+            Some(_) => limit - limit / LEFT_TO_API,
+            None if request.method() == Method::DELETE => limit + GIVING_BACK,
+            None => limit,
+        };
         let mut counts = self.lock();
         let of_project = counts.projects.get(&project).copied().unwrap_or_default();
-        if of_project >= requests_per_project + extra {
+        if of_project >= most(requests_per_project) {
             return Err(too_many("the project", of_project));
         }
         if let Some(id) = sandbox {
             let of_sandbox = counts.sandboxes.get(&id).copied().unwrap_or_default();
-            if of_sandbox >= requests_per_sandbox + extra {
+            if of_sandbox >= most(requests_per_sandbox) {
                 return Err(too_many(&format!("the sandbox {id}"), of_sandbox));
             }
             counts.sandboxes.insert(id, of_sandbox + 1);

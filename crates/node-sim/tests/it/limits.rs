@@ -6,7 +6,7 @@ use api_node::{Limits, Quota};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, interval, timeout};
 
 use crate::world::World;
@@ -197,6 +197,30 @@ async fn a_sandbox_takes_so_many_requests_and_others_of_its_project_still_theirs
     let get = tenants.world.ask(Some(&tenants.keys[0]), &Method::GET, path, None).await;
     assert_eq!(get.status, StatusCode::OK, "{get:?}");
     let (_, said) = tenants.exec(1, &["echo"]).await;
+    assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
+}
+
+#[tokio::test]
+async fn strangers_at_a_public_port_do_not_keep_its_owner_out() {
+    let tenants = Tenants::within(Limits { requests_per_sandbox: 4, ..Limits::default() }).await;
+    let (key, sandbox) = (Some(tenants.keys[0].as_str()), &tenants.sandboxes[0]);
+    let program = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let id = sandbox.rsplit('/').next().unwrap().parse().unwrap();
+    tenants.world.node.listen(id, 8000, program.local_addr().unwrap());
+    let path = format!("{sandbox}/ports/8000");
+    let public = json!({"public": true});
+    let set = tenants.world.ask(key, &Method::PUT, &path, Some(&public)).await;
+    assert_eq!(set.status, StatusCode::OK, "{set:?}");
+    let ask = format!("GET {path}/ HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut strangers = Vec::new();
+    for _ in 0..3 {
+        let stranger = Wire::with(&tenants.world, ask.as_bytes()).await;
+        // The program took it, and never answers.
+        strangers.push((stranger, program.accept().await.unwrap()));
+    }
+    let said = Wire::with(&tenants.world, ask.as_bytes()).await.until("request_id").await;
+    assert!(said.starts_with("HTTP/1.1 429 "), "{said}");
+    let (_, said) = tenants.exec(0, &["echo"]).await;
     assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
 }
 
