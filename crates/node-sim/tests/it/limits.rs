@@ -45,7 +45,7 @@ impl Wire {
     }
 
     /// What came until the other side closed.
-    async fn to_end(&mut self) -> String {
+    async fn until_closed(&mut self) -> String {
         self.until("\0").await
     }
 }
@@ -118,8 +118,9 @@ async fn a_head_that_never_ends_is_cut_off_however_it_drips() {
             }
         }
     };
-    let (first, second, ()) =
-        tokio::join!(silent.to_end(), half.to_end(), async { timeout(LONG, drip).await.unwrap() });
+    let (first, second, ()) = tokio::join!(silent.until_closed(), half.until_closed(), async {
+        timeout(LONG, drip).await.unwrap()
+    });
     assert!(began.elapsed() >= SECOND / 2);
     for said in [first, second] {
         assert!(said.is_empty() || said.starts_with("HTTP/1.1 408"), "{said}");
@@ -136,12 +137,12 @@ async fn connections_that_say_nothing_keep_nobody_out() {
         let said = world.ask(Some(&world.admin), &Method::GET, SANDBOXES, None).await;
         assert_eq!(said.status, StatusCode::OK, "{said:?}");
     }
-    assert_eq!(first.to_end().await, "");
+    assert_eq!(first.until_closed().await, "");
     // The last that came is still there.
     let mut last = silent.pop().unwrap();
     let ask = b"GET /v1/health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     last.0.write_all(ask).await.unwrap();
-    assert!(last.to_end().await.starts_with("HTTP/1.1 200 "));
+    assert!(last.until_closed().await.starts_with("HTTP/1.1 200 "));
 }
 
 #[tokio::test]
@@ -284,7 +285,7 @@ async fn a_request_that_takes_longer_than_any_may_breaks_off() {
     let tenants = Tenants::within(Limits { request_within: SECOND, ..Limits::default() }).await;
     let (mut stream, said) = tenants.exec(0, &["wait"]).await;
     assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
-    let rest = stream.to_end().await;
+    let rest = stream.until_closed().await;
     assert!(!rest.contains("exit") && !rest.ends_with("0\r\n\r\n"), "{rest}");
     timeout(LONG, tenants.world.node.abandoned_reaches(1)).await.unwrap();
 }
@@ -297,7 +298,7 @@ async fn heads_and_uploads_have_the_bounds_that_were_set() {
     let many = (0..21).map(|n| format!("X{n}: x\r\n")).collect::<String>();
     for more in [long, many] {
         let head = tenants.head(0, "GET", "", &more);
-        let said = Wire::with(&tenants.world, head.as_bytes()).await.to_end().await;
+        let said = Wire::with(&tenants.world, head.as_bytes()).await.until_closed().await;
         assert!(said.starts_with("HTTP/1.1 431 "), "{said}");
     }
     let upload = tenants.head(0, "PUT", "/files?path=/a", "Content-Length: 11\r\n") + "01234567890";
