@@ -119,7 +119,7 @@ async fn a_head_that_never_ends_is_cut_off_however_it_drips() {
         }
     };
     let (first, second, ()) = tokio::join!(silent.until_closed(), half.until_closed(), async {
-        timeout(LONG, drip).await.unwrap()
+        timeout(LONG, drip).await.unwrap();
     });
     assert!(began.elapsed() >= SECOND / 2);
     for said in [first, second] {
