@@ -9,7 +9,7 @@ use crate::exec::now_us;
 use crate::{failure, files};
 
 /// LIMIT: how often a broken connection to a guest that still answers is made again before anything
-/// comes over it. A snapshot taken of a running sandbox breaks it once.
+/// comes over it; more often, the guest is not well.
 const RESUMES_MAX: u32 = 3;
 
 /// Watches a directory.
@@ -69,8 +69,8 @@ impl Watching {
         Some((event, self))
     }
 
-    /// Watches again where the sandbox runs and only the connection is gone, as after a snapshot. What
-    /// happened meanwhile was not noticed. Otherwise the last event.
+    /// Watches again where the sandbox runs and only the connection is gone. What happened meanwhile was
+    /// not noticed. Otherwise the last event.
     async fn resume(&mut self, error: GuestError) -> WatchBody {
         let broken =
             matches!(error, GuestError::Closed | GuestError::Io(_) | GuestError::Unopened(_));
