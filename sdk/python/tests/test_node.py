@@ -192,15 +192,18 @@ def test_files_are_seen_with_the_rights_of_a_user(sandbox: Sandbox) -> None:
 
 def test_a_watch_tells_what_a_command_does(sandbox: Sandbox) -> None:
     sandbox.files.make_dir("/home/agent/seen")
+    # Each after the one before was told: what happens in a directory before it is watched is not.
+    steps = ["mkdir sub", "echo x > sub/a", "mv sub/a b", "rm b"]
     seen = []
     for event in sandbox.files.watch("/home/agent/seen", recursive=True):
-        if event.event == "started":
-            sandbox.run("mkdir seen/sub; echo x > seen/sub/a; mv seen/sub/a seen/b; rm seen/b")
-        elif event.event != "modified":
-            seen.append((event.event, event.path, event.to))
-        if event.event == "removed":
+        if event.event == "modified":
+            continue
+        seen.append((event.event, event.path, event.to))
+        if not steps:
             break
+        sandbox.run(steps.pop(0), cwd="/home/agent/seen", check=True)
     assert seen == [
+        ("started", None, None),
         ("created", "/home/agent/seen/sub", None),
         ("created", "/home/agent/seen/sub/a", None),
         ("moved", "/home/agent/seen/sub/a", "/home/agent/seen/b"),
