@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
     from types import TracebackType
 
+    import httpx
+
     from sandflare._async.client import AsyncClient
     from sandflare._async.transport import AsyncTransport
     from sandflare._input import Input
@@ -456,14 +458,15 @@ class AsyncSandbox:
         )
 
     async def _unpacked(self, path: str, target: Path, user: str | None) -> LocalCopy:
-        packed = self._packed(path, user)
+        # Before anything is made here.
+        response = await self._transport.open(operations.file_pack(self.id, path, user))
+        packed = self._packed(response)
         try:
             return await in_thread(partial(archive.unpack, waited(packed), target))
         finally:
             await packed.aclose()
 
-    async def _packed(self, path: str, user: str | None) -> AsyncGenerator[bytes, None]:
-        response = await self._transport.open(operations.file_pack(self.id, path, user))
+    async def _packed(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
         async for piece in self._transport.pieces(response):
             yield piece
 
