@@ -465,6 +465,7 @@ class AsyncSandbox:
             return await in_thread(partial(archive.unpack, waited(packed), target))
         finally:
             await packed.aclose()
+            await response.aclose()
 
     async def _packed(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
         async for piece in self._transport.pieces(response):

@@ -367,7 +367,10 @@ class Sandbox:
         target = Path(to)
         if self.files.stat(path, user=user).is_directory:
             response = self._transport.open(operations.file_pack(self.id, path, user))
-            return archive.unpack(self._transport.pieces(response), target)
+            try:
+                return archive.unpack(self._transport.pieces(response), target)
+            finally:
+                response.close()
         landing = transfer.Landing(target)
         well = False
         try:
