@@ -353,3 +353,52 @@ async fn end(origin: SandboxId, snapshot: SnapshotId) {
     until("moments", 0, || moments().len()).await;
     daemon.stop().await;
 }
+
+/// As many frozen overlays as make a node merge them.
+const DEEP: usize = 8;
+
+pub(crate) async fn a_daemon_that_dies_at_each_step_of_a_merge_of_overlays() {
+    let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+    let origin = daemon.sandbox().await;
+    let mut deep = None;
+    for layer in 0..DEEP {
+        let script = format!("echo {layer} > /root/layer-{layer}; sync");
+        assert_eq!(daemon.shell(origin, &script).await.code, 0);
+        let next = snapshot_of(&daemon, origin).await;
+        if let Some(before) = deep.replace(next) {
+            daemon.client.snapshot_delete(before).await.unwrap();
+        }
+    }
+    let deep = deep.unwrap();
+    daemon.kill_sandbox(origin).await;
+    daemon.kill().await;
+    let layers: String = (0..DEEP).map(|layer| format!("{layer}\n")).collect();
+    let look = "cat /root/layer-*";
+    for step in ["merge: written", "merge: counts"] {
+        let mut times = Vec::new();
+        for _ in 0..TIMES {
+            let daemon = Daemon::start_to_die_at(step).await;
+            let made = made_from(&daemon, deep).await;
+            let asked = timeout(PATIENCE, ask(&daemon, made, Asked::Snapshot)).await.unwrap();
+            assert!(asked.is_err(), "{step}: answered");
+            daemon.died().await;
+
+            let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+            assert_eq!(daemon.listed().await, [made], "{step}");
+            assert_eq!(daemon.shell(made, look).await.stdout, layers, "{step}");
+            until(step, (1, 1, 1), || (vmms().len(), sandboxes().len(), moments().len())).await;
+            // Also when its disk is opened anew, and when it is merged after all.
+            timeout(PATIENCE, daemon.client.sandbox_pause(made)).await.unwrap().unwrap();
+            let merged = snapshot_of(&daemon, made).await;
+            assert_eq!(daemon.shell(made, look).await.stdout, layers, "{step}");
+            daemon.kill_sandbox(made).await;
+            daemon.client.snapshot_delete(merged).await.unwrap();
+            daemon.kill().await;
+            times.push("all of it, running".to_owned());
+        }
+        found("snapshot of a deep disk", step, &times);
+    }
+    let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+    daemon.client.snapshot_delete(deep).await.unwrap();
+    daemon.stop().await;
+}

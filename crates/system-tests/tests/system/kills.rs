@@ -73,6 +73,11 @@ async fn a_daemon_that_dies_at_any_step_of_a_kill_takes_no_layer_from_those_that
 }
 
 #[tokio::test]
+async fn a_daemon_that_dies_at_any_step_of_a_merge_of_overlays_loses_none_of_them() {
+    passed("a_daemon_that_dies_at_each_step_of_a_merge_of_overlays").await;
+}
+
+#[tokio::test]
 async fn what_is_found_after_a_kill_at_each_step_is_what_the_guide_shows() {
     let found: Vec<_> = rows(crate::inside::output().await).collect();
     println!("{}", found.join("\n"));
