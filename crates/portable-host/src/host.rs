@@ -149,6 +149,7 @@ impl PortableHost {
             initrd: boot_initrd,
             memory_mib: config.memory_mib,
             vcpus: config.vcpus,
+            translations_mib: translations_mib(),
             disks: vec![
                 Disk { serial: DATA_DISK, file: data, read_only: false },
                 Disk { serial: IMAGES_DISK, file: images, read_only: true },
@@ -313,6 +314,12 @@ impl PortableHost {
     fn control_socket(&self) -> PathBuf {
         self.state.join("control.sock")
     }
+}
+
+/// Room for QEMU's translated code on this machine.
+pub(crate) fn translations_mib() -> u64 {
+    let all = rustix::system::sysinfo();
+    qemu::translations_mib(all.totalram.saturating_mul(u64::from(all.mem_unit)) >> 20)
 }
 
 /// Whether `pid` is the QEMU that listens on `qmp`: process ids are used again, paths on command lines are not.

@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags};
 use crate::config::{MEMORY_MIB_DEFAULT, VCPUS_DEFAULT};
 use crate::disks;
 use crate::error::{HostError, OnFile as _};
-use crate::host::{cannot_run, ends_within, tail};
+use crate::host::{cannot_run, ends_within, tail, translations_mib};
 use crate::initrd;
 use crate::qemu::{Console, Control, Disk, Machine};
 
@@ -120,6 +120,7 @@ pub fn run_once(
         initrd: boot_initrd,
         memory_mib: once.memory_mib,
         vcpus: once.vcpus,
+        translations_mib: translations_mib(),
         disks: attached,
         forward: None,
         kernel_log: kernel_log.clone(),

@@ -13,6 +13,17 @@ pub(crate) const PACKAGE: &str = "qemu-system-x86";
 /// - `net.ifnames=0`: the one interface is eth0.
 const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t mitigations=off init_on_alloc=0 net.ifnames=0 printk.devkmsg=on";
 
+/// LIMIT: the most QEMU uses of it. It has no more than 1 GiB by itself; see decision 26.
+const TRANSLATIONS_MIB_MAX: u64 = 2048;
+/// LIMIT: what a buffer for translated code is at least worth having; a booted portable host fills a quarter of 1 GiB.
+const TRANSLATIONS_MIB_MIN: u64 = 256;
+
+/// How much translated code QEMU may keep on a machine with that much memory: an eighth of it, which is QEMU's own
+/// choice where memory is small. It takes the memory only as the buffer fills.
+pub(crate) fn translations_mib(machine_memory_mib: u64) -> u64 {
+    (machine_memory_mib / 8).clamp(TRANSLATIONS_MIB_MIN, TRANSLATIONS_MIB_MAX)
+}
+
 /// Where the first console of the portable host goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Console {
@@ -47,6 +58,8 @@ pub(crate) struct Machine {
     pub(crate) memory_mib: u32,
     /// Those programs run on; QEMU gets the reserved ones beside them.
     pub(crate) vcpus: u32,
+    /// Room for translated code. When it is full, QEMU throws all of it away and stops every processor for that.
+    pub(crate) translations_mib: u64,
     pub(crate) disks: Vec<Disk>,
     /// (port on 127.0.0.1, port inside)
     pub(crate) forward: Option<(u16, u16)>,
@@ -62,12 +75,9 @@ impl Machine {
     pub(crate) fn arguments(&self) -> Vec<OsString> {
         let mut arguments = Arguments::default();
         arguments.words(&["-name", "sandflare-portable-host", "-no-user-config", "-nodefaults"]);
-        arguments.words(&[
-            "-machine",
-            "q35,usb=off,sata=off,smbus=off",
-            "-accel",
-            "tcg,thread=multi",
-        ]);
+        arguments.words(&["-machine", "q35,usb=off,sata=off,smbus=off"]);
+        let accelerator = format!("tcg,thread=multi,tb-size={}", self.translations_mib);
+        arguments.words(&["-accel", &accelerator]);
         // No 57-bit addresses: a fifth level would make every page walk of the emulated MMU longer.
         // No fast string operations: with them Linux clears and copies memory by `rep stosb`, which
         // the translator runs byte by byte, ten times slower than the loop Linux uses without.
@@ -163,6 +173,7 @@ mod tests {
             initrd: "/s/initrd".into(),
             memory_mib: 2560,
             vcpus: 2,
+            translations_mib: translations_mib(16 << 10),
             disks: vec![
                 Disk { serial: "data", file: "/a,b/data.ext4".into(), read_only: false },
                 Disk { serial: "images", file: "/s/images.ext4".into(), read_only: true },
@@ -210,6 +221,14 @@ mod tests {
     #[test]
     fn the_reserved_processor_is_none_of_the_promised_ones() {
         assert!(line(&machine()).contains("-smp 3 -m 2560"));
+    }
+
+    #[test]
+    fn translated_code_gets_an_eighth_of_the_memory_and_never_more_than_qemu_can_use() {
+        for (memory, room) in [(0, 256), (4 << 10, 512), (16 << 10, 2048), (256 << 10, 2048)] {
+            assert_eq!(translations_mib(memory), room, "of {memory} MiB");
+        }
+        assert!(line(&machine()).contains("-accel tcg,thread=multi,tb-size=2048 "));
     }
 
     #[test]
