@@ -140,12 +140,12 @@ pub(crate) async fn a_long_chain_of_forks_and_snapshots() {
     daemon.stop().await;
 }
 
-/// The steps of a merge of overlays.
+/// The steps of a merge after which a machine is adopted with the files it had before.
 const MERGE: [&str; 2] = ["merge: written", "merge: counts"];
 /// Snapshots after which the next one has overlays merged before.
 const UNMERGED: u32 = 8;
 
-pub(crate) async fn a_daemon_that_dies_while_overlays_are_merged() {
+pub(crate) async fn a_sandbox_adopted_in_the_middle_of_a_merge() {
     for step in MERGE {
         let daemon = Daemon::start_to_die_at(step).await;
         let id = daemon.sandbox().await;

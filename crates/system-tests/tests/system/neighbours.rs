@@ -23,6 +23,6 @@ async fn forty_forks_and_snapshots_in_a_chain_keep_its_disk_shallow_and_leave_no
 }
 
 #[tokio::test]
-async fn a_daemon_that_dies_while_overlays_are_merged_loses_nothing() {
-    passed("a_daemon_that_dies_while_overlays_are_merged").await;
+async fn a_sandbox_adopted_in_the_middle_of_a_merge_goes_on_and_is_kept_again() {
+    passed("a_sandbox_adopted_in_the_middle_of_a_merge").await;
 }
