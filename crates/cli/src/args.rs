@@ -150,6 +150,7 @@ pub(crate) struct Run {
 Examples:
   sandflare up
   sandflare up --portable --memory 4096      in QEMU, even where KVM works
+  sandflare up -- --sandbox-domain sandbox.example.org --max-sandboxes 100
 
 Without --portable or --native, KVM is probed: where it runs Linux the node runs natively,
 otherwise in the portable host (QEMU, slower, needs qemu-system-x86).")]
@@ -170,6 +171,9 @@ pub(crate) struct Up {
     /// Stay in the foreground and stop the node on Ctrl-C.
     #[arg(long)]
     pub(crate) foreground: bool,
+    /// Options for the node daemon, after `--`; `sandflared --help` has them.
+    #[arg(last = true, value_name = "NODE OPTION")]
+    pub(crate) node_options: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, ClapArgs)]

@@ -31,6 +31,18 @@ const PORTABLE_READY: Duration = Duration::from_secs(300);
 const ASK: Duration = Duration::from_millis(200);
 /// LIMIT: how much of a log is shown when the node does not come up.
 const LAST_WORDS_BYTES: u64 = 2000;
+/// Options of the daemon that `up` decides by itself: it serves this machine, with this machine's key.
+const DECIDED: [&str; 9] = [
+    "--admin-key-hash",
+    "--check-roots",
+    "--data",
+    "--images",
+    "--listen",
+    "--no-auth",
+    "--tls-cert",
+    "--tls-key",
+    "--trust-network",
+];
 /// Template whose root image `up` makes.
 const TEMPLATE: &str = "agent";
 
@@ -42,6 +54,7 @@ enum Host {
 
 /// `sandflare up`
 pub(crate) async fn up(place: &Place, args: &Up) -> Result<End> {
+    check_node_options(&args.node_options)?;
     let port = match args.port {
         Some(port) => port,
         None => port_of(&place.url)?,
@@ -55,6 +68,9 @@ pub(crate) async fn up(place: &Place, args: &Up) -> Result<End> {
     match client.health().await {
         Ok(health) => {
             eprintln!("a node (version {}) is already running at {url}", health.version);
+            if !args.node_options.is_empty() {
+                eprintln!("its options stay as they are; `sandflare down` first to change them");
+            }
             return Ok(End::Done);
         }
         Err(ClientError::NoNode { .. }) => {}
@@ -79,7 +95,7 @@ pub(crate) async fn up(place: &Place, args: &Up) -> Result<End> {
     let mut signals = Signals::take()?;
     let started = tokio::select! {
         signal = signals.next() => Err(signal),
-        started = start(place, host, args.memory, port, &key, &client, &steps) => Ok(started),
+        started = start(place, host, args, port, &key, &client, &steps) => Ok(started),
     };
     match started {
         Ok(Ok(())) => {}
@@ -105,15 +121,15 @@ pub(crate) async fn up(place: &Place, args: &Up) -> Result<End> {
 async fn start(
     place: &Place,
     host: Host,
-    memory_mib: u32,
+    args: &Up,
     port: u16,
     key: &Secret,
     client: &Client,
     steps: &Steps,
 ) -> Result<()> {
     match host {
-        Host::Native => start_native(place, port, key)?,
-        Host::Portable => start_portable(place, memory_mib, port, key, steps).await?,
+        Host::Native => start_native(place, &args.node_options, port, key)?,
+        Host::Portable => start_portable(place, args, port, key, steps).await?,
     }
     wait_until_it_serves(place, host, client, steps).await
 }
@@ -160,16 +176,37 @@ async fn build_images(place: &Place, host: Host, steps: &Steps) -> Result<()> {
 
 /// The node is told the hash of the key and never sees the key; a hash of 32 random bytes may be seen
 /// by everybody.
-fn node_args(listen: &str, images: &Path, data: &Path, key: &Secret) -> Vec<String> {
+fn node_args(
+    listen: &str,
+    images: &Path,
+    data: &Path,
+    key: &Secret,
+    options: &[String],
+) -> Vec<String> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let hash = key.hash().to_string();
     let (images, data) = (text(images), text(data));
     ["--listen", listen, "--images", &images, "--data", &data, "--admin-key-hash", &hash]
         .map(str::to_owned)
-        .to_vec()
+        .into_iter()
+        .chain(options.iter().cloned())
+        .collect()
 }
 
-fn start_native(place: &Place, port: u16, key: &Secret) -> Result<()> {
+/// Refuses options of the daemon with which it would not be the node that `up` waits for.
+fn check_node_options(options: &[String]) -> Result<()> {
+    let name = |option: &str| option.split('=').next().unwrap_or_default().to_owned();
+    let decided = options.iter().map(|one| name(one)).find(|one| DECIDED.contains(&&**one));
+    decided.map_or(Ok(()), |option| {
+        Err(advise(
+            format!("`{option}` cannot be given to `sandflare up`, which decides it by itself"),
+            "for a node that serves others than this machine, start sandflared itself: see \
+             docs/guides/operations.md",
+        ))
+    })
+}
+
+fn start_native(place: &Place, options: &[String], port: u16, key: &Secret) -> Result<()> {
     let program = programs::beside(SANDFLARED)?;
     let data = place.data();
     fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
@@ -178,14 +215,14 @@ fn start_native(place: &Place, port: u16, key: &Secret) -> Result<()> {
     if log.exists() {
         fs::rename(&log, aside).context("put the old log aside")?;
     }
-    let args = node_args(&format!("127.0.0.1:{port}"), &place.images(), &data, key);
+    let args = node_args(&format!("127.0.0.1:{port}"), &place.images(), &data, key, options);
     let process = Process::start(&program, &args, &log)?;
     Record { port, way: Way::Native { process } }.write(place)
 }
 
 async fn start_portable(
     place: &Place,
-    memory_mib: u32,
+    up: &Up,
     port: u16,
     key: &Secret,
     steps: &Steps,
@@ -196,13 +233,14 @@ async fn start_portable(
         portable_host::IMAGES_DIR.as_ref(),
         portable_host::DATA_DIR.as_ref(),
         key,
+        &up.node_options,
     );
     // They were checked when the images disk was made, and emulated reading takes minutes.
     args.extend(["--check-roots", "off"].map(str::to_owned));
     // What it listens on is a network of QEMU that has one door, a port of 127.0.0.1.
     args.push("--trust-network".to_owned());
     let mut config = Config::new(portable_state(place), place.images(), port, args);
-    config.memory_mib = memory_mib;
+    config.memory_mib = up.memory;
     Record { port, way: Way::Portable }.write(place)?;
     let step = Mutex::new(steps.begin("portable host"));
     let started = tokio::task::block_in_place(|| {
@@ -340,6 +378,24 @@ mod test {
         assert_eq!(port_of("http://127.0.0.1:9000/").unwrap(), 9000);
         assert_eq!(port_of("http://127.0.0.1").unwrap(), PORT_DEFAULT);
         assert!(port_of("http://127.0.0.1:x").is_err());
+    }
+
+    #[test]
+    fn what_up_decides_by_itself_is_refused_and_other_options_are_passed_on() {
+        let check = |options: &[&str]| {
+            let options: Vec<String> = options.iter().map(|&one| one.to_owned()).collect();
+            check_node_options(&options).map(|()| {
+                let key = Secret::from_random([7; 32]);
+                node_args("127.0.0.1:1", "/i".as_ref(), "/d".as_ref(), &key, &options)
+            })
+        };
+        let passed = check(&["--sandbox-domain", "a.example", "--max-sandboxes=9"]).unwrap();
+        assert!(passed.ends_with(&["a.example".to_owned(), "--max-sandboxes=9".to_owned()]));
+        for refused in ["--listen=0.0.0.0:1", "--no-auth", "--data"] {
+            let name = refused.split('=').next().unwrap();
+            let error = check(&[refused]).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
     }
 
     #[test]
