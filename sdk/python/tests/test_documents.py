@@ -54,17 +54,20 @@ def test_a_document_runs_from_its_top_to_its_end(document: str, tmp_path: Path) 
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-# What is shown on the way: the kernel's name, an error, a process's output, a paused sandbox.
-API = ("TGludXgg", '"code":"not_found"', "b25lCnR3bwo=", "paused")
-QUICKSTART = ("42\n", "agent\n/home/agent\n", "45\n", "print(sum(range(10)))\n")
+# What is shown on the way.
+SHELL = {
+    "docs/guides/api.md": ("TGludXgg", '"code":"not_found"', "b25lCnR3bwo=", "paused"),
+    "docs/guides/audit.md": ("ACTION", '"entries": ['),
+    "docs/guides/cli.md": ("exit code 7\n", "/tmp\nfrom a file\n", "Initialized empty Git"),
+    "docs/guides/operations.md": ("prj_", "team"),
+    "docs/guides/ports.md": (".localhost:", '<a href="now">now</a>'),
+    "docs/guides/quickstart.md": ("42\n", "agent\n/home/agent\n", "45\n", "print(sum("),
+}
 
 
 @pytest.mark.node
 @pytest.mark.usefixtures("client")
-@pytest.mark.parametrize(
-    ("document", "shown"),
-    [("docs/guides/api.md", API), ("docs/guides/quickstart.md", QUICKSTART)],
-)
+@pytest.mark.parametrize(("document", "shown"), SHELL.items())
 def test_the_shell_of_a_guide_runs_from_its_top_to_its_end(
     document: str, shown: tuple[str, ...], tmp_path: Path
 ) -> None:
