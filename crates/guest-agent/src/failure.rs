@@ -45,7 +45,7 @@ impl Failure {
             Errno::NOTDIR => FailCode::NotADirectory,
             Errno::ISDIR => FailCode::IsADirectory,
             Errno::NOTEMPTY => FailCode::DirectoryNotEmpty,
-            Errno::ACCESS | Errno::PERM | Errno::ROFS => FailCode::PermissionDenied,
+            Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::BUSY => FailCode::PermissionDenied,
             Errno::NOSPC | Errno::DQUOT | Errno::FBIG => FailCode::NoSpace,
             Errno::NAMETOOLONG | Errno::INVAL | Errno::LOOP | Errno::XDEV => {
                 FailCode::InvalidRequest
@@ -77,6 +77,7 @@ pub(crate) fn reason(error: Errno) -> String {
         Errno::ACCESS => "permission denied",
         Errno::PERM => "operation not permitted",
         Errno::ROFS => "the file system is read-only",
+        Errno::BUSY => "the system itself uses it",
         Errno::NOSPC => "the disk is full",
         Errno::NAMETOOLONG => "the name is too long",
         Errno::LOOP => "too many symbolic links",

@@ -107,6 +107,9 @@ fn a_move_replaces_a_file_and_nothing_else() {
     guest.fails(&request("b", "empty"), FailCode::IsADirectory);
     guest.fails(&request("empty", "full"), FailCode::DirectoryNotEmpty);
     assert_eq!(guest.one(&request("full", "empty")), Answer::Done);
+    // What the kernel holds on to is nobody's to move.
+    let root = Request::Move(Move { from: "/".to_owned(), to: "/".to_owned() });
+    guest.fails(&root, FailCode::PermissionDenied);
 }
 
 #[test]
