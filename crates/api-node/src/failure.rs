@@ -1,7 +1,7 @@
 use std::error::Error;
 use std::fmt;
 
-use base_types::{Chain, SandboxId, SnapshotId};
+use base_types::{Chain, SandboxId, Size, SnapshotId, TemplateName};
 use serde::{Deserialize, Serialize};
 
 /// What went wrong, for programs. New codes are only ever added.
@@ -217,6 +217,12 @@ impl Failure {
     pub fn no_snapshot(id: SnapshotId) -> Self {
         Self::new(ErrorCode::NotFound, format!("there is no snapshot {id}"))
             .with_hint("`GET /v1/snapshots` lists those there are")
+    }
+
+    /// A template has no snapshot at this size.
+    pub fn no_template_snapshot(name: &TemplateName, size: Size) -> Self {
+        Self::new(ErrorCode::NotFound, format!("template {name} has no snapshot, size {size}"))
+            .with_hint("`GET /v1/templates` lists those there are")
     }
 
     /// A failure of ours, with the whole chain of `error` kept for the log and out of the response.

@@ -236,14 +236,17 @@ pub(crate) enum TemplateCommand {
     /// List templates and whether their snapshots are there.
     Ls(Format),
     /// Make a template's snapshot now rather than at the first create.
-    Build(BuildTemplate),
+    Build(TemplateAtSize),
+    /// Delete a template's snapshot, which takes a few hundred MiB; the next create makes it again.
+    Rm(TemplateAtSize),
 }
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
-Example:
-  sandflare template build agent --size small")]
-pub(crate) struct BuildTemplate {
+Examples:
+  sandflare template build agent --size small
+  sandflare template rm agent --size small")]
+pub(crate) struct TemplateAtSize {
     /// The template.
     pub(crate) name: TemplateName,
     /// nano, micro, small, medium or large.

@@ -115,6 +115,7 @@ async fn command(args: Args) -> Result<End> {
         Command::Template(TemplateCommand::Build(build)) => {
             snapshot::build(&client()?, &build).await
         }
+        Command::Template(TemplateCommand::Rm(rm)) => snapshot::remove(&client()?, &rm).await,
         Command::Keys(command) => access::keys(&client()?, command).await,
         Command::Projects(command) => access::projects(&client()?, command).await,
         Command::Audit(command) => audit::audit(&client()?, command).await,

@@ -1,11 +1,11 @@
-//! Making a template's snapshot, with its progress shown.
+//! Making a template's snapshot, with its progress shown, and deleting it.
 
 use anyhow::{Context, Result};
 use api_node::{BuildBody, TemplateState};
 use base_types::{Size, TemplateName};
 use client::{Client, ClientError};
 
-use crate::args::BuildTemplate;
+use crate::args::TemplateAtSize;
 use crate::complaint::End;
 use crate::steps::Steps;
 
@@ -51,7 +51,13 @@ async fn make(client: &Client, steps: &Steps, name: &TemplateName, size: Size) -
 }
 
 /// `sandflare template build`
-pub(crate) async fn build(client: &Client, args: &BuildTemplate) -> Result<End> {
+pub(crate) async fn build(client: &Client, args: &TemplateAtSize) -> Result<End> {
     make(client, &Steps::new(), &args.name, args.size).await?;
+    Ok(End::Done)
+}
+
+/// `sandflare template rm`
+pub(crate) async fn remove(client: &Client, args: &TemplateAtSize) -> Result<End> {
+    client.template_delete(&args.name, args.size).await?;
     Ok(End::Done)
 }

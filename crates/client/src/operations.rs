@@ -99,6 +99,15 @@ impl Client {
         self.events(self.ask(Method::POST, &format!("/templates/{name}/{size}/build"))).await
     }
 
+    /// Deletes a template's snapshot, unless something stands on it.
+    pub async fn template_delete(
+        &self,
+        name: &TemplateName,
+        size: Size,
+    ) -> Result<(), ClientError> {
+        self.done(self.ask(Method::DELETE, &format!("/templates/{name}/{size}"))).await
+    }
+
     /// Makes a sandbox; returns when its agent answers.
     pub async fn sandbox_create(&self, request: &CreateSandbox) -> Result<Sandbox, ClientError> {
         self.answer(self.ask(Method::POST, "/sandboxes").json(request)).await

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use api_node::{ANSWER_KEPT_MS, Errand, Used};
 use api_vmm::MemoryPath;
-use base_types::{ProjectId, SandboxId, Size};
+use base_types::{ProjectId, SandboxId, Size, TemplateName};
 use node_store::{OpenStoreError, Store, StoreError};
 use rustix::fs::FlockOperation;
 use tokio::sync::oneshot;
@@ -33,7 +33,7 @@ use crate::sandbox::{
 };
 use crate::shells::{PoolStats, Shells};
 use crate::snapshots::Snapshots;
-use crate::template::{TemplateSettings, Templates, bytes_in};
+use crate::template::{DeleteTemplateError, TemplateSettings, Templates, bytes_in};
 use crate::vmm::VmmLauncher;
 
 pub use branch::Forked;
@@ -319,6 +319,26 @@ impl Host {
     /// The templates.
     pub fn templates(&self) -> &Templates {
         &self.around.templates
+    }
+
+    /// Deletes what was made of a template at one size, and says whether there was anything. The next
+    /// create makes it again.
+    pub async fn template_delete(
+        &self,
+        name: &TemplateName,
+        size: Size,
+    ) -> Result<bool, DeleteTemplateError> {
+        let users = || {
+            let of = |template: &TemplateName, of: Size| (template, of) == (name, size);
+            let sandboxes = self.sandboxes.lock();
+            let sandboxes = sandboxes.values().map(|sandbox| sandbox.facts());
+            let snapshots = self.snapshots.list();
+            (
+                sandboxes.filter(|facts| of(&facts.template, facts.size)).count(),
+                snapshots.iter().filter(|facts| of(&facts.template, facts.size)).count(),
+            )
+        };
+        self.around.templates.delete(name, size, users).await
     }
 
     /// What the pool holds now.

@@ -52,5 +52,7 @@ pub use sandbox::{
 pub use shells::{PoolStats, ShellError};
 pub use snapshots::SnapshotFacts;
 pub use spawn::SpawnError;
-pub use template::{DamageError, Manifest, Template, TemplateError, TemplateState, Templates};
+pub use template::{
+    DamageError, DeleteTemplateError, Manifest, Template, TemplateError, TemplateState, Templates,
+};
 pub use vmm::VmmStartError;

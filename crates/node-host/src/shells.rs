@@ -177,12 +177,21 @@ impl Shells {
                 return;
             }
             state.expected.insert(size, recipe.clone());
-            let ready = state.ready.entry(size).or_default();
-            let (stale, keep) = std::mem::take(ready)
-                .into_iter()
-                .partition(|shell| shell.primed.as_ref().is_some_and(|primed| primed != recipe));
-            *ready = keep;
-            stale
+            state.take_primed(size, |primed| primed != recipe)
+        };
+        drop(stale);
+        self.shared.work.notify_one();
+    }
+
+    /// Primes no more shells of `size` with `template`. Those primed with it go, and it with them.
+    pub(crate) fn forget(&self, size: Size, template: &Arc<Template>) {
+        let is_of = |recipe: &Recipe| Arc::ptr_eq(&recipe.template, template);
+        let stale: VecDeque<Shell> = {
+            let mut state = self.shared.lock();
+            if state.expected.get(&size).is_some_and(is_of) {
+                state.expected.remove(&size);
+            }
+            state.take_primed(size, is_of)
         };
         drop(stale);
         self.shared.work.notify_one();
@@ -290,6 +299,16 @@ impl State {
         let (Job::Claimed(size) | Job::Refill(size) | Job::Prime(size, ..)) = job;
         *self.building.entry(size).or_insert(0) += 1;
         Some(job)
+    }
+
+    /// Takes out the ready shells of `size` that are primed with something `stale`.
+    fn take_primed(&mut self, size: Size, stale: impl Fn(&Recipe) -> bool) -> VecDeque<Shell> {
+        let ready = self.ready.entry(size).or_default();
+        let (out, keep) = std::mem::take(ready)
+            .into_iter()
+            .partition(|shell| shell.primed.as_ref().is_some_and(&stale));
+        *ready = keep;
+        out
     }
 
     /// A bare shell that is expected to be asked for with memory in place; the last bare one of a

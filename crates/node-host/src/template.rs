@@ -13,7 +13,10 @@
 //! memory file that all clones map.
 
 mod build;
+mod delete;
 mod load;
+
+pub use delete::DeleteTemplateError;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -275,7 +278,12 @@ impl Templates {
             match now {
                 TemplateState::Ready(template) => return Ok(template),
                 TemplateState::Failed(error) => return Err(error),
-                TemplateState::Unloaded | TemplateState::Building { .. } => {}
+                TemplateState::Building { .. } => {}
+                // It was being deleted when this began.
+                TemplateState::Unloaded => {
+                    state = self.start(name, size);
+                    continue;
+                }
             }
             if state.changed().await.is_err() {
                 return Err(Arc::new(TemplateError::Stopping));

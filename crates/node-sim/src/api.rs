@@ -126,6 +126,10 @@ impl NodeApi for SimNode {
         Ok(stream::iter(events.collect::<Vec<_>>()).boxed())
     }
 
+    async fn template_delete(&self, name: TemplateName, size: Size) -> Result<(), Failure> {
+        self.delete_template(name, size)
+    }
+
     async fn sandbox_create(
         &self,
         caller: &Caller,

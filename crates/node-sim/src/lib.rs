@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use api_node::{
-    AccessApi as _, Addresses, Failure, Limits, PhaseTimes, ProcessId, PtySize, Sandbox, Secret,
-    Snapshot, TemplateState, Used,
+    AccessApi as _, Addresses, ErrorCode, Failure, Limits, PhaseTimes, ProcessId, PtySize, Sandbox,
+    Secret, Snapshot, TemplateState, Used,
 };
 use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use node_access::Access;
@@ -199,6 +199,26 @@ impl SimNode {
     /// Makes a template's snapshot missing, so that the next create has to build it.
     pub fn forget_snapshot(&self, name: &TemplateName, size: Size) {
         self.lock().templates.insert((name.clone(), size), TemplateState::Missing);
+    }
+
+    /// As a node does it: refused while something stands on the template.
+    fn delete_template(&self, name: TemplateName, size: Size) -> Result<(), Failure> {
+        let mut state = self.lock();
+        let of = |shown: &Sandbox| (&shown.template, shown.size) == (&name, size);
+        let sandboxes = state.sandboxes.values().filter(|one| of(&one.shown)).count();
+        let snapshots = state.snapshots.values().filter(|(_, moment)| of(&moment.shown)).count();
+        if (sandboxes, snapshots) != (0, 0) {
+            let message = format!("in use (sandboxes: {sandboxes}, snapshots: {snapshots})");
+            return Err(Failure::new(ErrorCode::Conflict, message));
+        }
+        match state.templates.get_mut(&(name.clone(), size)) {
+            None => Err(Failure::new(ErrorCode::TemplateUnknown, "there is no such template")),
+            Some(TemplateState::Ready) => {
+                state.templates.insert((name, size), TemplateState::Missing);
+                Ok(())
+            }
+            Some(_) => Err(Failure::no_template_snapshot(&name, size)),
+        }
     }
 
     /// Makes the next create fail.

@@ -184,6 +184,10 @@ impl NodeApi for Node {
         Ok(stream::unfold(build, Build::next).boxed())
     }
 
+    async fn template_delete(&self, name: TemplateName, size: Size) -> Result<(), Failure> {
+        build::delete(&self.host, name, size).await
+    }
+
     async fn sandbox_create(
         &self,
         caller: &Caller,

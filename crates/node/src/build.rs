@@ -45,6 +45,16 @@ pub(crate) fn template(host: &Host, name: TemplateName, size: Size) -> Template 
     template
 }
 
+/// Deletes what was made of a template at one size.
+pub(crate) async fn delete(host: &Host, name: TemplateName, size: Size) -> Result<(), Failure> {
+    host.templates().images().root(&name).map_err(|error| failure::of_template(&error.into()))?;
+    match host.template_delete(&name, size).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::no_template_snapshot(&name, size)),
+        Err(error) => Err(failure::of_template_delete(&error)),
+    }
+}
+
 /// The making of a template's snapshot, as a stream of events.
 pub(crate) struct Build {
     pub(crate) watch: watch::Receiver<HostTemplateState>,
@@ -76,7 +86,7 @@ impl Build {
                 BuildBody::Error { failure: failure::of_template(&error) }
             }
             HostTemplateState::Unloaded => {
-                let message = "the template was not loaded";
+                let message = "the template's snapshot was deleted; ask for it again";
                 BuildBody::Error { failure: Failure::new(ErrorCode::Internal, message) }
             }
         };

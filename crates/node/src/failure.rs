@@ -7,8 +7,8 @@ use api_guest::FailCode;
 use api_node::{ErrorCode, Failure};
 use base_types::{Chain, ProjectId};
 use node_host::{
-    AskError, CreateError, GuestError, ImageError, MachineError, MeasureError, OrderError,
-    SandboxHandle, ShellError, TemplateError, VmmStartError,
+    AskError, CreateError, DeleteTemplateError, GuestError, ImageError, MachineError, MeasureError,
+    OrderError, SandboxHandle, ShellError, TemplateError, VmmStartError,
 };
 use node_store::StoreError;
 
@@ -69,6 +69,19 @@ pub(crate) fn of_template(error: &TemplateError) -> Failure {
         TemplateError::Stopping => ErrorCode::Stopping,
     };
     told(code, error)
+}
+
+/// Why a template's snapshot was not deleted.
+pub(crate) fn of_template_delete(error: &DeleteTemplateError) -> Failure {
+    match error {
+        DeleteTemplateError::Busy { .. } => {
+            told(ErrorCode::Conflict, error).with_hint("ask again when that is done")
+        }
+        DeleteTemplateError::InUse { .. } => told(ErrorCode::Conflict, error)
+            .with_hint("kill those sandboxes and delete those snapshots first"),
+        DeleteTemplateError::Files { .. } => told(ErrorCode::Internal, error),
+        DeleteTemplateError::Stopping => told(ErrorCode::Stopping, error),
+    }
 }
 
 fn of_shell(error: &ShellError) -> Failure {

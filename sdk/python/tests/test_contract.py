@@ -37,6 +37,7 @@ CREATE: dict[str, Any] = {
 ASKS: list[Ask[Any]] = [
     operations.health(),
     operations.templates(),
+    operations.template_delete("agent", "nano"),
     operations.sandbox_create(**CREATE),
     operations.sandbox_list(state="running", name="n", metadata={"k": "v"}, limit=5, cursor="c"),
     operations.sandbox_get("sbx_1"),

@@ -191,23 +191,23 @@ def test_files_are_seen_with_the_rights_of_a_user(sandbox: Sandbox) -> None:
 
 
 def test_a_watch_tells_what_a_command_does(sandbox: Sandbox) -> None:
-    sandbox.files.make_dir("/home/agent/seen")
+    sandbox.files.make_dir("/home/agent/watched")
     # Each after the one before was told: what happens in a directory before it is watched is not.
     steps = ["mkdir sub", "echo x > sub/a", "mv sub/a b", "rm b"]
     seen = []
-    for event in sandbox.files.watch("/home/agent/seen", recursive=True):
+    for event in sandbox.files.watch("/home/agent/watched", recursive=True):
         if event.event == "modified":
             continue
         seen.append((event.event, event.path, event.to))
         if not steps:
             break
-        sandbox.run(steps.pop(0), cwd="/home/agent/seen", check=True)
+        sandbox.run(steps.pop(0), cwd="/home/agent/watched", check=True)
     assert seen == [
         ("started", None, None),
-        ("created", "/home/agent/seen/sub", None),
-        ("created", "/home/agent/seen/sub/a", None),
-        ("moved", "/home/agent/seen/sub/a", "/home/agent/seen/b"),
-        ("removed", "/home/agent/seen/b", None),
+        ("created", "/home/agent/watched/sub", None),
+        ("created", "/home/agent/watched/sub/a", None),
+        ("moved", "/home/agent/watched/sub/a", "/home/agent/seen/b"),
+        ("removed", "/home/agent/watched/b", None),
     ]
     with pytest.raises(errors.PathNotFound):
         next(iter(sandbox.files.watch("/no/such/directory")))

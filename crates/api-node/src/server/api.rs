@@ -148,6 +148,13 @@ pub trait NodeApi: PortsApi {
         size: Size,
     ) -> impl Future<Output = Result<EventStream<BuildEvent>, Failure>> + Send;
 
+    /// Deletes the snapshot of a template at one size, unless sandboxes or snapshots stand on it.
+    fn template_delete(
+        &self,
+        name: TemplateName,
+        size: Size,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
     /// Makes a sandbox; returns when its agent answers. Builds the template's snapshot first when
     /// it is missing.
     fn sandbox_create(

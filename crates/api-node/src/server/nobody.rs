@@ -64,6 +64,10 @@ impl NodeApi for Nobody {
         match *self {}
     }
 
+    async fn template_delete(&self, _: TemplateName, _: Size) -> Result<(), Failure> {
+        match *self {}
+    }
+
     async fn sandbox_create(&self, _: &Caller, _: CreateSandbox) -> Result<Sandbox, Failure> {
         match *self {}
     }

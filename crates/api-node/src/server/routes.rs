@@ -100,6 +100,20 @@ async fn template_get<A: NodeApi>(
     api.template_get(parse(&name)?, parse(&size)?).await.map(Json)
 }
 
+/// Delete a template's snapshot
+///
+/// The next create makes it again, from the template's image, which stays. Refused while sandboxes or
+/// snapshots stand on it.
+#[utoipa::path(delete, path = "/v1/templates/{name}/{size}", tag = "templates",
+    params(("name" = String, Path), ("size" = String, Path)),
+    responses((status = 204, description = "Gone"), Failure))]
+async fn template_delete<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Places((name, size)): Places<(String, String)>,
+) -> Result<StatusCode, Failure> {
+    api.template_delete(parse(&name)?, parse(&size)?).await.map(|()| StatusCode::NO_CONTENT)
+}
+
 /// Make a template's snapshot
 ///
 /// Answers at once with a stream of events that ends with `done` or `error`. A build goes on when
@@ -266,7 +280,7 @@ fn routes<A: NodeApi>() -> OpenApiRouter<Arc<A>> {
         .routes(routes!(node_floor))
         .routes(routes!(node_cold_boot))
         .routes(routes!(template_list))
-        .routes(routes!(template_get))
+        .routes(routes!(template_get, template_delete))
         .routes(routes!(template_build))
         .routes(routes!(sandbox_create, sandbox_list))
         .routes(routes!(sandbox_get, sandbox_kill))

@@ -208,7 +208,10 @@ async fn completions_name_the_verbs_in_the_shells_own_language() {
     let script = text(&sandflare.output(&["completions", "bash"]).await);
     let ask = "COMP_WORDS=(sandflare sandbox fo); COMP_CWORD=2; _sandflare sandflare fo sandbox; \
                echo \"${COMPREPLY[@]}\"";
-    let output = sandflare.command_of("bash", &["-c", &format!("{script}\n{ask}")]).output().await;
+    // As a file, which is how shells read it: it is longer than an argument may be.
+    let file = sandflare.home.path().join("completions");
+    std::fs::write(&file, format!("{script}\n{ask}")).unwrap();
+    let output = sandflare.command_of("bash", &[file.to_str().unwrap()]).output().await;
     assert_eq!(text(&output.unwrap()), "fork");
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use api_node::TemplateState;
-use base_types::Size;
+use base_types::{Size, TemplateName};
 
 use crate::host::{Host, private};
 
@@ -62,6 +62,24 @@ async fn down_leaves_only_data_and_up_goes_on_with_it() {
     let after = host.client().template_get(&base, Size::Nano).await.unwrap();
     assert_eq!(after.built_at_ms, built.built_at_ms);
     drop(alive);
+    its_snapshot_is_deleted_when_nothing_stands_on_it(&host, &base).await;
+}
+
+async fn its_snapshot_is_deleted_when_nothing_stands_on_it(host: &Host, base: &TemplateName) {
+    let alive = host.sandbox("base").await;
+    let refused = host.client().template_delete(base, Size::Nano).await.unwrap_err();
+    let refused = refused.to_string();
+    let in_use = "template base, size nano, is in use (sandboxes: 1, snapshots: 0)";
+    assert!(refused.contains(in_use), "{refused}");
+    alive.root("true").await;
+    alive.kill().await.unwrap();
+    let said = host.sandflare(&["template", "rm", "base"]).await;
+    assert_eq!(said.succeeded(), "");
+    let gone = host.client().template_get(base, Size::Nano).await.unwrap();
+    assert_eq!((gone.state, gone.snapshot_bytes), (TemplateState::Missing, 0));
+    let said = host.sandflare(&["template", "rm", "base"]).await;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.stderr().contains("template base has no snapshot, size nano"), "{said:?}");
 }
 
 fn nothing_runs(host: &Host) {

@@ -73,6 +73,10 @@ def health() -> Ask[Health]:
     return Ask("GET", "/health", one(Health), again=Again.SAFE)
 
 
+def template_delete(name: str, size: str) -> Ask[None]:
+    return Ask("DELETE", f"/templates/{segment(name)}/{segment(size)}", nothing, again=Again.SAFE)
+
+
 def templates() -> Ask[list[Template]]:
     return Ask("GET", "/templates", many(Template, "templates"), again=Again.SAFE)
 

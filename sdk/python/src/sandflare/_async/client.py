@@ -158,6 +158,10 @@ class AsyncClient:
         """Every template in every size."""
         return await self._transport.ask(operations.templates())
 
+    async def delete_template(self, name: str, *, size: str = "nano") -> None:
+        """Delete a template's snapshot, unless it is in use; the next create makes it again."""
+        await self._transport.ask(operations.template_delete(name, size))
+
     async def snapshots(self) -> AsyncIterator[Snapshot]:
         """Iterate over snapshots; pages are fetched as they are needed."""
         cursor: str | None = None

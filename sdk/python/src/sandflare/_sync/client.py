@@ -158,6 +158,10 @@ class Client:
         """Every template in every size."""
         return self._transport.ask(operations.templates())
 
+    def delete_template(self, name: str, *, size: str = "nano") -> None:
+        """Delete a template's snapshot, unless it is in use; the next create makes it again."""
+        self._transport.ask(operations.template_delete(name, size))
+
     def snapshots(self) -> Iterator[Snapshot]:
         """Iterate over snapshots; pages are fetched as they are needed."""
         cursor: str | None = None
