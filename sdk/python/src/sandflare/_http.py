@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from sandflare._retry import parse_retry_after, pause
-from sandflare._threads import in_thread
 from sandflare._version import __version__
 from sandflare.errors import (
     BadAnswer,
@@ -22,7 +21,7 @@ from sandflare.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Iterable
 
     from sandflare._ask import Ask
     from sandflare._settings import Settings
@@ -110,14 +109,6 @@ def arguments(
 def content(ask: Ask[Any]) -> bytes | Iterable[bytes] | None:
     """Make the body for one sending of a request."""
     return ask.body() if callable(ask.body) else ask.body
-
-
-async def in_pieces(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
-    """Read pieces that may block, such as those of a file, beside the event loop."""
-    iterator: Iterator[bytes] = iter(pieces)
-    step: Callable[[], bytes | None] = lambda: next(iterator, None)  # noqa: E731
-    while (piece := await in_thread(step)) is not None:
-        yield piece
 
 
 def failed(error: httpx.HTTPError, settings: Settings) -> SandflareError:

@@ -11,7 +11,7 @@ from sandflare._archive import PIECE_BYTES
 from sandflare.errors import ConfigurationError, TooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from sandflare._ask import Body
 
@@ -54,14 +54,6 @@ def _file(path: Path) -> Iterator[bytes]:
 def _pieces(file: IO[bytes] | IO[str]) -> Iterator[bytes]:
     while piece := file.read(PIECE_BYTES):
         yield piece.encode() if isinstance(piece, str) else piece
-
-
-def joined(pieces: Iterable[bytes], path: str) -> bytes:
-    """Put a file together in memory."""
-    whole = io.BytesIO()
-    for piece in pieces:
-        gather(whole, piece, path)
-    return whole.getvalue()
 
 
 def gather(whole: io.BytesIO, piece: bytes, path: str) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from sandflare import _operations as operations
+from sandflare._async import runtime
 from sandflare._async.sandbox import AsyncSandbox
 from sandflare._async.transport import AsyncTransport
 from sandflare._retry import RETRIES
@@ -216,16 +215,9 @@ class AsyncClient:
         return await self._transport.ask(operations.usage())
 
 
-_bound: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Settings, AsyncClient]] = (
-    WeakKeyDictionary()
-)
-
-
 def client_for(url: str | None, api_key: str | None) -> AsyncClient:
-    """The client for these settings; one for each in an event loop, which owns its connections."""
+    """The client for these settings; made once, so that connections are used again."""
     settings = Settings.find(url, api_key)
-    clients = _bound.setdefault(asyncio.get_running_loop(), {})
-    client = clients.get(settings)
-    if client is None:
-        client = clients[settings] = AsyncClient(settings.url, settings.api_key, ca=settings.ca)
-    return client
+    return runtime.bound(
+        settings, lambda: AsyncClient(settings.url, settings.api_key, ca=settings.ca)
+    )

@@ -49,7 +49,8 @@ class AsyncFiles:
         self, path: str, *, encoding: str = "utf-8", user: str | None = None
     ) -> str:
         """Read a file as text."""
-        return (await self.read(path, user=user)).decode(encoding)
+        data = await self.read(path, user=user)
+        return data.decode(encoding)
 
     async def stream(
         self,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from sandflare import _decode
 from sandflare import _operations as operations
-from sandflare._http import SILENCE_S_MAX, in_pieces
-from sandflare._input import NOBODY_READS, Input, pieces
+from sandflare._async import runtime
+from sandflare._http import SILENCE_S_MAX
+from sandflare._input import pieces
 from sandflare._retry import RETRIES, Again, pause
 from sandflare.errors import Conflict, ConnectionBroken, RequestTimeout, SandflareError, WaitTimeout
 
@@ -101,11 +101,11 @@ class AsyncEvents:
                 await self._finish()
 
     async def _open(self) -> None:
-        silence = (await self._left()) if self._deadline is not None else SILENCE_S_MAX
+        silence = SILENCE_S_MAX
+        if self._deadline is not None:
+            silence = min(silence, await self._left())
         self._opened_at = time.monotonic()
-        self._response = await self._transport.open(
-            self._ask(self._reader.last_seq), min(silence, SILENCE_S_MAX)
-        )
+        self._response = await self._transport.open(self._ask(self._reader.last_seq), silence)
         self._pieces = self._transport.pieces(self._response)
 
     async def _left(self) -> float:
@@ -144,7 +144,7 @@ class AsyncEvents:
             if wait is None:
                 await self.close()
                 raise failure
-            await asyncio.sleep(wait)
+            await runtime.sleep(wait)
             await self._reopen()
 
     async def _reopen(self) -> None:
@@ -152,46 +152,6 @@ class AsyncEvents:
             await self._response.aclose()
         self._reader.restart()
         await self._open()
-
-
-def feed(
-    transport: AsyncTransport, sandbox: str, process: int, source: Input
-) -> Callable[[], Awaitable[None]]:
-    """Send a command its input beside reading its output, which could fill up otherwise.
-
-    Returns what to call at the command's end: it stops the sending and raises what went wrong.
-    """
-
-    async def send(data: bytes, close: bool) -> bool:
-        try:
-            await transport.ask(operations.process_stdin(sandbox, process, data, close))
-        except NOBODY_READS:
-            return False
-        return True
-
-    async def work() -> None:
-        reads = True
-        try:
-            async for piece in in_pieces(pieces(source)):
-                reads = await send(piece, False)
-                if not reads:
-                    return
-        finally:
-            # Also when the source failed: the command must not wait for what never comes.
-            if reads:
-                await send(b"", True)
-
-    task = asyncio.ensure_future(work())
-
-    async def finish() -> None:
-        if task.done():
-            task.result()
-            return
-        # What goes wrong after the end goes wrong because of it.
-        task.cancel()
-        await asyncio.wait([task])
-
-    return finish
 
 
 class AsyncProcess:

@@ -10,9 +10,9 @@ from sandflare import _archive as archive
 from sandflare import _decode
 from sandflare import _operations as operations
 from sandflare import _transfer as transfer
+from sandflare._async import runtime
 from sandflare._async.files import AsyncFiles
-from sandflare._async.process import AsyncEvents, AsyncProcess, feed
-from sandflare._threads import in_thread, waited
+from sandflare._async.process import AsyncEvents, AsyncProcess
 from sandflare.errors import NotFound
 from sandflare.models import (
     FileEntry,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from sandflare._async.transport import AsyncTransport
     from sandflare._input import Input
     from sandflare._operations import Command
-from sandflare._transfer import Source, Target
+    from sandflare._transfer import Source, Target
 
 
 class AsyncSandbox:
@@ -365,17 +365,18 @@ class AsyncSandbox:
         if not isinstance(to, (str, Path)) and hasattr(to, "write"):
             size = 0
             async for piece in self.files.stream(path, user=user):
-                await in_thread(partial(to.write, piece))
+                await runtime.in_thread(partial(to.write, piece))
                 size += len(piece)
             return LocalCopy(files=1, bytes=size)
         target = Path(to)
-        if (await self.files.stat(path, user=user)).is_directory:
+        entry = await self.files.stat(path, user=user)
+        if entry.is_directory:
             return await self._unpacked(path, target, user)
         landing = transfer.Landing(target)
         well = False
         try:
             async for piece in self.files.stream(path, user=user):
-                await in_thread(partial(landing.write, piece))
+                await runtime.in_thread(partial(landing.write, piece))
             well = True
         finally:
             landing.end(well)
@@ -452,7 +453,7 @@ class AsyncSandbox:
         )
         on_started: Callable[[int], Callable[[], Awaitable[None]]] | None = None
         if input is not None:
-            on_started = partial(feed, self._transport, self.id, source=input)
+            on_started = partial(runtime.feed, self._transport, self.id, source=input)
         return AsyncEvents(
             self._transport, lambda _: ask, shaper, attach=False, on_started=on_started
         )
@@ -462,7 +463,7 @@ class AsyncSandbox:
         response = await self._transport.open(operations.file_pack(self.id, path, user))
         packed = self._packed(response)
         try:
-            return await in_thread(partial(archive.unpack, waited(packed), target))
+            return await runtime.in_thread(partial(archive.unpack, runtime.waited(packed), target))
         finally:
             await packed.aclose()
             await response.aclose()

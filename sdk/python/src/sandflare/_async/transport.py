@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
 from sandflare import _http
+from sandflare._async import runtime
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -61,15 +61,9 @@ class AsyncTransport:
         while True:
             response = None
             cause: httpx.HTTPError | None = None
-            body = _http.content(ask)
+            body = runtime.body(_http.content(ask))
             try:
-                request = self._http.build_request(
-                    **_http.arguments(
-                        ask,
-                        body if body is None or isinstance(body, bytes) else _http.in_pieces(body),
-                    ),
-                    timeout=timeouts,
-                )
+                request = self._http.build_request(**_http.arguments(ask, body), timeout=timeouts)
                 response = await self._http.send(request, stream=True)
                 if response.is_success:
                     return response
@@ -81,7 +75,7 @@ class AsyncTransport:
             wait = _http.next_pause(ask, failure, sent, self._retries, response)
             if wait is None:
                 raise failure from cause
-            await asyncio.sleep(wait)
+            await runtime.sleep(wait)
 
     async def _refused(self, response: httpx.Response) -> SandflareError:
         try:

@@ -1,14 +1,14 @@
+# Written by generate_sync.py: change the file of this name in `_async`.
 """A node, to ask: bound once to its address and a key."""
 
 from __future__ import annotations
 
-import os
-import threading
 from typing import TYPE_CHECKING
 
 from sandflare import _operations as operations
 from sandflare._retry import RETRIES
 from sandflare._settings import Settings
+from sandflare._sync import runtime
 from sandflare._sync.sandbox import Sandbox
 from sandflare._sync.transport import Transport
 
@@ -215,17 +215,7 @@ class Client:
         return self._transport.ask(operations.usage())
 
 
-_bound: dict[Settings, tuple[int, Client]] = {}
-_binding = threading.Lock()
-
-
 def client_for(url: str | None, api_key: str | None) -> Client:
-    """The client for these settings; one for each, so that connections are used again."""
+    """The client for these settings; made once, so that connections are used again."""
     settings = Settings.find(url, api_key)
-    with _binding:
-        process, client = _bound.get(settings, (None, None))
-        if client is None or process != os.getpid():
-            # A process that was forked must not share connections with its parent.
-            client = Client(settings.url, settings.api_key, ca=settings.ca)
-            _bound[settings] = (os.getpid(), client)
-        return client
+    return runtime.bound(settings, lambda: Client(settings.url, settings.api_key, ca=settings.ca))

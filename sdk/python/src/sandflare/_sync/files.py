@@ -1,7 +1,9 @@
+# Written by generate_sync.py: change the file of this name in `_async`.
 """Files of a sandbox."""
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING
 
 from sandflare import _decode
@@ -39,12 +41,15 @@ class Files:
 
         With the rights of ``user`` (default: root).
         """
-        pieces = self.stream(path, start=start, length=length, user=user)
-        return transfer.joined(pieces, path)
+        whole = io.BytesIO()
+        for piece in self.stream(path, start=start, length=length, user=user):
+            transfer.gather(whole, piece, path)
+        return whole.getvalue()
 
     def read_text(self, path: str, *, encoding: str = "utf-8", user: str | None = None) -> str:
         """Read a file as text."""
-        return self.read(path, user=user).decode(encoding)
+        data = self.read(path, user=user)
+        return data.decode(encoding)
 
     def stream(
         self,

@@ -1,8 +1,8 @@
+# Written by generate_sync.py: change the file of this name in `_async`.
 """Processes in a sandbox: what they print, what they are given, how they end."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from sandflare import _decode
 from sandflare import _operations as operations
 from sandflare._http import SILENCE_S_MAX
-from sandflare._input import NOBODY_READS, Input, pieces
+from sandflare._input import pieces
 from sandflare._retry import RETRIES, Again, pause
+from sandflare._sync import runtime
 from sandflare.errors import Conflict, ConnectionBroken, RequestTimeout, SandflareError, WaitTimeout
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Events:
         self._broken = 0
         self._closed = False
         self._response: httpx.Response | None = None
-        self._pieces: Iterator[bytes] = iter(())
+        self._pieces: Iterator[bytes] | None = None
 
     def __iter__(self) -> Iterator[Event]:
         return self
@@ -101,11 +102,11 @@ class Events:
                 self._finish()
 
     def _open(self) -> None:
-        silence = self._left() if self._deadline is not None else SILENCE_S_MAX
+        silence = SILENCE_S_MAX
+        if self._deadline is not None:
+            silence = min(silence, self._left())
         self._opened_at = time.monotonic()
-        self._response = self._transport.open(
-            self._ask(self._reader.last_seq), min(silence, SILENCE_S_MAX)
-        )
+        self._response = self._transport.open(self._ask(self._reader.last_seq), silence)
         self._pieces = self._transport.pieces(self._response)
 
     def _left(self) -> float:
@@ -126,9 +127,9 @@ class Events:
                 if time.monotonic() - self._opened_at > 1.0:
                     self._reopen()
             try:
-                piece = next(self._pieces, None)
-                if piece is not None:
-                    return piece
+                if self._pieces is not None:
+                    for piece in self._pieces:
+                        return piece
                 failure: SandflareError = ConnectionBroken(
                     "the stream ended before the process did"
                 )
@@ -144,7 +145,7 @@ class Events:
             if wait is None:
                 self.close()
                 raise failure
-            time.sleep(wait)
+            runtime.sleep(wait)
             self._reopen()
 
     def _reopen(self) -> None:
@@ -152,49 +153,6 @@ class Events:
             self._response.close()
         self._reader.restart()
         self._open()
-
-
-def feed(transport: Transport, sandbox: str, process: int, source: Input) -> Callable[[], None]:
-    """Send a command its input beside reading its output, which could fill up otherwise.
-
-    Returns what to call at the command's end: it stops the sending and raises what went wrong.
-    """
-    over = threading.Event()
-    wrong: list[BaseException] = []
-
-    def send(data: bytes, close: bool) -> None:
-        try:
-            transport.ask(operations.process_stdin(sandbox, process, data, close))
-        except NOBODY_READS:
-            over.set()
-
-    def work() -> None:
-        try:
-            for piece in pieces(source):
-                if over.is_set():
-                    return
-                send(piece, False)
-        except BaseException as error:  # noqa: BLE001 -- raised where the command is waited for
-            wrong.append(error)
-        # Also when the source failed: the command must not wait for what never comes.
-        if not over.is_set():
-            try:
-                send(b"", True)
-            except SandflareError as error:
-                wrong.append(error)
-
-    thread = threading.Thread(target=work, name=f"sandflare-stdin-{process}", daemon=True)
-    thread.start()
-
-    def finish() -> None:
-        # What goes wrong after the end goes wrong because of it.
-        before = wrong[:1]
-        over.set()
-        thread.join(timeout=SILENCE_S_MAX)
-        if before:
-            raise before[0]
-
-    return finish
 
 
 class Process:

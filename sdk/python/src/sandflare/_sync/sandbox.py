@@ -1,3 +1,4 @@
+# Written by generate_sync.py: change the file of this name in `_async`.
 """A sandbox: a machine of its own for one agent."""
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from sandflare import _archive as archive
 from sandflare import _decode
 from sandflare import _operations as operations
 from sandflare import _transfer as transfer
+from sandflare._sync import runtime
 from sandflare._sync.files import Files
-from sandflare._sync.process import Events, Process, feed
+from sandflare._sync.process import Events, Process
 from sandflare.errors import NotFound
 from sandflare.models import (
     FileEntry,
@@ -26,8 +28,10 @@ from sandflare.models import (
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
     from types import TracebackType
+
+    import httpx
 
     from sandflare._input import Input
     from sandflare._operations import Command
@@ -361,21 +365,18 @@ class Sandbox:
         if not isinstance(to, (str, Path)) and hasattr(to, "write"):
             size = 0
             for piece in self.files.stream(path, user=user):
-                to.write(piece)
+                runtime.in_thread(partial(to.write, piece))
                 size += len(piece)
             return LocalCopy(files=1, bytes=size)
         target = Path(to)
-        if self.files.stat(path, user=user).is_directory:
-            response = self._transport.open(operations.file_pack(self.id, path, user))
-            try:
-                return archive.unpack(self._transport.pieces(response), target)
-            finally:
-                response.close()
+        entry = self.files.stat(path, user=user)
+        if entry.is_directory:
+            return self._unpacked(path, target, user)
         landing = transfer.Landing(target)
         well = False
         try:
             for piece in self.files.stream(path, user=user):
-                landing.write(piece)
+                runtime.in_thread(partial(landing.write, piece))
             well = True
         finally:
             landing.end(well)
@@ -452,8 +453,21 @@ class Sandbox:
         )
         on_started: Callable[[int], Callable[[], None]] | None = None
         if input is not None:
-            on_started = partial(feed, self._transport, self.id, source=input)
+            on_started = partial(runtime.feed, self._transport, self.id, source=input)
         return Events(self._transport, lambda _: ask, shaper, attach=False, on_started=on_started)
+
+    def _unpacked(self, path: str, target: Path, user: str | None) -> LocalCopy:
+        # Before anything is made here.
+        response = self._transport.open(operations.file_pack(self.id, path, user))
+        packed = self._packed(response)
+        try:
+            return runtime.in_thread(partial(archive.unpack, runtime.waited(packed), target))
+        finally:
+            packed.close()
+            response.close()
+
+    def _packed(self, response: httpx.Response) -> Generator[bytes, None, None]:
+        yield from self._transport.pieces(response)
 
 
 def _client(client: Client | None, url: str | None, api_key: str | None) -> Client:

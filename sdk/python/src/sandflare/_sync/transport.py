@@ -1,13 +1,14 @@
+# Written by generate_sync.py: change the file of this name in `_async`.
 """Sends requests, and waits for them."""
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
 from sandflare import _http
+from sandflare._sync import runtime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,10 +61,9 @@ class Transport:
         while True:
             response = None
             cause: httpx.HTTPError | None = None
+            body = runtime.body(_http.content(ask))
             try:
-                request = self._http.build_request(
-                    **_http.arguments(ask, _http.content(ask)), timeout=timeouts
-                )
+                request = self._http.build_request(**_http.arguments(ask, body), timeout=timeouts)
                 response = self._http.send(request, stream=True)
                 if response.is_success:
                     return response
@@ -75,7 +75,7 @@ class Transport:
             wait = _http.next_pause(ask, failure, sent, self._retries, response)
             if wait is None:
                 raise failure from cause
-            time.sleep(wait)
+            runtime.sleep(wait)
 
     def _refused(self, response: httpx.Response) -> SandflareError:
         try:
