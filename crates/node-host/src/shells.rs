@@ -418,11 +418,13 @@ impl Shared {
         let mut shell = result?;
         shell.built_for_claim = false;
         let target = state.targets.get(&size).copied().unwrap_or(0);
+        // What is expected may have changed while it was primed.
+        let fits = shell.primed.is_none() || shell.primed.as_ref() == state.expected.get(&size);
         let ready = state.ready.entry(size).or_default();
-        if ready.len() < target {
+        if fits && ready.len() < target {
             ready.push_back(shell);
         } else {
-            // Its claim was given up, and the pool keeps no more of this size.
+            // Or its claim was given up, and the pool keeps no more of this size.
             drop(state);
             drop(shell);
         }

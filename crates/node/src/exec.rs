@@ -13,7 +13,9 @@ use base_types::SandboxId;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use node_host::{ExecEvent as GuestEvent, ExecInput, ExecReader, GuestError, SandboxHandle};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::failure;
 
@@ -27,10 +29,40 @@ pub(crate) const EXIT_LOST: u8 = 125;
 
 type Input = Arc<tokio::sync::Mutex<ExecInput>>;
 
+/// The way into a running command.
+#[derive(Clone, Debug)]
+struct Way {
+    input: Input,
+    /// Cancelled when the command is over, or nobody listens to it any more.
+    over: CancellationToken,
+}
+
+impl Way {
+    /// Sends something in a task of its own: what has been begun is sent whole also when whoever asked
+    /// for it leaves, because half a frame would spoil all that follow.
+    async fn send<F>(
+        self,
+        send: impl FnOnce(OwnedMutexGuard<ExecInput>) -> F,
+    ) -> Result<(), GuestError>
+    where
+        F: Future<Output = Result<(), GuestError>> + Send + 'static,
+    {
+        let sending = send(self.input.lock_owned().await);
+        let over = self.over;
+        let sent = tokio::spawn(async move {
+            tokio::select! {
+                sent = sending => sent,
+                () = over.cancelled() => Err(GuestError::Closed),
+            }
+        });
+        sent.await.unwrap_or(Err(GuestError::Closed))
+    }
+}
+
 /// The commands that run now, each of which lives as long as its caller listens.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Commands {
-    running: Arc<Mutex<HashMap<(SandboxId, ProcessId), Input>>>,
+    running: Arc<Mutex<HashMap<(SandboxId, ProcessId), Way>>>,
     last: Arc<AtomicU32>,
 }
 
@@ -42,16 +74,18 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.commands.lock().remove(&self.key);
+        if let Some(way) = self.commands.lock().remove(&self.key) {
+            way.over.cancel();
+        }
     }
 }
 
 impl Commands {
-    fn lock(&self) -> MutexGuard<'_, HashMap<(SandboxId, ProcessId), Input>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(SandboxId, ProcessId), Way>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find(&self, id: SandboxId, process: ProcessId) -> Result<Input, Failure> {
+    fn find(&self, id: SandboxId, process: ProcessId) -> Result<Way, Failure> {
         self.lock().get(&(id, process)).cloned().ok_or_else(|| {
             let message = format!("no command {process} runs in {id}; it may have ended");
             Failure::new(ErrorCode::NotFound, message)
@@ -86,7 +120,8 @@ impl Commands {
         let input = Arc::new(tokio::sync::Mutex::new(input));
         let place = match first {
             GuestEvent::Started(_) => {
-                self.lock().insert((id, process_id), input.clone());
+                let way = Way { input: input.clone(), over: CancellationToken::new() };
+                self.lock().insert((id, process_id), way);
                 Some(Place { commands: self.clone(), key: (id, process_id) })
             }
             // The program cannot be started: the agent says why and how that ends, and there is
@@ -107,14 +142,12 @@ impl Commands {
         data: Bytes,
         close: bool,
     ) -> Result<(), Failure> {
-        let input = self.find(id, process)?;
-        let mut input = input.lock().await;
-        let sent = async {
+        let sent = self.find(id, process)?.send(move |mut input| async move {
             if !data.is_empty() {
                 input.stdin(&data).await?;
             }
             if close { input.close_stdin().await } else { Ok(()) }
-        };
+        });
         sent.await.map_err(|error| ended(process, &error))
     }
 
@@ -125,9 +158,9 @@ impl Commands {
         process: ProcessId,
         number: u8,
     ) -> Result<(), Failure> {
-        let input = self.find(id, process)?;
-        let sent = input.lock().await.signal(number.into()).await;
-        sent.map_err(|error| ended(process, &error))
+        let way = self.find(id, process)?;
+        let sent = way.send(move |mut input| async move { input.signal(number.into()).await });
+        sent.await.map_err(|error| ended(process, &error))
     }
 }
 

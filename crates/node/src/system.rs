@@ -70,6 +70,8 @@ fn meminfo_kib(text: &str, name: &str) -> u64 {
 const FILES_PER_SANDBOX: u64 = 8;
 /// LIMIT: files a node has open for itself: database, audit log, shells that wait, templates.
 const FILES_OF_NODE: u64 = 512;
+/// LIMIT: a connection, and the one into a sandbox that its request may take.
+const FILES_PER_CONNECTION: u64 = 2;
 /// LIMIT: with fewer connections there is no use in a node.
 const CONNECTIONS_MIN: usize = 16;
 
@@ -87,7 +89,8 @@ pub(crate) fn raise_open_files_limit() -> u64 {
 pub(crate) fn connections_within(files: u64, wanted: usize, sandboxes: usize) -> usize {
     let sandboxes = u64::try_from(sandboxes).unwrap_or(u64::MAX);
     let taken = sandboxes.saturating_mul(FILES_PER_SANDBOX).saturating_add(FILES_OF_NODE);
-    let room = usize::try_from(files.saturating_sub(taken)).unwrap_or(usize::MAX);
+    let room = files.saturating_sub(taken) / FILES_PER_CONNECTION;
+    let room = usize::try_from(room).unwrap_or(usize::MAX);
     wanted.min(room.max(CONNECTIONS_MIN))
 }
 
@@ -98,7 +101,7 @@ mod test {
     #[test]
     fn connections_leave_files_for_sandboxes() {
         assert_eq!(connections_within(1 << 20, 4096, 64), 4096);
-        assert_eq!(connections_within(4096, 4096, 64), 4096 - 512 - 64 * 8);
+        assert_eq!(connections_within(4096, 4096, 64), (4096 - 512 - 64 * 8) / 2);
         assert_eq!(connections_within(100, 4096, 64), CONNECTIONS_MIN);
     }
 

@@ -257,6 +257,8 @@ impl Control {
                 let mut below = take_files("merge", below + run + 1, fds)?;
                 let mut run = below.split_off(usize::from(spec.below));
                 let merged = run.pop().ok_or(RequestError::TooMany)?;
+                // A guest wrote what is read now; this process does nothing after it.
+                self.seal();
                 vmm_virtio::block::merge(below, run, merged).map_err(RequestError::Merge)?;
                 Answer::Done
             }

@@ -25,8 +25,8 @@ use crate::{ErrorCode, Failure};
 /// took it there.
 const GIVING_BACK: usize = 16;
 
-/// LIMIT: a part of what may be under way, 1/4, that requests to ports leave to the API: strangers at a
-/// public port do not keep its owners out.
+/// LIMIT: a part of what may be under way, 1/4, that requests to ports leave to the API, and that one
+/// project leaves to others of all connections: strangers at public ports do not keep owners out.
 const LEFT_TO_API: usize = 4;
 
 /// The requests under way. Clones are the same.
@@ -40,6 +40,8 @@ pub(crate) struct Shares {
 struct Counts {
     projects: HashMap<ProjectId, usize>,
     sandboxes: HashMap<SandboxId, usize>,
+    /// Those to ports, of all projects.
+    at_ports: usize,
 }
 
 impl Shares {
@@ -78,13 +80,22 @@ impl Shares {
         project: ProjectId,
         sandbox: Option<SandboxId>,
     ) -> Result<Held, Failure> {
-        let Limits { requests_per_project, requests_per_sandbox, request_within, .. } = self.limits;
-        let most = |limit: usize| match request.extensions().get::<AtPort>() {
-            Some(_) => limit - limit / LEFT_TO_API,
-            None if request.method() == Method::DELETE => limit + GIVING_BACK,
-            None => limit,
+        let Limits { connections, request_within, .. } = self.limits;
+        let at_port = request.extensions().get::<AtPort>().is_some();
+        let most = |limit: usize| {
+            let limit = limit.min(part(connections));
+            match at_port {
+                true => part(limit),
+                false if request.method() == Method::DELETE => limit + GIVING_BACK,
+                false => limit,
+            }
         };
+        let (requests_per_project, requests_per_sandbox) =
+            (self.limits.requests_per_project, self.limits.requests_per_sandbox);
         let mut counts = self.lock();
+        if at_port && counts.at_ports >= part(connections) {
+            return Err(too_many("the node", counts.at_ports));
+        }
         let of_project = counts.projects.get(&project).copied().unwrap_or_default();
         if of_project >= most(requests_per_project) {
             return Err(too_many("the project", of_project));
@@ -97,16 +108,23 @@ impl Shares {
             counts.sandboxes.insert(id, of_sandbox + 1);
         }
         counts.projects.insert(project, of_project + 1);
+        counts.at_ports += usize::from(at_port);
         drop(counts);
         let seat = request.extensions().get::<Arc<Seat>>();
         Ok(Held(Arc::new(Share {
             shares: self.clone(),
             project,
             sandbox,
+            at_port,
             _serving: seat.map(Seat::serve),
             until: Instant::now() + request_within,
         })))
     }
+}
+
+/// All but what is left to others.
+const fn part(limit: usize) -> usize {
+    limit - limit / LEFT_TO_API
 }
 
 fn too_many(whose: &str, count: usize) -> Failure {
@@ -125,6 +143,7 @@ struct Share {
     shares: Shares,
     project: ProjectId,
     sandbox: Option<SandboxId>,
+    at_port: bool,
     _serving: Option<Serving>,
     until: Instant,
 }
@@ -136,6 +155,7 @@ impl Drop for Share {
         if let Some(id) = &self.sandbox {
             one_less(&mut counts.sandboxes, id);
         }
+        counts.at_ports -= usize::from(self.at_port);
     }
 }
 

@@ -203,7 +203,17 @@ async fn a_sandbox_takes_so_many_requests_and_others_of_its_project_still_theirs
 
 #[tokio::test]
 async fn strangers_at_a_public_port_do_not_keep_its_owner_out() {
-    let tenants = Tenants::within(Limits { requests_per_sandbox: 4, ..Limits::default() }).await;
+    only_some_strangers(Limits { requests_per_sandbox: 4, ..Limits::default() }, 3).await;
+}
+
+#[tokio::test]
+async fn strangers_at_public_ports_do_not_take_the_last_connections() {
+    only_some_strangers(Limits { connections: 8, ..Limits::default() }, 5).await;
+}
+
+/// So many strangers are let to a port at once, and its owner to the API beside them.
+async fn only_some_strangers(limits: Limits, count: usize) {
+    let tenants = Tenants::within(limits).await;
     let (key, sandbox) = (Some(tenants.keys[0].as_str()), &tenants.sandboxes[0]);
     let program = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let id = sandbox.rsplit('/').next().unwrap().parse().unwrap();
@@ -214,7 +224,7 @@ async fn strangers_at_a_public_port_do_not_keep_its_owner_out() {
     assert_eq!(set.status, StatusCode::OK, "{set:?}");
     let ask = format!("GET {path}/ HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut strangers = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..count {
         let stranger = Wire::with(&tenants.world, ask.as_bytes()).await;
         // The program took it, and never answers.
         strangers.push((stranger, program.accept().await.unwrap()));
