@@ -1,5 +1,7 @@
 //! What every request passes on its way in and out.
 
+use std::net::IpAddr;
+
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_LENGTH, HOST, ORIGIN};
@@ -77,9 +79,9 @@ pub(crate) fn refusal(headers: &HeaderMap, uri: &Uri, wants_keys: bool) -> Optio
     }
     let origin = headers.get(ORIGIN)?.to_str().unwrap_or_default();
     let origin_host = origin.split_once("://").map_or("", |(_, rest)| rest);
-    // The node's own page, where it is served by a name of its own.
-    let own = wants_keys && !host.is_empty() && origin_host.eq_ignore_ascii_case(host);
-    if own || (is_local_name(origin_host) && !begins_like_a_port(origin_host)) {
+    // The node's own page, by a name or address that it is served by, or it would have ended above.
+    let own = !host.is_empty() && origin_host.eq_ignore_ascii_case(host);
+    if own || (is_this_machine(origin_host) && !begins_like_a_port(origin_host)) {
         return None;
     }
     Some(Failure::new(
@@ -88,16 +90,26 @@ pub(crate) fn refusal(headers: &HeaderMap, uri: &Uri, wants_keys: bool) -> Optio
     ))
 }
 
-/// Whether `authority` (host and perhaps port) is an IP address or localhost.
+/// Whether `authority` is an IP address or localhost, which nobody can point somewhere else.
 fn is_local_name(authority: &str) -> bool {
+    host_of(authority).parse::<IpAddr>().is_ok() || is_this_machine(authority)
+}
+
+/// Whether `authority` is a loopback address or localhost: any other address may be anybody's.
+fn is_this_machine(authority: &str) -> bool {
+    let host = host_of(authority);
+    host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+        || host.eq_ignore_ascii_case("localhost")
+        || host.to_ascii_lowercase().ends_with(".localhost")
+}
+
+/// The host of a host and perhaps a port, an address without its brackets.
+fn host_of(authority: &str) -> &str {
     let host = match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
         _ => authority,
     };
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    bare.parse::<std::net::IpAddr>().is_ok()
-        || host.eq_ignore_ascii_case("localhost")
-        || host.to_ascii_lowercase().ends_with(".localhost")
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 #[cfg(test)]
@@ -106,10 +118,10 @@ mod test {
 
     #[test]
     fn a_page_of_another_origin_gets_nothing_and_a_rebound_name_only_asks_for_keys() {
-        let asked = |host: &'static str, origin: Option<&'static str>, wants_keys| {
+        let asked = |host: &'static str, origin: Option<&str>, wants_keys| {
             let mut headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static(host))]);
             if let Some(origin) = origin {
-                headers.insert(ORIGIN, HeaderValue::from_static(origin));
+                headers.insert(ORIGIN, origin.parse().unwrap());
             }
             refusal(&headers, &Uri::from_static("/v1/node"), wants_keys).is_none()
         };
@@ -121,7 +133,17 @@ mod test {
             assert!(!asked("127.0.0.1", Some("null"), wants_keys));
             let sandboxs = "http://8000-0123456789abcdef.localhost:7878";
             assert!(!asked("127.0.0.1:7878", Some(sandboxs), wants_keys));
-            assert!(asked("127.0.0.1", Some("http://localhost:80"), wants_keys));
+            for address in ["203.0.113.5", "10.0.0.1:80", "[2001:db8::1]", "[::ffff:203.0.113.5]"] {
+                let origin = format!("http://{address}");
+                assert!(!asked("127.0.0.1:7878", Some(&origin), wants_keys), "{origin}");
+            }
+            // An address by which the node is asked itself; another port of it is another origin.
+            assert!(asked("203.0.113.5:7878", Some("http://203.0.113.5:7878"), wants_keys));
+            assert!(!asked("203.0.113.5:7878", Some("http://203.0.113.5"), wants_keys));
+            for own in ["localhost:80", "127.0.0.2", "[::1]:3000", "[::ffff:127.0.0.1]"] {
+                let origin = format!("http://{own}");
+                assert!(asked("127.0.0.1", Some(&origin), wants_keys), "{origin}");
+            }
         }
         assert!(asked("node.example", Some("https://node.example"), true));
         assert!(!asked("node.example", Some("https://node.example"), false));

@@ -122,7 +122,12 @@ async fn mirror() -> SocketAddr {
             "lines": lines,
             "bytes": body.len(),
         });
-        ([("set-cookie", "theirs=1"), ("x-program", "mirror")], said.to_string())
+        let lines = [
+            ("set-cookie", "theirs=1; Domain=localhost; Path=/"),
+            ("www-authenticate", "Basic realm=\"theirs\""),
+            ("x-program", "mirror"),
+        ];
+        (lines, said.to_string())
     };
     serve(Router::new().fallback(answer)).await
 }
@@ -181,9 +186,12 @@ async fn a_program_is_reached_each_way_and_sees_nothing_of_what_let_the_caller_i
             let response = ask.body("hello").send().await.unwrap();
             assert_eq!(response.headers()["x-program"], "mirror");
             assert!(response.headers().contains_key("x-request-id"));
-            let cookies = response.headers().contains_key("set-cookie");
+            let own = (way == Way::Host).then_some("theirs=1; Path=/");
+            let cookie = response.headers().get("set-cookie");
+            assert_eq!(cookie.map(|cookie| cookie.to_str().unwrap()), own, "{way:?}");
+            let challenge = response.headers().contains_key("www-authenticate");
             let policy = response.headers().contains_key("content-security-policy");
-            assert_eq!((cookies, policy), (way == Way::Host, way != Way::Host), "{way:?}");
+            assert_eq!((challenge, policy), (way == Way::Host, way != Way::Host), "{way:?}");
             let seen = seen(response).await;
             assert_eq!(seen["method"], "POST");
             assert_eq!(seen["uri"], "/a//b%20c?d=e", "{way:?}");
@@ -653,6 +661,7 @@ async fn on_a_node_without_keys_only_host_names_want_a_token() {
     // What a page of another origin, or of a name somebody pointed here, has a browser send.
     for (name, value) in [
         ("origin", "https://evil.example"),
+        ("origin", "http://203.0.113.5"),
         ("origin", "null"),
         ("origin", "http://8000-0123456789abcdef.localhost:7878"),
         ("sec-fetch-site", "cross-site"),

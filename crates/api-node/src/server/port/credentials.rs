@@ -129,22 +129,21 @@ fn take_cookies(headers: &mut HeaderMap, way: Way) -> Vec<String> {
         return ours;
     }
     for line in lines {
-        let Ok(text) = line.to_str() else {
-            // Not ours: ours are letters and digits.
-            headers.append(COOKIE, line);
-            continue;
-        };
-        let others = text.split(';').map(str::trim).filter(|pair| {
-            match pair.split_once('=').filter(|(name, _)| name.trim() == PORT_TOKEN_NAME) {
-                Some((_, value)) => {
-                    ours.push(value.to_owned());
+        // As bytes: the program's own may be in any encoding.
+        let pairs = line.as_bytes().split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
+        let others = pairs.filter(|pair| {
+            let mut sides = pair.splitn(2, |&byte| byte == b'=').map(<[u8]>::trim_ascii);
+            let named = sides.next() == Some(PORT_TOKEN_NAME.as_bytes());
+            match sides.next().filter(|_| named) {
+                Some(value) => {
+                    ours.push(String::from_utf8_lossy(value).into_owned());
                     false
                 }
                 None => true,
             }
         });
-        let others = others.collect::<Vec<_>>().join("; ");
-        if let Ok(value) = HeaderValue::from_str(&others)
+        let others = others.collect::<Vec<_>>().join(&b"; "[..]);
+        if let Ok(value) = HeaderValue::from_bytes(&others)
             && !others.is_empty()
         {
             headers.append(COOKIE, value);
@@ -215,6 +214,23 @@ mod test {
                 cookies.then_some("a=b; c=d")
             );
         }
+    }
+
+    #[test]
+    fn a_token_is_found_and_taken_beside_cookies_in_any_encoding() {
+        for other in ["name=Zo\u{eb}", "name=\u{7f16}\u{7801}"] {
+            let line = format!("{other}; {PORT_TOKEN_NAME} = {}; c=d", token(1).text());
+            let mut sent = HeaderMap::new();
+            sent.insert(COOKIE, HeaderValue::from_bytes(line.as_bytes()).unwrap());
+            assert!(Credentials::take(&mut sent, &mut None, Way::Host).have(token(1)), "{line}");
+            assert_eq!(sent[COOKIE].as_bytes(), format!("{other}; c=d").as_bytes());
+        }
+        // A line that is no text; what is only nearly the token is taken, and does not count.
+        let line = [&b"a=\xff; sandflare_token="[..], token(1).text().as_bytes(), b"\xe9"].concat();
+        let mut sent = HeaderMap::new();
+        sent.insert(COOKIE, HeaderValue::from_bytes(&line).unwrap());
+        assert!(!Credentials::take(&mut sent, &mut None, Way::Host).have(token(1)));
+        assert_eq!(sent[COOKIE].as_bytes(), b"a=\xff");
     }
 
     #[test]

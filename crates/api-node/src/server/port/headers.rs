@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use axum::http::header::{
-    ALT_SVC, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, EXPECT, FORWARDED, HOST,
+    ALT_SVC, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, EXPECT, Entry, FORWARDED, HOST,
     PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, STRICT_TRANSPORT_SECURITY, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -37,9 +37,11 @@ const SAID_BY_US: [HeaderName; 8] = [
     HeaderName::from_static("x-real-ip"),
     FORWARDED,
 ];
-/// What a program must not set for an origin it shares with the API and with other sandboxes.
-const OF_AN_ORIGIN: [HeaderName; 7] = [
+/// What a program must not set for an origin it shares with the API and with other sandboxes. Challenges
+/// too: a browser would ask for a password in the node's name, and send it with every request there.
+const OF_AN_ORIGIN: [HeaderName; 8] = [
     SET_COOKIE,
+    WWW_AUTHENTICATE,
     STRICT_TRANSPORT_SECURITY,
     HeaderName::from_static("clear-site-data"),
     HeaderName::from_static("service-worker-allowed"),
@@ -125,8 +127,26 @@ pub(crate) fn from_program(headers: &mut HeaderMap, way: Way) -> Option<HeaderVa
         }
         // Beside its own, if it has one: browsers keep to all of them.
         headers.append(CONTENT_SECURITY_POLICY, SANDBOX_POLICY);
+    } else if let Entry::Occupied(mut cookies) = headers.entry(SET_COOKIE) {
+        for cookie in cookies.iter_mut() {
+            *cookie = of_one_host(cookie);
+        }
     }
     upgrade
+}
+
+/// A cookie without its `Domain`: with it, browsers would send it to every sandbox under that domain.
+fn of_one_host(cookie: &HeaderValue) -> HeaderValue {
+    let is_domain = |part: &[u8]| {
+        let name = part.split(|&byte| byte == b'=').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(b"domain")
+    };
+    let parts = cookie.as_bytes().split(|&byte| byte == b';').enumerate();
+    // The first is the cookie itself, whatever it is called.
+    let kept = parts.filter(|(at, part)| *at == 0 || !is_domain(part)).map(|(_, part)| part);
+    let kept = kept.collect::<Vec<_>>().join(&b';');
+    // What could be in no header line sets nothing.
+    HeaderValue::from_bytes(&kept).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// The protocol that one side wants to go on with. Not HTTP/2: its requests would pass unseen, with
@@ -262,6 +282,8 @@ mod test {
     fn a_program_sets_nothing_for_an_origin_it_shares() {
         let lines = [
             ("set-cookie", "a=b"),
+            ("www-authenticate", "Basic realm=\"node\""),
+            ("proxy-authenticate", "Basic realm=\"node\""),
             ("clear-site-data", "*"),
             ("service-worker-allowed", "/"),
             ("content-security-policy", "default-src 'self'"),
@@ -271,10 +293,10 @@ mod test {
         ];
         let mut own = headers(&lines);
         assert_eq!(from_program(&mut own, Way::Host), None);
-        for name in ["alt-svc", "connection"] {
+        for name in ["alt-svc", "connection", "proxy-authenticate"] {
             assert_eq!(own.get(name), None, "{name}");
         }
-        assert_eq!((own.len(), &own["set-cookie"]), (5, &HeaderValue::from_static("a=b")));
+        assert_eq!((own.len(), &own["set-cookie"]), (6, &HeaderValue::from_static("a=b")));
         for way in [Way::Path, Way::Headers] {
             let mut shared = headers(&lines);
             from_program(&mut shared, way);
@@ -285,5 +307,25 @@ mod test {
             ]);
             assert_eq!(shared, expected, "{way:?}");
         }
+    }
+
+    #[test]
+    fn a_cookie_of_a_program_is_for_its_host_name_alone() {
+        let cookies: [(&[u8], &[u8]); 7] = [
+            (b"a=b", b"a=b"),
+            (b"a=b; Path=/; Domain=example.com; Secure", b"a=b; Path=/; Secure"),
+            (b"a=b;dOMAIN=.localhost;HttpOnly", b"a=b;HttpOnly"),
+            (b"a=b; Domain=a;\tdomain\t = b; Domain; Domain=", b"a=b"),
+            (b"domain=c; Max-Age=1", b"domain=c; Max-Age=1"),
+            (b";Domain=example.com", b""),
+            (b"a=\xe9\xff; domain=\xe9; x-domain=1", b"a=\xe9\xff; x-domain=1"),
+        ];
+        let mut answer = HeaderMap::new();
+        for (said, _) in cookies {
+            answer.append(SET_COOKIE, HeaderValue::from_bytes(said).unwrap());
+        }
+        from_program(&mut answer, Way::Host);
+        let set: Vec<_> = answer.get_all(SET_COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        assert_eq!(set, cookies.map(|(_, kept)| kept));
     }
 }
