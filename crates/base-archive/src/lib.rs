@@ -7,7 +7,7 @@
 //!
 //! What an archive keeps: directories, regular files, symbolic links, permission bits, times of files,
 //! and, if asked for, owners by number. Hard links become files of their own, holes become zeros.
-//! Sockets, FIFOs and devices are left out.
+//! Sockets, FIFOs and devices are left out. Sparse files in archives of other programs are refused.
 
 mod pack;
 mod unpack;

@@ -36,7 +36,8 @@ pub enum Rules {
         /// Group.
         gid: u32,
     },
-    /// Files and directories are made, without set-id bits, by whoever asks. Anything else is left out.
+    /// Files and directories are made by whoever asks: without set-id bits, less the umask, and never
+    /// for others to write. Directories that were there keep their mode. Anything else is left out.
     Plain,
 }
 
@@ -75,6 +76,14 @@ pub enum UnpackError {
     /// An entry is of a kind that is not made.
     #[error("the archive has {name:?}, which is neither a file nor a directory nor a link")]
     Kind {
+        /// It.
+        name: String,
+    },
+    /// A file has holes, which a few bytes of an archive can make any number of zeros.
+    #[error(
+        "the archive has {name:?} as a sparse file, which is not made; pack it without `--sparse`"
+    )]
+    Sparse {
         /// It.
         name: String,
     },
@@ -129,6 +138,8 @@ pub fn unpack(
     let mut count = 0;
     loop {
         meter.headers_left.set(Some(HEADERS_BYTES_MAX));
+        // Zeros a file ends with are no end of the archive.
+        meter.zeros.set(0);
         let entry = entries.next().transpose().map_err(|error| meter.blame(error))?;
         meter.headers_left.set(None);
         let Some(mut entry) = entry else { break };
@@ -151,7 +162,7 @@ pub fn unpack(
 struct Meter {
     /// Bytes that may come before the next entry, while it is looked for.
     headers_left: Cell<Option<u64>>,
-    /// Zeros the stream ends with so far.
+    /// Zeros the stream ends with so far, content of files apart.
     zeros: Cell<u64>,
     /// Whether an error came from the stream, and not from what is in it.
     broken: Cell<bool>,
@@ -219,8 +230,11 @@ impl Target<'_> {
             Errno::XDEV => outside(),
             source => UnpackError::Make { path: path.clone(), source },
         };
+        if kind.is_gnu_sparse() {
+            return Err(UnpackError::Sparse { name: shown(&name) });
+        }
         let is_link = kind.is_symlink() || kind.is_hard_link();
-        let is_file = kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse();
+        let is_file = kind.is_file() || kind.is_contiguous();
         if !(is_file || kind.is_dir() || is_link) || (is_link && self.rules == Rules::Plain) {
             if self.rules != Rules::Plain {
                 return Err(UnpackError::Kind { name: shown(&name) });
@@ -272,8 +286,8 @@ impl Target<'_> {
         let modified = entry.header().mtime().map_err(UnpackError::Damaged)?;
         clear(parent, name).map_err(refused)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-        let mode_before = Mode::RUSR | Mode::WUSR;
-        let file = openat(parent, name, flags | OFlags::CLOEXEC, mode_before).map_err(refused)?;
+        let first = self.first_mode(mode);
+        let file = openat(parent, name, flags | OFlags::CLOEXEC, first).map_err(refused)?;
         let mut file = std::fs::File::from(file);
         let mut buffer = vec![0; PIECE_BYTES];
         let mut left = entry.size();
@@ -297,7 +311,8 @@ impl Target<'_> {
     }
 
     fn make_directory(&self, parent: &OwnedFd, name: &OsStr, mode: u32) -> Result<(), Errno> {
-        let made = match mkdirat(parent, name, Mode::RWXU) {
+        // Its maker has to be able to put files into it.
+        let made = match mkdirat(parent, name, self.first_mode(mode | 0o700)) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
             Err(error) => return Err(error),
@@ -313,8 +328,7 @@ impl Target<'_> {
         match self.rules {
             Rules::Everything { .. } if made => self.own(&opened, mode),
             Rules::Everything { .. } => fchmod(&opened, Mode::from_raw_mode(mode & 0o7777)),
-            // Its maker has to be able to put files into it.
-            Rules::Plain => fchmod(&opened, Mode::from_raw_mode((mode & 0o777) | 0o700)),
+            Rules::Plain => Ok(()),
         }
     }
 
@@ -323,15 +337,18 @@ impl Target<'_> {
         stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
     }
 
+    /// What something is made with: plain, that is all it gets, so that the umask counts.
+    fn first_mode(&self, mode: u32) -> Mode {
+        match self.rules {
+            Rules::Everything { .. } => Mode::RWXU,
+            Rules::Plain => Mode::from_raw_mode(mode & 0o755),
+        }
+    }
+
     fn own(&self, file: impl AsFd, mode: u32) -> Result<(), Errno> {
-        let mode = match self.rules {
-            Rules::Everything { uid, gid } => {
-                fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-                mode & 0o7777
-            }
-            Rules::Plain => mode & 0o777,
-        };
-        fchmod(&file, Mode::from_raw_mode(mode))
+        let Rules::Everything { uid, gid } = self.rules else { return Ok(()) };
+        fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        fchmod(&file, Mode::from_raw_mode(mode & 0o7777))
     }
 
     fn own_link(&self, parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {

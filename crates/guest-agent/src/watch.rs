@@ -166,7 +166,16 @@ impl Watching<'_> {
             ChangeKind::Attributes
         };
         let kind = self.kind(&path, directory);
-        self.tell(what, path, None, kind)
+        self.tell(what, path.clone(), None, kind)?;
+        // It may have been kept from its watcher until now.
+        if self.recursive
+            && directory
+            && what == ChangeKind::Attributes
+            && self.add(&path, WatchFlags::MASK_CREATE)?
+        {
+            return self.cover(path, true);
+        }
+        Ok(())
     }
 
     /// Both halves of a move are there.
@@ -210,11 +219,10 @@ impl Watching<'_> {
     fn cover(&mut self, first: PathBuf, tell: bool) -> Result<(), Stop> {
         let mut waiting = vec![first];
         while let Some(below) = waiting.pop() {
-            let place = self.root.join(&below);
-            if !self.add(&place, &below)? || !self.recursive {
+            if !self.add(&below, WatchFlags::empty())? || !self.recursive {
                 continue;
             }
-            let Ok(listing) = fs::read_dir(&place) else { continue };
+            let Ok(listing) = fs::read_dir(self.root.join(&below)) else { continue };
             for entry in listing.flatten() {
                 let Ok(kind) = entry.file_type() else { continue };
                 let path = below.join(entry.file_name());
@@ -233,10 +241,13 @@ impl Watching<'_> {
         Ok(())
     }
 
-    /// Has the kernel watch a directory. Says whether it does.
-    fn add(&mut self, place: &Path, below: &Path) -> Result<bool, Stop> {
+    /// Has the kernel watch a directory. Says whether it does; with `MASK_CREATE` among the flags, only
+    /// if it did not before.
+    fn add(&mut self, below: &Path, flags: WatchFlags) -> Result<bool, Stop> {
+        let place = self.root.join(below);
         let is_root = below.as_os_str().is_empty();
-        let mut flags = WatchFlags::CREATE
+        let mut flags = flags
+            | WatchFlags::CREATE
             | WatchFlags::DELETE
             | WatchFlags::MODIFY
             | WatchFlags::ATTRIB
@@ -253,14 +264,16 @@ impl Watching<'_> {
             let message = format!("cannot watch {root}: there are too many directories in it");
             Failure::new(FailCode::OutOfResources, message)
         };
-        match inotify::add_watch(self.queue, place, flags) {
+        match inotify::add_watch(self.queue, &place, flags) {
             Ok(number) => {
                 self.directories.insert(number, below.to_owned());
                 if self.directories.len() > DIRECTORIES_MAX { Err(many().into()) } else { Ok(true) }
             }
             Err(Errno::NOSPC) => Err(many().into()),
-            // Gone again, or not for this user to read.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) if !is_root => {
+            // Gone again, or not for this user to read, or watched.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS | Errno::EXIST)
+                if !is_root =>
+            {
                 Ok(false)
             }
             Err(error) => {

@@ -1,7 +1,8 @@
-use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
+use std::{env, fs};
 
 use base_archive::{LEFT_OUT_NAMED_MAX, Rules, UnpackError};
 use proptest::prelude::*;
@@ -129,30 +130,77 @@ fn only_files_and_directories_come_out_plain() {
 }
 
 #[test]
-fn plain_files_have_no_set_id_bits() {
+fn everything_keeps_its_set_id_bits() {
     let from = tempfile::tempdir().unwrap();
     fs::write(from.path().join("tool"), "x").unwrap();
-    fs::set_permissions(from.path().join("tool"), fs::Permissions::from_mode(0o6755)).unwrap();
-    let stream = crate::world::packed(from.path());
-    for (rules, mode) in [(EVERYTHING, 0o6755), (Rules::Plain, 0o755)] {
-        let (_world, inside) = world();
-        unpacked(&stream, &inside, rules).unwrap();
-        let data = fs::metadata(inside.join("tool")).unwrap();
-        assert_eq!(data.mode() & 0o7777, mode);
+    with_mode(&from.path().join("tool"), 0o6755);
+    let (_world, inside) = world();
+    unpacked(&crate::world::packed(from.path()), &inside, EVERYTHING).unwrap();
+    assert_eq!(mode(&inside.join("tool")), 0o6755);
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o7777
+}
+
+fn with_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn what_comes_out_plain_is_for_its_owner_alone_to_write() {
+    let from = tempfile::tempdir().unwrap();
+    for folder in ["new", "there"] {
+        fs::create_dir(from.path().join(folder)).unwrap();
+        fs::write(from.path().join(folder).join("tool"), "x").unwrap();
+        with_mode(&from.path().join(folder).join("tool"), 0o6777);
+        with_mode(&from.path().join(folder), 0o7777);
+    }
+    let (_world, inside) = world();
+    fs::create_dir(inside.join("there")).unwrap();
+    with_mode(&inside.join("there"), 0o710);
+    unpacked(&crate::world::packed(from.path()), &inside, Rules::Plain).unwrap();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:")).unwrap();
+    let expected = 0o755 & !u32::from_str_radix(umask.trim(), 8).unwrap();
+    for path in ["new", "new/tool", "there/tool"] {
+        assert_eq!(mode(&inside.join(path)), expected, "{path}");
+    }
+    assert_eq!(mode(&inside.join("there")), 0o710);
+}
+
+#[test]
+fn the_umask_counts_for_what_comes_out_plain() {
+    for umask in ["077", "000"] {
+        let script = format!("umask {umask}; exec \"$0\" --exact \"$1\"");
+        let output = Command::new("sh")
+            .args(["-c", &script])
+            .arg(env::current_exe().unwrap())
+            .arg("hostile::what_comes_out_plain_is_for_its_owner_alone_to_write")
+            .output()
+            .unwrap();
+        let told = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && told.contains("1 passed"), "{umask}: {told}");
     }
 }
 
 #[test]
 fn an_archive_that_is_cut_off_is_not_taken_for_a_whole_one() {
-    let stream = Forged::new().file("a", &"x".repeat(2000)).file("b", "y").stream();
-    let cuts = [0, 300, 512, 1000, 2560, 2561, 3072, 3100, 3584];
-    for end in cuts {
-        let (_world, inside) = world();
-        let error = unpacked(&stream[..end], &inside, EVERYTHING).unwrap_err();
-        assert!(matches!(error, UnpackError::Cut | UnpackError::Damaged(_)), "{end}: {error}");
+    for content in ["x".repeat(2000), "\0".repeat(1024), "\0".repeat(2000)] {
+        for last in ["y", &content] {
+            let stream = Forged::new().file("a", &content).file("b", last).stream();
+            let (_world, inside) = world();
+            // The first of the two blocks of zeros at its end is enough.
+            for end in 0..stream.len() - 512 {
+                let error = unpacked(&stream[..end], &inside, EVERYTHING).unwrap_err();
+                assert!(
+                    matches!(error, UnpackError::Cut | UnpackError::Damaged(_)),
+                    "{end}: {error}"
+                );
+            }
+            unpacked(&stream, &inside, EVERYTHING).unwrap();
+        }
     }
-    let (_world, inside) = world();
-    unpacked(&stream, &inside, EVERYTHING).unwrap();
 }
 
 #[test]

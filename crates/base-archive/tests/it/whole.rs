@@ -87,7 +87,7 @@ fn other_programs_read_and_write_the_same_archives() {
 }
 
 #[test]
-fn a_sparse_file_of_another_program_has_its_zeros() {
+fn a_sparse_file_of_another_program_is_refused() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut file = fs::File::create(from.path().join("sparse")).unwrap();
     file.set_len(3_000_000).unwrap();
@@ -97,8 +97,14 @@ fn a_sparse_file_of_another_program_has_its_zeros() {
     let stream = tar.args(["-S", "--format=gnu", "-C"]).arg(from.path()).args(["-c", "."]);
     let stream = stream.output().unwrap().stdout;
     assert!(stream.len() < 100_000);
-    unpacked(&stream, to.path(), EVERYTHING).unwrap();
-    assert!(seen(to.path()) == seen(from.path()));
+    for rules in [EVERYTHING, Rules::Plain] {
+        let error = unpacked(&stream, to.path(), rules).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the archive has \"./sparse\" as a sparse file, which is not made; pack it without `--sparse`"
+        );
+        assert_eq!(fs::read_dir(to.path()).unwrap().count(), 0);
+    }
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn refused(answer: &Answer) -> bool {
 }
 
 /// A directory anybody may enter, as the one of a test is not.
-fn open_up(guest: &Guest) {
+pub(crate) fn open_up(guest: &Guest) {
     fs::set_permissions(guest.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
 }
 

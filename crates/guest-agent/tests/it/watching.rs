@@ -1,11 +1,12 @@
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use api_guest::{Answer, Change, ChangeKind, FailCode, FileKind, Request, Watch};
+use api_guest::{Answer, As, Change, ChangeKind, FailCode, FileKind, Request, Watch};
 
-use crate::guest::{Guest, Talk, reaches};
+use crate::guest::{Guest, Talk, USER, reaches};
+use crate::rights::open_up;
 
 use ChangeKind::{Attributes, Created, Missed, Modified, Moved, Removed};
 
@@ -129,6 +130,39 @@ fn nothing_that_appears_in_new_directories_is_missed_or_told_twice() {
     all.sort_unstable_by(|a, b| a.1.cmp(&b.1));
     expected.sort_unstable_by(|a, b| a.1.cmp(&b.1));
     assert!(all == expected, "{} of {}", all.len(), expected.len());
+}
+
+#[test]
+fn a_directory_is_watched_from_when_its_watcher_may_read_it() {
+    let guest = Guest::start();
+    open_up(&guest);
+    let folder = guest.path("folder");
+    fs::create_dir(&folder).unwrap();
+    let mut talk = guest.ask(&Request::As(As { user: USER.to_owned() }));
+    talk.send(&Request::Watch(Watch { path: folder, recursive: true }));
+    assert!(matches!(talk.next(), Answer::StatAnswer(_)));
+    let (directory, file) = (Some(FileKind::Directory), Some(FileKind::File));
+    let closed = guest.path("folder/closed");
+    fs::DirBuilder::new().mode(0o700).create(&closed).unwrap();
+    fs::create_dir(guest.path("folder/closed/in")).unwrap();
+    fs::write(guest.path("folder/closed/in/x"), "").unwrap();
+    fs::write(guest.path("folder/mark"), "").unwrap();
+    expect(&mut talk, Created, "closed", directory);
+    expect(&mut talk, Created, "mark", file);
+    let with_mode = |mode| fs::set_permissions(&closed, fs::Permissions::from_mode(mode)).unwrap();
+    with_mode(0o755);
+    expect(&mut talk, Attributes, "closed", directory);
+    expect(&mut talk, Created, "closed/in", directory);
+    expect(&mut talk, Created, "closed/in/x", file);
+    fs::write(guest.path("folder/closed/in/y"), "").unwrap();
+    expect(&mut talk, Created, "closed/in/y", file);
+    // What is watched is not told anew.
+    with_mode(0o711);
+    with_mode(0o755);
+    fs::write(guest.path("folder/closed/last"), "").unwrap();
+    expect(&mut talk, Attributes, "closed", directory);
+    expect(&mut talk, Attributes, "closed", directory);
+    expect(&mut talk, Created, "closed/last", file);
 }
 
 #[test]
