@@ -22,7 +22,8 @@ const FREE_BYTES_SPENT: u64 = 16 << 20;
 /// What its kernel prints.
 const CONSOLE: &str = "console.log";
 
-/// What a sandbox has on disk. Removed with all it holds when dropped, unless it was let go.
+/// What a sandbox has on disk. Removed with all it holds when dropped, unless it was let go. Of one
+/// that is paused there is nothing else: [`Self::remove`] alone removes it.
 #[derive(Debug)]
 pub(crate) struct SandboxFiles {
     /// What the directory holds.
@@ -144,7 +145,8 @@ impl SandboxFiles {
             .map_err(|source| failed(&dir, io::Error::other(source)))?;
         // A node that died in a branch may have named an overlay that the machine never had.
         let known = layout.state.is_some();
-        Ok(Self { layout, frozen, overlay, console, disk_bytes, known, removal: Removal::of(dir) })
+        let removal = Removal { dir, armed: layout.state.is_none() };
+        Ok(Self { layout, frozen, overlay, console, disk_bytes, known, removal })
     }
 
     /// The directory.
@@ -171,6 +173,7 @@ impl SandboxFiles {
             tracing::error!("a power cut may undo this: {}", Chain(&error));
         }
         self.known |= layout.state.is_some();
+        self.removal.armed = layout.state.is_none();
         self.layout = layout;
         self.sweep();
         Ok(())
@@ -202,16 +205,22 @@ impl SandboxFiles {
         File::open(&path).map_err(|source| failed(&path, source))
     }
 
-    /// Goes on over `overlay`, with its own before that among the frozen ones, as `own`.
-    pub(crate) fn push(&mut self, own: File, overlay: File) {
+    /// Goes on over `overlay`, with its own before that among the frozen ones, as `own`. `known` is
+    /// whether a machine that runs does so as well, for sure.
+    pub(crate) fn push(&mut self, own: File, overlay: File, known: bool) {
         self.frozen.push(own);
         self.overlay = overlay;
-        self.known = true;
+        self.known = known;
     }
 
     /// Leaves the directory as it is, for the next node.
     pub(crate) fn let_go(mut self) {
         self.removal.disarm();
+    }
+
+    /// Removes the directory with all it holds. Blocks.
+    pub(crate) fn remove(mut self) {
+        self.removal.armed = true;
     }
 }
 

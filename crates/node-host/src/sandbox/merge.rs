@@ -7,10 +7,10 @@
 //!
 //! Each fork and each snapshot freezes the overlay that was on top. Once there are too many frozen
 //! ones, the upper of them are merged into a new file beside them, which takes their place in
-//! `files.json` when it is on stable storage. Directories that share the old ones keep theirs. The
-//! machine goes on over the old files, with the same content, until the branch that follows hands it
-//! the new chain. Lower overlays are taken along once they are no larger than what is above, so
-//! that a byte is copied a few times and not at every turn.
+//! `files.json` when it is written, and for a paused sandbox on stable storage. Directories that
+//! share the old ones keep theirs. The machine goes on over the old files, with the same content,
+//! until the branch that follows hands it the new chain. Lower overlays are taken along once they are
+//! no larger than what is above, so that a byte is copied a few times and not at every turn.
 
 use std::fs::File;
 use std::ops::Range;
@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use api_vmm::{Command, MergeSpec};
 use base_types::{Chain, SandboxId, Size};
+use tokio::task::block_in_place;
 
 use super::CreateError;
 use super::files::{FREE_BYTES_MIN, SandboxFiles, create_overlay, failed};
@@ -77,6 +78,8 @@ pub(super) async fn merge_deep(
         Ok(()) => tracing::info!(sandbox = %id, "merged {layers} overlays of its disk into one"),
         Err(error) => {
             tracing::warn!(sandbox = %id, "cannot merge overlays of its disk: {}", Chain(&error));
+            // Half a file would be in the way of the next one.
+            files.sweep();
         }
     }
 }
@@ -105,17 +108,17 @@ async fn merge(
     // What reads the overlays of a guest is jailed, and here without a machine of its own.
     let process = around.launcher.start(Size::Nano).await.map_err(ShellError::Start)?;
     let below: Vec<&File> = [&template.root, &template.disk].into_iter().chain(below).collect();
-    let result = copy(&process, &below, above, &merged).await;
+    let copied = copy(&process, &below, above, &merged).await;
     process.kill();
-    if let Err(error) = result {
-        let _ = std::fs::remove_file(&path);
-        return Err(error.into());
-    }
+    copied?;
     step::reached("merge: written");
-    layout.disk.splice(run.clone(), [name]);
-    files.commit(layout, true)?;
-    step::reached("merge: counts");
+    // Before it counts: what is open and what is named are changed together or not at all.
     let merged = File::open(&path).map_err(|source| failed(&path, source))?;
+    layout.disk.splice(run.clone(), [name]);
+    // A power cut ends a machine that runs, and its disk is of no use then.
+    let durable = layout.state.is_some();
+    block_in_place(|| files.commit(layout, durable))?;
+    step::reached("merge: counts");
     files.frozen.splice(run, [merged]);
     Ok(())
 }

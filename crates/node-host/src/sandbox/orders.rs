@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use tokio::task::block_in_place;
 use tokio::time::timeout;
 
 use super::activity::now_ms;
@@ -87,6 +88,8 @@ impl Owner {
             Ask::SetTimeout(timeout_s, answer) => {
                 drop(answer.send(self.set_timeout(timeout_s).await));
             }
+            // Whoever asked took the directory along.
+            Ask::Branch(_, answer) if answer.is_closed() => {}
             Ask::Branch(dir, answer) => drop(answer.send(self.branch(&dir).await)),
         }
     }
@@ -195,6 +198,7 @@ impl Owner {
         let (around, facts) = (self.around.clone(), self.facts.clone());
         let prepared = tokio::select! {
             prepared = prepare(&around, &facts, &moment) => prepared,
+            () = around.stop.cancelled() => Err(CreateError::Stopping),
             killer = self.kills.recv() => {
                 self.killers.extend(killer);
                 self.files = Some(files);
@@ -241,7 +245,8 @@ impl Owner {
             standing.process.keep(files.dir()).await?;
             Ok(standing)
         };
-        let standing = match standing.await {
+        let standing = self.around.stop.run_until_cancelled(standing).await;
+        let standing = match standing.unwrap_or(Err(CreateError::Stopping)) {
             Ok(standing) => standing,
             Err(error) => {
                 self.files = Some(files);
@@ -294,10 +299,17 @@ impl Owner {
             }
             Ok(Ok(match &process {
                 Some(process) => branch_running(process, &template, &mut files, dir).await?,
-                None => branch_paused(&mut files, dir).map(|()| 0)?,
+                None => block_in_place(|| branch_paused(&mut files, dir)).map(|()| 0)?,
             }))
         };
+        // A node that stops waits for less than a merge may take.
+        let work = around.stop.run_until_cancelled(work);
+        let work = async { work.await.unwrap_or(Err(CreateError::Stopping)) };
         let branched = self.unless_ended(process.as_ref(), work).await;
+        if branched.is_err() {
+            // A file that nothing names would be in the way of the next one.
+            files.sweep();
+        }
         (self.process, self.files) = (process, Some(files));
         match branched {
             Ok(held_us) => held_us,
@@ -405,13 +417,13 @@ async fn branch_running(
             drop(memory.set_len(0));
             // An overlay that cannot be unnamed stays, empty, below the next one.
             if files.commit(before, false).is_err() {
-                files.reopen()?;
+                files.push(below, overlay, false);
             }
             return Err(error);
         }
     };
     step::reached("branch: written");
-    files.push(below, overlay);
+    files.push(below, overlay, true);
     let mut moment = Moment { dir: files.dir().to_owned(), layout: before };
     link(&moment, dir)?;
     moment.layout.memory.insert(0, memory_name);
@@ -431,7 +443,7 @@ fn branch_paused(files: &mut SandboxFiles, dir: &Path) -> Result<(), CreateError
     let below = files.own_for_reading()?;
     // Before anybody shares the one that was on top.
     files.commit(layout, true)?;
-    files.push(below, overlay);
+    files.push(below, overlay, true);
     link(&moment, dir)?;
     moment.layout.write(dir, false).map_err(|source| failed(dir, source))
 }

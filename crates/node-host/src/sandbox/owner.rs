@@ -403,7 +403,7 @@ impl Owner {
 
     async fn remove_files(&mut self) {
         if let Some(files) = self.files.take()
-            && self.around.tasks.spawn_blocking(move || drop(files)).await.is_err()
+            && self.around.tasks.spawn_blocking(move || files.remove()).await.is_err()
         {
             tracing::error!(sandbox = %self.facts.id, "removing the sandbox's files panicked");
         }

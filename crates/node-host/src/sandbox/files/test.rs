@@ -48,6 +48,29 @@ fn what_was_let_go_is_found_again_without_what_was_half_made() {
 }
 
 #[test]
+fn only_a_kill_removes_what_is_paused_whoever_drops_it() {
+    let parent = tempfile::tempdir().unwrap();
+    let id = SandboxId::from_bits(5);
+    let moment = paused(parent.path(), id);
+    let open = || SandboxFiles::open(parent.path(), id).unwrap();
+    drop(open());
+    // Also when its chain was changed meanwhile.
+    let mut files = open();
+    files.commit(moment.layout.clone(), true).unwrap();
+    drop(files);
+    assert_eq!(Layout::read(&moment.dir).unwrap(), moment.layout);
+    // Made again it is as any other that runs, also when its next pause fails.
+    let mut files = open();
+    files.commit(moment.layout.running(true), true).unwrap();
+    files.commit(moment.layout.clone(), true).unwrap_err();
+    drop(files);
+    assert!(!moment.dir.exists());
+    paused(parent.path(), id);
+    open().remove();
+    assert!(!moment.dir.exists());
+}
+
+#[test]
 fn a_directory_that_cannot_be_used_is_left_as_it_is() {
     let parent = tempfile::tempdir().unwrap();
     let id = SandboxId::from_bits(5);
