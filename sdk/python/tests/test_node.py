@@ -206,7 +206,7 @@ def test_a_watch_tells_what_a_command_does(sandbox: Sandbox) -> None:
         ("started", None, None),
         ("created", "/home/agent/watched/sub", None),
         ("created", "/home/agent/watched/sub/a", None),
-        ("moved", "/home/agent/watched/sub/a", "/home/agent/seen/b"),
+        ("moved", "/home/agent/watched/sub/a", "/home/agent/watched/b"),
         ("removed", "/home/agent/watched/b", None),
     ]
     with pytest.raises(errors.PathNotFound):

@@ -1,6 +1,7 @@
 //! Streams of commands: nothing is lost, doubled or mixed, and they always end.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use api_node::{ErrorCode, ExecRequest};
 use bytes::Bytes;
@@ -81,6 +82,23 @@ async fn standard_input_is_given_in_pieces_and_closed() {
     assert_eq!((done.code(), again.code()), (0, 0));
     assert_eq!(done.stdout(), again.stdout());
     assert_eq!(sandbox.text("stat -c %s copy").await, (1 << 20).to_string());
+}
+
+#[tokio::test]
+async fn input_whose_sender_leaves_is_given_whole_and_what_follows_is_understood() {
+    let host = shared().await;
+    let sandbox = host.sandbox("base").await;
+    let script = "until [ -e go ]; do sleep 0.1; done; wc -c";
+    let (events, process) = sandbox.start(&ExecRequest { stdin: true, ..shell(script) }).await;
+    // More than lies between a sender and a program that reads nothing.
+    let much = Bytes::from(random_bytes(1 << 20));
+    let sending = sandbox.client.process_stdin(sandbox.id(), process, much, false);
+    // It has come to the node by then, which needs milliseconds for that.
+    timeout(Duration::from_secs(5), sending).await.expect_err("nobody reads it yet");
+    sandbox.text("touch go").await;
+    sandbox.client.process_stdin(sandbox.id(), process, Bytes::new(), true).await.unwrap();
+    let done = timeout(PATIENCE, follow(events)).await.unwrap();
+    assert_eq!((done.code(), done.stdout().trim()), (0, "1048576"));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
@@ -33,6 +34,14 @@ def bound(settings: Settings, make: Callable[[], T]) -> T:
             _bound[key] = make()
         client: T = _bound[key]
         return client
+
+
+@atexit.register
+def unbind() -> None:
+    """Close the connections of this process."""
+    for (process, _), client in _bound.items():
+        if process == os.getpid():
+            client.close()
 
 
 def sleep(seconds: float) -> None:
