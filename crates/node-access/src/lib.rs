@@ -117,7 +117,10 @@ impl Access {
             store.project_insert(row.clone()).await?;
             state.project_add(&row, WHOLE_NODE);
         }
-        for (project, at_ms) in store.creates_since(clock().saturating_sub(MINUTE_MS)).await? {
+        let now_ms = clock();
+        for (project, at_ms) in
+            store.creates_since(now_ms.saturating_sub(MINUTE_MS), now_ms).await?
+        {
             if let Some(project) = state.project_mut(project) {
                 project.creates.recall(at_ms);
             }

@@ -329,14 +329,11 @@ impl Host {
         size: Size,
     ) -> Result<bool, DeleteTemplateError> {
         let users = || {
-            let of = |template: &TemplateName, of: Size| (template, of) == (name, size);
+            // Held until all is counted: what begins as a moment may go on as a sandbox.
             let sandboxes = self.sandboxes.lock();
-            let sandboxes = sandboxes.values().map(|sandbox| sandbox.facts());
-            let snapshots = self.snapshots.list();
-            (
-                sandboxes.filter(|facts| of(&facts.template, facts.size)).count(),
-                snapshots.iter().filter(|facts| of(&facts.template, facts.size)).count(),
-            )
+            let facts = sandboxes.values().map(|sandbox| sandbox.facts());
+            let of = facts.filter(|facts| (&facts.template, facts.size) == (name, size));
+            (of.count(), self.snapshots.count_of(name, size))
         };
         self.around.templates.delete(name, size, users).await
     }

@@ -143,6 +143,9 @@ pub enum CreateError {
     /// It could not be written down.
     #[error("remember the sandbox")]
     Store(#[source] StoreError),
+    /// It is paused, and that could not be written down.
+    #[error("the sandbox is paused, but a power cut would lose it; resume it and pause it again")]
+    Unsaved(#[source] Arc<StoreError>),
     /// Somebody killed it before it was there.
     #[error("the sandbox was killed while it was being made")]
     Killed,
@@ -238,6 +241,8 @@ pub struct SandboxView {
     /// When its lifetime is over, milliseconds since 1970 UTC; never when `None`.
     pub ends_at_ms: Option<u64>,
     control: Option<Control>,
+    /// Why it is not remembered where it is.
+    unsaved: Option<Arc<StoreError>>,
 }
 
 /// A way to look at a sandbox and to ask it. Cheap to clone.
@@ -271,9 +276,13 @@ impl SandboxHandle {
         }
     }
 
-    /// Pauses it; returns when it costs nothing but disk. May be repeated.
+    /// Pauses it; returns when it costs nothing but disk, and outlives a power cut. May be repeated.
     pub async fn pause(&self) -> Result<(), OrderError> {
-        self.order("paused", Ask::Pause).await
+        self.order("paused", Ask::Pause).await?;
+        match &self.view.borrow().unsaved {
+            Some(error) => Err(CreateError::Unsaved(Arc::clone(error)).into()),
+            None => Ok(()),
+        }
     }
 
     /// Lets it run; returns when its agent answers. May be repeated.

@@ -90,6 +90,24 @@ struct Entry {
 pub(crate) struct Snapshots {
     dir: PathBuf,
     all: Mutex<BTreeMap<SnapshotId, Entry>>,
+    /// What the moments that are being made stand on.
+    begun: Mutex<Vec<(TemplateName, Size)>>,
+}
+
+/// A moment that is being made. It counts as a snapshot until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    snapshots: Arc<Snapshots>,
+    of: (TemplateName, Size),
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let mut begun = self.snapshots.begun();
+        if let Some(at) = begun.iter().position(|of| *of == self.of) {
+            begun.swap_remove(at);
+        }
+    }
 }
 
 impl Snapshots {
@@ -111,7 +129,27 @@ impl Snapshots {
                 }
             }
         }
-        Ok(Self { dir, all: Mutex::new(all) })
+        Ok(Self { dir, all: Mutex::new(all), begun: Mutex::default() })
+    }
+
+    fn begun(&self) -> MutexGuard<'_, Vec<(TemplateName, Size)>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a moment of a sandbox of this template and size, from before it is made: that sandbox
+    /// may be gone before the moment is listed.
+    pub(crate) fn begin(self: &Arc<Self>, template: TemplateName, size: Size) -> Begun {
+        self.begun().push((template.clone(), size));
+        Begun { snapshots: Arc::clone(self), of: (template, size) }
+    }
+
+    /// How many snapshots stand on a template at one size, and on the way to be such. One that gets
+    /// there meanwhile may count twice, and never not at all.
+    pub(crate) fn count_of(&self, template: &TemplateName, size: Size) -> usize {
+        let begun = self.begun().iter().filter(|of| (&of.0, of.1) == (template, size)).count();
+        let all = self.lock();
+        let listed = all.values().map(|entry| (&entry.facts.template, entry.facts.size));
+        begun + listed.filter(|of| *of == (template, size)).count()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<SnapshotId, Entry>> {

@@ -19,7 +19,7 @@ impl Default for Rate {
 
 impl Rate {
     /// Counts `wanted` events at `now_ms`, of at most `limit` within any minute. A clock that goes back
-    /// stands still.
+    /// stands still; one that goes back further than what is counted takes that along.
     ///
     /// # Errors
     ///
@@ -47,6 +47,14 @@ impl Rate {
     /// How many were counted within the minute before `now_ms`.
     pub fn within_a_minute(&mut self, now_ms: u64) -> u64 {
         let now_s = now_ms / 1000;
+        if self.newest_s.saturating_sub(now_s) >= SECONDS as u64 {
+            // It was set back, and may not come to that second again for years.
+            let all = self.counts.iter().fold(0, |sum: u64, count| sum.saturating_add(*count));
+            *self = Self { newest_s: now_s, ..Self::default() };
+            if let Some(count) = self.counts.get_mut(slot(now_s)) {
+                *count = all;
+            }
+        }
         if now_s > self.newest_s {
             if now_s - self.newest_s >= SECONDS as u64 {
                 self.counts = [0; SECONDS];
@@ -103,7 +111,16 @@ mod test {
     fn a_clock_that_goes_back_opens_nothing() {
         let mut rate = Rate::default();
         assert!(rate.admit(100_000, 5, 5).is_ok());
-        assert!(rate.admit(10_000, 1, 5).is_err());
+        assert!(rate.admit(50_000, 1, 5).is_err());
         assert!(rate.admit(161_000, 1, 5).is_ok());
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_closes_nothing_for_longer_than_a_minute() {
+        let mut rate = Rate::default();
+        assert!(rate.admit(9_000_000, 5, 5).is_ok());
+        assert!(rate.admit(100_000, 1, 5).is_err());
+        assert!(rate.admit(160_000, 1, 5).is_err());
+        assert!(rate.admit(161_000, 5, 5).is_ok());
     }
 }

@@ -216,13 +216,15 @@ impl Store {
         self.ask(Ask::List)
     }
 
-    /// The creates of `since_ms` and later, whatever became of them, as far as they are within two
-    /// minutes of the newest one: whose and when, oldest first.
+    /// The creates from `since_ms` to `now_ms`, whatever became of them, as far as they are within
+    /// two minutes of the newest one: whose and when, oldest first. Later ones are forgotten: they
+    /// are of a clock that was set back.
     pub fn creates_since(
         &self,
         since_ms: u64,
+        now_ms: u64,
     ) -> impl Future<Output = Result<Vec<(ProjectId, u64)>, StoreError>> + Send + use<> {
-        self.work(move |connection| thread::creates_since(connection, since_ms))
+        self.work(move |connection| thread::creates_since(connection, since_ms, now_ms))
     }
 
     /// Has the thread do something.

@@ -30,19 +30,22 @@ impl std::fmt::Debug for PortsRow {
 }
 
 impl Store {
-    /// Remembers who may reach the ports of a sandbox, in place of what was. A sandbox that is not
-    /// there is left so.
+    /// Remembers who may reach the ports of a sandbox, in place of what was, and says whether it did:
+    /// of a sandbox that is not there nothing is kept.
     pub fn ports_set(
         &self,
         row: PortsRow,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send + use<> {
         self.work(move |connection| {
             let public = serde_json::to_string(&row.public).map_err(StoreError::Unwritable)?;
+            let mut kept = 0;
             durably(connection, |connection| {
                 let sql = "INSERT OR REPLACE INTO ports (sandbox, token, public)
                     SELECT id, ?2, ?3 FROM sandboxes WHERE id = ?1";
-                connection.execute(sql, params![row.id.to_string(), row.token, public])
-            })
+                kept = connection.execute(sql, params![row.id.to_string(), row.token, public])?;
+                Ok(kept)
+            })?;
+            Ok(kept > 0)
         })
     }
 

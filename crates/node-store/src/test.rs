@@ -157,8 +157,22 @@ async fn creates_are_counted_whatever_became_of_them_and_old_ones_are_forgotten(
     drop(store);
     let store = Store::open(&path).unwrap();
     let of = |bits, at_ms| (ProjectId::from_bits(bits), at_ms);
-    assert_eq!(store.creates_since(0).await.unwrap(), [of(2, 130_000), of(3, 130_001)]);
-    assert_eq!(store.creates_since(130_001).await.unwrap(), [of(3, 130_001)]);
+    let both = [of(2, 130_000), of(3, 130_001)];
+    assert_eq!(store.creates_since(0, 130_001).await.unwrap(), both);
+    assert_eq!(store.creates_since(130_001, 130_001).await.unwrap(), [of(3, 130_001)]);
+}
+
+#[tokio::test]
+async fn creates_of_a_clock_that_was_set_back_since_are_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("node.db")).unwrap();
+    for (bits, created_at_ms) in [(1, 5_000), (2, 9_000_000)] {
+        store.sandbox_insert(SandboxRow { created_at_ms, ..row(bits) }).await.unwrap();
+    }
+    store.sandbox_insert(SandboxRow { created_at_ms: 6_000, ..row(3) }).await.unwrap();
+    let of = |bits, at_ms| (ProjectId::from_bits(bits), at_ms);
+    assert_eq!(store.creates_since(0, 6_000).await.unwrap(), [of(3, 6_000)]);
+    assert_eq!(store.creates_since(0, 10_000_000).await.unwrap(), [of(3, 6_000)]);
 }
 
 #[tokio::test]
@@ -173,11 +187,11 @@ async fn who_may_reach_ports_is_remembered_as_long_as_the_sandbox() {
     };
     store.sandbox_insert(row(1)).await.unwrap();
     store.sandbox_insert(row(2)).await.unwrap();
-    store.ports_set(ports(1, 1, &[80, 8000])).await.unwrap();
-    store.ports_set(ports(1, 1, &[8000])).await.unwrap();
-    store.ports_set(ports(2, 2, &[])).await.unwrap();
-    // Of a sandbox that is not there nothing is kept.
-    store.ports_set(ports(3, 3, &[80])).await.unwrap();
+    assert!(store.ports_set(ports(1, 1, &[80, 8000])).await.unwrap());
+    assert!(store.ports_set(ports(1, 1, &[8000])).await.unwrap());
+    assert!(store.ports_set(ports(2, 2, &[])).await.unwrap());
+    // Of a sandbox that is not there nothing is kept, and that is said.
+    assert!(!store.ports_set(ports(3, 3, &[80])).await.unwrap());
     store.sandbox_delete(SandboxId::from_bits(2)).await.unwrap();
     drop(store);
     let store = Store::open(&path).unwrap();

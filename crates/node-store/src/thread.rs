@@ -148,7 +148,10 @@ fn delete(connection: &Connection, id: SandboxId) -> Result<(), StoreError> {
 pub(crate) fn creates_since(
     connection: &Connection,
     since_ms: u64,
+    now_ms: u64,
 ) -> Result<Vec<(ProjectId, u64)>, StoreError> {
+    // A clock that was set back since: nothing else would ever remove those.
+    connection.execute("DELETE FROM creates WHERE at_ms > ?", [milliseconds(now_ms)])?;
     let sql = "SELECT project, at_ms FROM creates WHERE at_ms >= ? ORDER BY at_ms";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([milliseconds(since_ms)])?;

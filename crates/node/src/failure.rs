@@ -38,6 +38,13 @@ pub(crate) fn of_create(error: &CreateError) -> Failure {
         CreateError::Store(_) => {
             Failure::because(ErrorCode::Internal, "the sandbox could not be remembered", error)
         }
+        CreateError::Unsaved(store) => {
+            let code = match **store {
+                StoreError::DiskFull => ErrorCode::DiskFull,
+                _ => ErrorCode::Internal,
+            };
+            Failure::because(code, error.to_string(), store)
+        }
         CreateError::NoSnapshot(id) => Failure::no_snapshot(*id),
         CreateError::Booted => told(ErrorCode::Conflict, error),
         CreateError::Keep(_) => told(ErrorCode::GuestFailed, error),

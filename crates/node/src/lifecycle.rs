@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use api_node::{
-    Caller, CreateSandbox, CreateSnapshot, Errand, Failure, Fork, Forked, OnTimeout, Quota,
-    Sandbox, Snapshot,
+    Caller, CreateSandbox, CreateSnapshot, Errand, ErrorCode, Failure, Fork, Forked, OnTimeout,
+    Quota, Sandbox, Snapshot,
 };
+use base_types::SandboxId;
 use node_access::Access;
 use node_host::{CreateSpec, Host, Lease, SandboxHandle, SnapshotFacts};
 
@@ -17,8 +18,8 @@ pub(crate) fn made(host: &Host, caller: &Caller) -> Option<Sandbox> {
     host.made_by(caller.project, caller.errand?).first().map(sandbox)
 }
 
-/// Forks `parent`, unless the caller's errand did before. What a node that died left of a fork is not
-/// all of it, and is forked again.
+/// Forks `parent`, unless the caller's errand did before. When only some of its children are there,
+/// a node died over the fork or their owner killed the others: they may be in use, and are left alone.
 pub(crate) async fn fork(
     host: &Arc<Host>,
     access: &Access,
@@ -33,8 +34,8 @@ pub(crate) async fn fork(
     if children.len() == count {
         return Ok(Forked { sandboxes: children.iter().map(sandbox).collect(), held_us: 0 });
     }
-    for child in children {
-        child.kill().await;
+    if !children.is_empty() {
+        return Err(partly_there(children.iter().map(|child| child.facts().id), count));
     }
     let quota = quota::admit(access, host, project, request.count.into()).await?;
     let spec = spec_of_child(parent, request.name, quota, errand);
@@ -42,6 +43,15 @@ pub(crate) async fn fork(
     let forked = forked.map_err(|error| failure::of_order(&error))?;
     let sandboxes = forked.children.iter().map(sandbox).collect();
     Ok(Forked { sandboxes, held_us: forked.held_us })
+}
+
+/// Why a fork is not made again: these of its `count` children are there.
+fn partly_there(there: impl Iterator<Item = SandboxId>, count: usize) -> Failure {
+    let there: Vec<_> = there.map(|id| id.to_string()).collect();
+    let (left, ids) = (there.len(), there.join(", "));
+    let message =
+        format!("this fork was made before, and {left} of its {count} sandboxes are left: {ids}");
+    Failure::new(ErrorCode::Conflict, message).with_hint("use those, or kill them and ask again")
 }
 
 /// Keeps a snapshot of `parent`, unless the caller's errand did before.
@@ -104,4 +114,20 @@ fn spec_of_child(
 pub(crate) fn snapshot(facts: SnapshotFacts) -> Snapshot {
     let SnapshotFacts { id, name, sandbox, template, size, created_at_ms, bytes, .. } = facts;
     Snapshot { id, name, sandbox, template, size, created_at_ms, bytes }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn a_fork_that_is_partly_there_is_a_conflict_that_names_what_is() {
+        let there = [SandboxId::from_bits(1), SandboxId::from_bits(2)];
+        let failure = partly_there(there.into_iter(), 3);
+        assert_eq!(failure.code, ErrorCode::Conflict);
+        assert!(failure.message.contains("2 of its 3"), "{}", failure.message);
+        for id in there {
+            assert!(failure.message.contains(&id.to_string()), "{}", failure.message);
+        }
+    }
 }

@@ -36,7 +36,7 @@ impl PortsApi for Node {
 /// Why nothing changed about who may reach ports.
 fn of_ports(error: &PortsError) -> Failure {
     match error {
-        PortsError::Full(_) => failure::told(ErrorCode::Conflict, error),
+        PortsError::Full(_) | PortsError::Unknown => failure::told(ErrorCode::Conflict, error),
         PortsError::Stopping => failure::told(ErrorCode::Stopping, error),
         PortsError::Store(StoreError::DiskFull) => failure::told(ErrorCode::DiskFull, error),
         PortsError::Store(_) | PortsError::Token(_) => {

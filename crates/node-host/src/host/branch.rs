@@ -42,6 +42,7 @@ impl Host {
             ..spec
         };
         let dir = self.place(SnapshotId::from_bits(bits()?))?;
+        let begun = self.snapshots.begin(facts.template.clone(), facts.size);
         let (kept, held_us) = self.branch(parent, dir).await?;
         let mut unfinished = Unfinished::default();
         let mut waits = Vec::with_capacity(count);
@@ -50,6 +51,8 @@ impl Host {
             unfinished.0.push(handle);
             waits.push(ready);
         }
+        // Its children count from here on.
+        drop(begun);
         for ready in waits {
             ready.await.map_err(|_| CreateError::Stopping)??;
         }
@@ -67,8 +70,9 @@ impl Host {
         let dir = self.place(id)?;
         let mut removal = Removal::of(dir.clone());
         fs::create_dir(&dir).map_err(|source| failed(&dir, source))?;
-        sandbox.branch(dir.clone()).await?;
         let facts = sandbox.facts();
+        let begun = self.snapshots.begin(facts.template.clone(), facts.size);
+        sandbox.branch(dir.clone()).await?;
         let facts = SnapshotFacts {
             id,
             project: facts.project,
@@ -83,7 +87,11 @@ impl Host {
         // From here on it is either kept or removed by whoever keeps it.
         removal.disarm();
         let snapshots = Arc::clone(&self.snapshots);
-        let keeping = self.around.tasks.spawn_blocking(move || snapshots.keep(facts));
+        let keeping = self.around.tasks.spawn_blocking(move || {
+            let kept = snapshots.keep(facts);
+            drop(begun);
+            kept
+        });
         let kept = keeping.await.map_err(|_| CreateError::Stopping)?;
         Ok(kept.map_err(|source| failed(&dir, source))?)
     }

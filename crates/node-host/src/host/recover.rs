@@ -5,7 +5,8 @@
 //!
 //! | remembered | files | machine | then |
 //! |---|---|---|---|
-//! | being made | | | nobody was told of it: all of it is removed |
+//! | being made | of a machine, unusable | | nobody was told of it: all of it is removed |
+//! | being made | paused | | served before, which was not written down: is paused |
 //! | failed | | | stays so |
 //! | | paused | | is paused; a machine that had not begun to run yet is ended |
 //! | | of a machine | there | runs on |
@@ -62,7 +63,9 @@ enum Left {
 
 const fn fate(remembered: StoredState, files: Left, machine: bool) -> Fate {
     match (remembered, files, machine) {
-        (StoredState::Creating, _, _) => Fate::Forgotten,
+        // Nothing is paused that did not serve.
+        (StoredState::Creating, Left::PausedSandbox, _) => Fate::Paused,
+        (StoredState::Creating, Left::Machine | Left::Nothing, _) => Fate::Forgotten,
         (StoredState::Failed, _, _) => Fate::Failed,
         (StoredState::Running | StoredState::Paused, Left::Nothing, _) => Fate::Unusable,
         (StoredState::Running | StoredState::Paused, Left::PausedSandbox, _) => Fate::Paused,
@@ -310,11 +313,20 @@ mod test {
 
     #[test]
     fn what_nobody_was_told_of_is_forgotten_and_a_failure_stays_one() {
-        for files in [Left::Machine, Left::PausedSandbox, Left::Nothing] {
-            for machine in [true, false] {
+        for machine in [true, false] {
+            for files in [Left::Machine, Left::Nothing] {
                 assert_eq!(fate(StoredState::Creating, files, machine), Fate::Forgotten);
+            }
+            for files in [Left::Machine, Left::PausedSandbox, Left::Nothing] {
                 assert_eq!(fate(StoredState::Failed, files, machine), Fate::Failed);
             }
+        }
+    }
+
+    #[test]
+    fn a_paused_sandbox_is_not_removed_because_it_was_not_remembered_that_it_served() {
+        for machine in [true, false] {
+            assert_eq!(fate(StoredState::Creating, Left::PausedSandbox, machine), Fate::Paused);
         }
     }
 

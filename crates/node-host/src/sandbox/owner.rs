@@ -106,6 +106,7 @@ pub(crate) fn own<R: Send + 'static>(
         lease: Lease::default(),
         ends_at_ms: None,
         control: None,
+        unsaved: None,
     };
     let (mut process, mut files, mut new) = (None, None, None);
     let mut ports = PortsRule::default();
@@ -456,11 +457,13 @@ impl Owner {
     async fn remember(&self, state: StoredState) {
         let reason = self.view.borrow().reason.clone();
         let stored = self.around.store.sandbox_set_state(self.facts.id, state, reason).await;
+        let stored = stored.map_err(Arc::new);
+        self.view.send_modify(|view| view.unsaved = stored.as_ref().err().map(Arc::clone));
         self.complain(stored);
     }
 
     /// A sandbox goes on when it cannot be written down; the next start removes what is left.
-    fn complain(&self, stored: Result<(), StoreError>) {
+    fn complain(&self, stored: Result<(), impl std::error::Error + 'static>) {
         if let Err(error) = stored {
             tracing::error!(sandbox = %self.facts.id, "{}", Chain(&error));
         }

@@ -21,6 +21,9 @@ pub enum PortsError {
     /// There was no randomness for a token.
     #[error("make a token for the sandbox")]
     Token(#[source] MachineError),
+    /// It is not remembered, and its ports not with it.
+    #[error("the sandbox is still being made, or is being destroyed; ask again when it runs")]
+    Unknown,
     /// It could not be written down.
     #[error("remember who may reach the sandbox's ports")]
     Store(#[source] StoreError),
@@ -81,7 +84,9 @@ impl Ports {
         change(&mut rule)?;
         if rule != before {
             let row = PortsRow { id, token: *token.as_bytes(), public: rule.public.clone() };
-            store.ports_set(row).await.map_err(PortsError::Store)?;
+            if !store.ports_set(row).await.map_err(PortsError::Store)? {
+                return Err(PortsError::Unknown);
+            }
             self.0.rule.send_replace(rule);
         }
         Ok(token)
@@ -131,7 +136,46 @@ impl SandboxHandle {
 
 #[cfg(test)]
 mod test {
+    use base_types::{ProjectId, Size};
+    use node_store::{LeaseRow, SandboxRow, StoredState};
+
     use super::*;
+
+    fn row(id: SandboxId) -> SandboxRow {
+        SandboxRow {
+            id,
+            project: ProjectId::DEFAULT,
+            name: None,
+            template: "agent".parse().unwrap(),
+            size: Size::Nano,
+            state: StoredState::Creating,
+            created_at_ms: 1,
+            reason: None,
+            env: [].into(),
+            times: String::new(),
+            metadata: [].into(),
+            snapshot: None,
+            lease: LeaseRow::default(),
+            errand: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn ports_of_a_sandbox_that_is_not_remembered_yet_do_not_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("node.db")).unwrap();
+        let ports = Ports::new(PortsRule::default());
+        let id = SandboxId::from_bits(1);
+        for refused in
+            [ports.set(id, &store, 80, true).await, ports.token(id, &store).await.map(drop)]
+        {
+            assert!(matches!(refused, Err(PortsError::Unknown)), "{refused:?}");
+            assert_eq!(ports.rule(), PortsRule::default());
+        }
+        store.sandbox_insert(row(id)).await.unwrap();
+        ports.set(id, &store, 80, true).await.unwrap();
+        assert_eq!(ports.rule().public, [80].into());
+    }
 
     #[tokio::test]
     async fn what_changes_is_remembered_before_it_holds() {
@@ -139,6 +183,7 @@ mod test {
         let store = Store::open(&dir.path().join("node.db")).unwrap();
         let ports = Ports::new(PortsRule::default());
         let id = SandboxId::from_bits(1);
+        store.sandbox_insert(row(id)).await.unwrap();
         assert_eq!(ports.rule().token, None);
         let token = ports.token(id, &store).await.unwrap();
         ports.set(id, &store, 8000, true).await.unwrap();
@@ -150,7 +195,9 @@ mod test {
         assert_eq!(ports.rule(), PortsRule { public: [].into(), ..rule });
         // Another sandbox has another one.
         let other = Ports::new(PortsRule::default());
-        assert_ne!(other.token(SandboxId::from_bits(2), &store).await.unwrap(), token);
+        let id = SandboxId::from_bits(2);
+        store.sandbox_insert(row(id)).await.unwrap();
+        assert_ne!(other.token(id, &store).await.unwrap(), token);
     }
 
     #[tokio::test]
@@ -159,6 +206,7 @@ mod test {
         let store = Store::open(&dir.path().join("node.db")).unwrap();
         let ports = Ports::new(PortsRule::default());
         let id = SandboxId::from_bits(1);
+        store.sandbox_insert(row(id)).await.unwrap();
         let most = u16::try_from(PUBLIC_PORTS_MAX).unwrap();
         for port in 1..=most {
             ports.set(id, &store, port, true).await.unwrap();

@@ -84,3 +84,21 @@ fn a_damaged_snapshot_is_not_shown_and_not_thrown_away() {
     assert_eq!(again.list(), []);
     assert!(again.place(id).join("state-0").exists());
 }
+
+#[test]
+fn a_snapshot_in_the_making_stands_on_its_template_before_it_is_listed() {
+    let parent = tempfile::tempdir().unwrap();
+    let snapshots = Arc::new(Snapshots::open(parent.path().to_owned()).unwrap());
+    let count = |size| snapshots.count_of(&"agent".parse().unwrap(), size);
+    let begin = || snapshots.begin("agent".parse().unwrap(), Size::Nano);
+    let (begun, other) = (begin(), begin());
+    assert_eq!((count(Size::Nano), count(Size::Micro)), (2, 0));
+    drop(other);
+    assert_eq!(count(Size::Nano), 1);
+    write_moment(&snapshots, 1);
+    snapshots.keep(facts(1)).unwrap();
+    drop(begun);
+    assert_eq!(count(Size::Nano), 1);
+    assert!(snapshots.delete(SnapshotId::from_bits(1)).unwrap());
+    assert_eq!(count(Size::Nano), 0);
+}

@@ -14,7 +14,8 @@ use crate::daemon::{Daemon, client_with, post_once, request};
 use crate::left::{sandboxes, until, vmms};
 
 /// Asks `path` for the same thing of a daemon that dies of it and twice of the next one, which must give
-/// one answer. Of what is made in part it must name the parts, and leave them to whoever asks. Returns the next daemon and the answer.
+/// one answer; before that, it may name what is made in part, which must work until it is killed. Returns
+/// the next daemon and the answer.
 async fn ask_thrice(
     step: &str,
     path: &str,
