@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::Duration;
 
-use api_node::{CreateSandbox, CreateSnapshot, Fork};
+use api_node::{CreateSandbox, CreateSnapshot, Fork, SandboxState};
 use base_types::SandboxId;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::{sleep, timeout};
 
-use crate::daemon::{Daemon, request};
+use crate::daemon::{Daemon, PATIENCE, log_text, request};
 use crate::full::free_bytes;
-use crate::left::until_nothing;
+use crate::left::{moments, until, until_nothing, vmms};
 
 /// More than a machine could have overlays.
 const STEPS: u32 = 40;
@@ -183,4 +186,81 @@ pub(crate) async fn a_sandbox_adopted_in_the_middle_of_a_merge() {
         until_nothing().await;
         daemon.stop().await;
     }
+}
+
+/// Begins a fork that has overlays merged before, and holds the process that does it in the middle of
+/// it. The client that asked leaves when what is returned is dropped.
+async fn held_in_a_merge<'d>(
+    daemon: &'d Daemon,
+    id: SandboxId,
+) -> (impl Future<Output = ()> + 'd, Pid) {
+    let before = vmms();
+    let mut forking = Box::pin(async move {
+        let forked = daemon.client.sandbox_fork(id, &Fork { count: 1, name: None }).await;
+        println!("forked: {forked:?}");
+    });
+    let merging = async {
+        loop {
+            if let Some(pid) = vmms().into_iter().find(|pid| !before.contains(pid)) {
+                return Pid::from_raw(pid).unwrap();
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let pid = tokio::select! {
+        pid = timeout(PATIENCE, merging) => pid.unwrap(),
+        () = &mut forking => panic!("no merge was seen"),
+    };
+    kill_process(pid, Signal::STOP).unwrap();
+    (forking, pid)
+}
+
+pub(crate) async fn a_client_that_leaves_and_a_stop_in_the_middle_of_a_merge() {
+    let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+    let id = daemon.sandbox().await;
+    for number in 0..UNMERGED {
+        change(&daemon, id, number).await;
+        let kept = daemon.client.snapshot_create(id, &CreateSnapshot::default()).await.unwrap();
+        daemon.client.snapshot_delete(kept.id).await.unwrap();
+    }
+    // Whoever asked is gone, and the place its fork was to be made in.
+    let (forking, pid) = held_in_a_merge(&daemon, id).await;
+    drop(forking);
+    until("moments", 0, || moments().len()).await;
+    kill_process(pid, Signal::CONT).unwrap();
+    for _ in 0..2 {
+        let fork = Fork { count: 1, name: None };
+        let child = daemon.client.sandbox_fork(id, &fork).await.unwrap().sandboxes.remove(0).id;
+        check(&daemon, child, UNMERGED - 1).await;
+        daemon.kill_sandbox(child).await;
+    }
+    assert!(overlays(id) <= OVERLAYS_MAX);
+
+    // A daemon that stops does not wait for it, and what is paused stays.
+    let mut last = UNMERGED;
+    change(&daemon, id, last).await;
+    while overlays(id) < OVERLAYS_MAX {
+        let kept = daemon.client.snapshot_create(id, &CreateSnapshot::default()).await.unwrap();
+        daemon.client.snapshot_delete(kept.id).await.unwrap();
+        last += 1;
+        change(&daemon, id, last).await;
+    }
+    daemon.client.sandbox_pause(id).await.unwrap();
+    let before = overlays(id);
+    let (forking, _) = held_in_a_merge(&daemon, id).await;
+    drop(forking);
+    daemon.leave().await;
+    assert!(!log_text().contains("are not gone"), "{}", log_text());
+    until("VMM processes", 0, || vmms().len()).await;
+    assert_eq!(overlays(id), before);
+
+    let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+    assert_eq!(daemon.client.sandbox_get(id).await.unwrap().state, SandboxState::Paused);
+    check(&daemon, id, last).await;
+    let kept = daemon.client.snapshot_create(id, &CreateSnapshot::default()).await.unwrap();
+    assert!(overlays(id) < before, "{} overlays", overlays(id));
+    daemon.client.snapshot_delete(kept.id).await.unwrap();
+    daemon.kill_sandbox(id).await;
+    until_nothing().await;
+    daemon.stop().await;
 }

@@ -102,13 +102,18 @@ impl Daemon {
         assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "{}", log_text());
     }
 
-    /// Ends it as its user would, and checks that it ended well.
-    pub(crate) async fn stop(mut self) {
+    /// Ends it as its user would, and checks that it ended well and left nothing.
+    pub(crate) async fn stop(self) {
+        self.leave().await;
+        crate::left::until_nothing().await;
+    }
+
+    /// Ends it as its user would, and checks that it ended well. What is paused stays.
+    pub(crate) async fn leave(mut self) {
         let pid = self.pid();
         rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::TERM).unwrap();
         let status = timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap();
         assert!(status.success(), "{status}: {}", log_text());
-        crate::left::until_nothing().await;
     }
 
     pub(crate) fn pid(&self) -> i32 {

@@ -71,6 +71,7 @@ const SCENARIOS: &[Scenario] = scenarios![
     neighbours::a_disk_filler_beside_a_quiet_sandbox,
     chains::a_long_chain_of_forks_and_snapshots,
     chains::a_sandbox_adopted_in_the_middle_of_a_merge,
+    chains::a_client_that_leaves_and_a_stop_in_the_middle_of_a_merge,
     broken::a_damaged_snapshot,
     broken::a_damaged_image,
     broken::a_kernel_that_panics,
