@@ -58,9 +58,10 @@ pub(super) async fn run(measure: &Measure, place: &Place, args: &Bench) -> Resul
     bench.creates(args, &mut report).await?;
     let id = bench.create(args).await?.0;
     bench.runs(id, args.runs, &mut report).await?;
+    // Before big files went through its memory, all of which a fork writes.
+    bench.forks(id, &mut report).await?;
     bench.transfers(id, &mut report).await?;
     bench.first_bytes(id, args.runs, &mut report).await?;
-    bench.forks(id, &mut report).await?;
     measure.kill(id).await?;
     if args.alive > 0 {
         report.streams = Some(bench.streams(args).await?);
