@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::build::{self, Build};
 use crate::exec::{Commands, of_guest, size_of_guest};
 use crate::view::sandbox;
-use crate::{failure, lifecycle, measure, process, quota, seen, system, watch};
+use crate::{agent, failure, lifecycle, measure, process, quota, seen, system, watch};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -76,12 +76,7 @@ impl Node {
     where
         F: Future<Output = Result<T, GuestError>>,
     {
-        let sandbox = self.sandbox(id)?;
-        let agent = sandbox.connect().await.map_err(|error| failure::of_ask(&error))?;
-        match request(agent).await {
-            Ok(answer) => Ok(answer),
-            Err(error) => Err(failure::of_broken(&sandbox, error).await),
-        }
+        agent::ask(&self.sandbox(id)?, request).await
     }
 
     pub(crate) async fn simple(&self, id: SandboxId, request: Request) -> Result<(), Failure> {

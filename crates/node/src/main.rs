@@ -1,6 +1,7 @@
 //! `sandflared`: the node daemon. Settings, wiring and HTTP; what it does to the machine is in
 //! `node-host`.
 
+mod agent;
 mod api;
 mod build;
 mod exec;

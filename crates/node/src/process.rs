@@ -10,20 +10,17 @@ use api_node::{
 };
 use futures_util::{StreamExt, stream};
 use node_host::{
-    AttachBody, AttachEvent, AttachReader, ExecEvent as GuestEvent, ExecInput, GuestError, Phase,
+    AttachBody, AttachEvent, AttachReader, ExecEvent as GuestEvent, ExecInput, GuestError,
     SandboxHandle,
 };
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 
+use crate::agent::{self, Resumes};
 use crate::exec::{EXIT_LOST, code_and_signal, exit, now_us, size_of_guest};
-use crate::failure;
 
 /// LIMIT: input of one line that waits for the connection to the guest; the caller waits then too.
 const INPUTS_PENDING_MAX: usize = 4;
-/// LIMIT: how often a broken connection to a guest that still answers is made again before anything
-/// comes over it. A snapshot taken of a running sandbox breaks it once.
-const RESUMES_MAX: u32 = 3;
 
 /// A process, as the API shows it.
 pub(crate) fn shown(process: GuestProcess) -> Process {
@@ -67,8 +64,16 @@ pub(crate) async fn line(
     let inputs = Arc::new(Mutex::new(inputs));
     let passing = Passing::begin(inputs.clone(), guest);
     let last_seq = query.after;
-    let line =
-        Line { sandbox, process, reader, inputs, passing, last_seq, resumes: 0, over: false };
+    let line = Line {
+        sandbox,
+        process,
+        reader,
+        inputs,
+        passing,
+        last_seq,
+        resumes: Resumes::default(),
+        over: false,
+    };
     Ok(ProcessLine { events: stream::unfold(line, Line::next).boxed(), input })
 }
 
@@ -77,11 +82,8 @@ async fn attach(
     process: ProcessId,
     after: Option<u64>,
 ) -> Result<(AttachReader, ExecInput), Failure> {
-    let connection = sandbox.connect().await.map_err(|error| failure::of_ask(&error))?;
-    match connection.attach(process.0, after).await {
-        Ok((_, reader, input)) => Ok((reader, input)),
-        Err(error) => Err(failure::of_broken(sandbox, error).await),
-    }
+    let attached = agent::ask(sandbox, |agent| agent.attach(process.0, after)).await;
+    attached.map(|(_, reader, input)| (reader, input))
 }
 
 type Inputs = Arc<Mutex<mpsc::Receiver<ProcessInput>>>;
@@ -95,8 +97,7 @@ struct Line {
     passing: Passing,
     /// Of the last event that was passed on.
     last_seq: Option<u64>,
-    /// Connections made since then.
-    resumes: u32,
+    resumes: Resumes,
     over: bool,
 }
 
@@ -135,36 +136,27 @@ impl Line {
             AttachBody::Dropped(events) => ExecBody::Dropped { events },
         };
         self.last_seq = Some(seq);
-        self.resumes = 0;
+        self.resumes.came();
         (seq, u64::try_from(at_ns / 1000).unwrap_or_default(), body)
     }
 
     /// Connects again where the sandbox runs and only the connection is gone, as after a snapshot:
     /// nothing is missed by that. Otherwise the last event.
     async fn resume(&mut self, error: GuestError) -> Option<ExecBody> {
-        let broken =
-            matches!(error, GuestError::Closed | GuestError::Io(_) | GuestError::Unopened(_));
-        let failure = if broken
-            && self.resumes < RESUMES_MAX
-            && matches!(self.sandbox.view().phase, Phase::Running)
-        {
-            self.resumes += 1;
-            match attach(&self.sandbox, self.process, self.last_seq).await {
-                Ok((reader, guest)) => {
-                    self.reader = reader;
-                    self.passing = Passing::begin(self.inputs.clone(), guest);
-                    return None;
-                }
-                Err(failure) => failure,
-            }
-        } else if matches!(self.sandbox.view().phase, Phase::Pausing | Phase::Paused) {
+        let attached = attach(&self.sandbox, self.process, self.last_seq);
+        let paused = || {
             let message = format!("the sandbox was paused; process {} is kept", self.process);
             Failure::new(ErrorCode::Conflict, message)
                 .with_hint("follow it again, with `after`, which resumes the sandbox")
-        } else {
-            failure::of_broken(&self.sandbox, error).await
         };
-        Some(ExecBody::Error { failure, exit_code: EXIT_LOST })
+        match self.resumes.again(&self.sandbox, error, attached, paused).await {
+            Ok((reader, guest)) => {
+                self.reader = reader;
+                self.passing = Passing::begin(self.inputs.clone(), guest);
+                None
+            }
+            Err(failure) => Some(ExecBody::Error { failure, exit_code: EXIT_LOST }),
+        }
     }
 }
 

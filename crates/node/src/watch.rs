@@ -3,14 +3,11 @@
 use api_guest::{Change, ChangeKind, Watch};
 use api_node::{ErrorCode, EventStream, Failure, WatchBody, WatchEvent, WatchQuery};
 use futures_util::{StreamExt, stream};
-use node_host::{GuestError, Phase, SandboxHandle, WatchReader};
+use node_host::{GuestError, SandboxHandle, WatchReader};
 
+use crate::agent::{self, Resumes};
 use crate::exec::now_us;
-use crate::{failure, files};
-
-/// LIMIT: how often a broken connection to a guest that still answers is made again before anything
-/// comes over it; more often, the guest is not well.
-const RESUMES_MAX: u32 = 3;
+use crate::files;
 
 /// Watches a directory.
 pub(crate) async fn watch(
@@ -18,21 +15,15 @@ pub(crate) async fn watch(
     query: WatchQuery,
 ) -> Result<EventStream<WatchEvent>, Failure> {
     let reader = open(&sandbox, &query).await?;
-    let watching = Watching { sandbox, query, reader, seq: 0, resumes: 0, over: false };
+    let watching =
+        Watching { sandbox, query, reader, seq: 0, resumes: Resumes::default(), over: false };
     Ok(stream::unfold(watching, Watching::next).boxed())
 }
 
 async fn open(sandbox: &SandboxHandle, query: &WatchQuery) -> Result<WatchReader, Failure> {
-    let agent = sandbox.connect().await.map_err(|error| failure::of_ask(&error))?;
     let watch = Watch { path: query.path.clone(), recursive: query.recursive };
-    let opened = async {
-        let user = files::not_root(query.user.clone());
-        agent.with_rights_of(user).await?.watch(watch).await
-    };
-    match opened.await {
-        Ok(reader) => Ok(reader),
-        Err(error) => Err(failure::of_broken(sandbox, error).await),
-    }
+    let user = files::not_root(query.user.clone());
+    agent::ask(sandbox, async |agent| agent.with_rights_of(user).await?.watch(watch).await).await
 }
 
 /// A watch, as a stream of events.
@@ -42,8 +33,7 @@ struct Watching {
     reader: WatchReader,
     /// Of the next event.
     seq: u64,
-    /// Connections made since the last change.
-    resumes: u32,
+    resumes: Resumes,
     over: bool,
 }
 
@@ -57,7 +47,7 @@ impl Watching {
         } else {
             match self.reader.next().await {
                 Ok(change) => {
-                    self.resumes = 0;
+                    self.resumes.came();
                     let ts = u64::try_from(change.at_ns / 1000).unwrap_or_default();
                     (ts, told(&self.query.path, change))
                 }
@@ -72,28 +62,21 @@ impl Watching {
     /// Watches again where the sandbox runs and only the connection is gone. What happened meanwhile was
     /// not noticed. Otherwise the last event.
     async fn resume(&mut self, error: GuestError) -> WatchBody {
-        let broken =
-            matches!(error, GuestError::Closed | GuestError::Io(_) | GuestError::Unopened(_));
-        let failure = if broken
-            && self.resumes < RESUMES_MAX
-            && matches!(self.sandbox.view().phase, Phase::Running)
-        {
-            self.resumes += 1;
-            match open(&self.sandbox, &self.query).await {
-                Ok(reader) => {
-                    self.reader = reader;
-                    return WatchBody::Overflow;
-                }
-                Err(failure) => failure,
-            }
-        } else if matches!(self.sandbox.view().phase, Phase::Pausing | Phase::Paused) {
+        let opened = open(&self.sandbox, &self.query);
+        let paused = || {
             Failure::new(ErrorCode::Conflict, "the sandbox was paused, which ended the watch")
                 .with_hint("watch again, which resumes the sandbox")
-        } else {
-            failure::of_broken(&self.sandbox, error).await
         };
-        self.over = true;
-        WatchBody::Error { failure }
+        match self.resumes.again(&self.sandbox, error, opened, paused).await {
+            Ok(reader) => {
+                self.reader = reader;
+                WatchBody::Overflow
+            }
+            Err(failure) => {
+                self.over = true;
+                WatchBody::Error { failure }
+            }
+        }
     }
 }
 
