@@ -96,9 +96,9 @@ pub(crate) enum Command {
     Completions(Completions),
 }
 
-/// What a command is run with.
+/// As whom, where and with which variables something is run in a sandbox.
 #[derive(Debug, ClapArgs)]
-pub(crate) struct Process {
+pub(crate) struct Surroundings {
     /// Set a variable; without `=VALUE`, to what it is here. May be repeated.
     #[arg(short = 'e', long = "env", value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<String>,
@@ -108,6 +108,13 @@ pub(crate) struct Process {
     /// User in the sandbox [default: agent].
     #[arg(short = 'u', long)]
     pub(crate) user: Option<String>,
+}
+
+/// What a command is run with.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Process {
+    #[command(flatten)]
+    pub(crate) surroundings: Surroundings,
     /// Kill the command after this long, such as 30s, 500ms or 5m; sandflare then exits with 124.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(crate) timeout: Option<Duration>,

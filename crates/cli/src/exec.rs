@@ -14,7 +14,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use crate::args::{Exec, Process, Run, Shell};
+use crate::args::{Exec, Process, Run, Shell, Surroundings};
 use crate::complaint::{End, SIGNAL_BASE, TIMED_OUT, advise};
 use crate::duration::shown;
 use crate::signals::Signals;
@@ -94,10 +94,10 @@ pub(crate) async fn exec(client: &Client, args: Exec) -> Result<End> {
 /// `sandflare shell`
 pub(crate) async fn shell(client: &Client, args: Shell) -> Result<End> {
     let mut signals = Signals::take()?;
-    let Shell { env, workdir, user, id } = args;
+    let Shell { surroundings, id } = args;
     // Which shell is the user's is known in the sandbox.
     let argv = ["sh", "-c", "exec \"${SHELL:-/bin/sh}\" -l"].map(str::to_owned).into();
-    let process = Process { env, workdir, user, timeout: None, stdin: true, argv };
+    let process = Process { surroundings, timeout: None, stdin: true, argv };
     terminal::session(client, id, request(&process)?, &mut signals).await
 }
 
@@ -117,11 +117,12 @@ pub(crate) fn variables(given: &[String]) -> Result<BTreeMap<String, String>> {
 }
 
 fn request(process: &Process) -> Result<ExecRequest> {
+    let Surroundings { env, workdir, user } = &process.surroundings;
     Ok(ExecRequest {
         argv: process.argv.clone(),
-        env: variables(&process.env)?,
-        cwd: process.workdir.clone(),
-        user: process.user.clone(),
+        env: variables(env)?,
+        cwd: workdir.clone(),
+        user: user.clone(),
         time_limit_ms: process.timeout.map(|timeout| {
             u64::try_from(timeout.as_millis()).expect("the parser allows at most a day")
         }),

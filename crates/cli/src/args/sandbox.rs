@@ -4,7 +4,7 @@ use api_node::{FORK_COUNT_MAX, OnTimeout};
 use base_types::{SandboxId, Size, SnapshotId, TemplateName};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
-use super::{Format, Process};
+use super::{Format, Process, Surroundings};
 use crate::cp::Place as CopyPlace;
 use crate::duration::parse_lifetime;
 
@@ -246,15 +246,8 @@ Example:
 It is the user's login shell, on a terminal that is this one. `exit`, or Ctrl-D, ends it; the sandbox
 stays. Exit codes are those of `sandflare run`.")]
 pub(crate) struct Shell {
-    /// Set a variable; without `=VALUE`, to what it is here. May be repeated.
-    #[arg(short = 'e', long = "env", value_name = "NAME[=VALUE]")]
-    pub(crate) env: Vec<String>,
-    /// Working directory.
-    #[arg(short = 'w', long, value_name = "DIR")]
-    pub(crate) workdir: Option<String>,
-    /// User in the sandbox [default: agent].
-    #[arg(short = 'u', long)]
-    pub(crate) user: Option<String>,
+    #[command(flatten)]
+    pub(crate) surroundings: Surroundings,
     /// The sandbox.
     pub(crate) id: SandboxId,
 }
