@@ -32,6 +32,9 @@ pub const DATA_DIR: &str = "/data";
 /// Where the images disk is mounted inside.
 pub const IMAGES_DIR: &str = "/images";
 
+/// Where the monitor of microVMs is inside, if it is brought along.
+pub const VMM: &str = "/bin/sandflare-vmm";
+
 /// The address of the portable host in QEMU's user network.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 

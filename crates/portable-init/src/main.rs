@@ -1,6 +1,7 @@
 //! PID 1 of the portable host: makes a usable Linux out of a kernel and an initrd, runs one program (the node
 //! daemon), starts it again when it crashes, and powers off when it has ended.
 
+mod awake;
 mod disks;
 mod group;
 mod kernel_log;
@@ -47,5 +48,6 @@ fn run() -> Result<()> {
     settings::apply();
     network::configure()?;
     disks::mount()?;
+    let _awake = awake::keep()?;
     supervise::run(&boot)
 }

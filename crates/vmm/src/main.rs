@@ -1,7 +1,7 @@
 //! `sandflare-vmm`: one microVM per process.
 //!
 //! Started by `sandflared`, never by hand, except for `probe` and `floor`, which ask what this
-//! machine's KVM can do.
+//! machine's KVM can do. The portable host runs `hold`.
 
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
@@ -17,6 +17,7 @@ Usage:
   sandflare-vmm machine --uid UID --gid GID   run one machine (started by sandflared)
   sandflare-vmm probe [--json]                can this machine's KVM run Linux?
   sandflare-vmm floor [--runs N] [--json]     what an empty virtual machine costs here
+  sandflare-vmm hold                          keep KVM awake until standard input ends
   sandflare-vmm --version
 ";
 
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         },
         "probe" => vmm_probe::probe_command(rest),
         "floor" => vmm_probe::floor_command(rest),
+        "hold" => vmm_probe::hold_command(rest),
         "--version" => {
             println!("sandflare-vmm {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
