@@ -41,6 +41,62 @@ impl Check for AuditQuery {
     }
 }
 
+/// What the audit log is held against.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "server", into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
+pub struct AuditVerifyQuery {
+    /// A place the log must still have: the `head` of an earlier answer, noted elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", param(pattern = "^[0-9]{1,18}:[0-9a-f]{64}$"))]
+    pub head: Option<String>,
+}
+
+impl Check for AuditVerifyQuery {
+    fn check(&self) -> Result<(), Refused> {
+        let is_place = |head: &str| {
+            head.split_once(':').is_some_and(|(index, hash)| {
+                (1..=18).contains(&index.len())
+                    && index.bytes().all(|b| b.is_ascii_digit())
+                    && hash.len() == 64
+                    && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+            })
+        };
+        match &self.head {
+            Some(head) if !is_place(head) => {
+                refuse("`head` must be INDEX:HASH, as an earlier answer has it")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What every line of the audit log says, held against the one before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct AuditVerified {
+    /// Whether every line is there and as it was written.
+    pub whole: bool,
+    /// How many entries that is, up to the first that is not.
+    pub entries: u64,
+    /// Index of the first of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<u64>,
+    /// Index of the last of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<u64>,
+    /// The last of them as INDEX:HASH, when all are whole: what to note elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<String>,
+    /// Bytes of an entry at the end that is being written now.
+    #[serde(default)]
+    pub torn_bytes: u64,
+    /// What is wrong, and with which line of which file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+}
+
 /// One entry of the audit log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]

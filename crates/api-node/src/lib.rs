@@ -34,7 +34,9 @@ pub use access::{
     ANSWER_KEPT_MS, Caller, CreateKey, CreateProject, CreatedKey, Errand, Key, KeyList,
     NAME_BYTES_MAX, Project, ProjectList, QUOTA_MAX, Quota, Role, Usage, Used,
 };
-pub use audit::{AUDIT_LIMIT_MAX, AuditEntry, AuditList, AuditQuery};
+pub use audit::{
+    AUDIT_LIMIT_MAX, AuditEntry, AuditList, AuditQuery, AuditVerified, AuditVerifyQuery,
+};
 pub use check::{Check, Refused};
 pub use failure::{ErrorCode, Failure};
 pub use file::{

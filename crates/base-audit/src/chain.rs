@@ -87,6 +87,28 @@ pub struct Link {
     pub hash: Hash,
 }
 
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.index, self.hash)
+    }
+}
+
+/// A text that is no place in a log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not INDEX:HASH, as a verification of the log gives it")]
+pub struct ParseLinkError(String);
+
+impl FromStr for Link {
+    type Err = ParseLinkError;
+
+    fn from_str(text: &str) -> Result<Self, ParseLinkError> {
+        let wrong = || ParseLinkError(text.to_owned());
+        let (index, hash) = text.split_once(':').ok_or_else(wrong)?;
+        let index = index.parse().map_err(|_| wrong())?;
+        Ok(Self { index, hash: hash.parse().map_err(|_| wrong())? })
+    }
+}
+
 /// One line of a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {

@@ -17,7 +17,7 @@ mod files;
 mod line;
 mod verify;
 
-pub use chain::{Chain, Fault, Hash, Link, ParseHashError, Record, seal};
+pub use chain::{Chain, Fault, Hash, Link, ParseHashError, ParseLinkError, Record, seal};
 pub use files::{HEAD_FILE, Head, HeadError, Segment, read_head, segment_name, segments};
 pub use line::{Line, Lines};
 pub use verify::{Verified, VerifyError, verify_file, verify_log};

@@ -79,6 +79,19 @@ pub enum VerifyError {
     },
 }
 
+impl VerifyError {
+    /// How many entries of a log are as they were written, up to what is wrong; 0 when nothing could
+    /// be looked at.
+    pub const fn entries_before(&self) -> u64 {
+        match self {
+            Self::Bad { index, .. } | Self::TornWithin { index, .. } => *index,
+            Self::FileMissing { expected, .. } => *expected,
+            Self::Shortened { next, .. } => *next,
+            Self::Head(_) | Self::NoLog(_) | Self::Name(_) | Self::Read { .. } => 0,
+        }
+    }
+}
+
 /// Checks every line of the log in `dir`, from its first. `noted` is a place somebody noted
 /// elsewhere: the log must still have it.
 pub fn verify_log(dir: &Path, noted: Option<Link>) -> Result<Verified, VerifyError> {

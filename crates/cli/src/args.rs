@@ -289,17 +289,19 @@ pub(crate) struct AuditLog {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
 Examples:
-  sandflare audit verify /var/lib/sandflare/audit
+  sandflare audit verify                                              the node's own, by the node
+  sandflare audit verify /var/lib/sandflare/audit                     files that are here
   sandflare audit verify /var/lib/sandflare/audit --head 1207:9f2c…   a head noted earlier, elsewhere
   sandflare audit verify audit-00000000000000000000.jsonl             one file alone
 
 Who may write the files could write all of them anew, hashes included. Only a head that was noted
 elsewhere (this command prints it) shows that.")]
 pub(crate) struct AuditVerify {
-    /// The log's directory (`audit` in the node's data), or one file of it.
-    pub(crate) path: PathBuf,
+    /// The log's directory (`audit` in the node's data), or one file of it, verified here. Without it the
+    /// node is asked, which verifies its own.
+    pub(crate) path: Option<PathBuf>,
     /// A place the log must still have.
-    #[arg(long, value_name = "INDEX:HASH", value_parser = crate::audit::parse_head)]
+    #[arg(long, value_name = "INDEX:HASH", value_parser = clap::value_parser!(base_audit::Link))]
     pub(crate) head: Option<base_audit::Link>,
     #[command(flatten)]
     pub(crate) format: Format,

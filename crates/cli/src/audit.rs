@@ -1,13 +1,12 @@
-//! The audit log: read through the node, verified where its files are.
+//! The audit log: read through the node, verified by it or where its files are.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use api_node::{AuditEntry, AuditQuery};
+use api_node::{AuditEntry, AuditQuery, AuditVerified, AuditVerifyQuery};
 use base_audit::{Link, Verified, verify_file, verify_log};
 use client::Client;
-use serde::Serialize;
 
 use crate::args::{AuditCommand, AuditLog, AuditVerify};
 use crate::complaint::{End, advise};
@@ -17,9 +16,7 @@ use crate::table::{columns, print, print_json};
 pub(crate) async fn audit(client: &Client, command: AuditCommand) -> Result<End> {
     match command {
         AuditCommand::Log(log) => entries(client, &log).await,
-        AuditCommand::Verify(verify) => {
-            tokio::task::spawn_blocking(move || check(&verify)).await.context("verify the log")?
-        }
+        AuditCommand::Verify(args) => verify(client, args).await,
     }
 }
 
@@ -72,45 +69,52 @@ fn utc(time_ms: u64) -> String {
     format!("{year}-{month:02}-{day_of_month:02} {hour:02}:{minute:02}:{second:02}")
 }
 
-/// What `audit verify -o json` prints.
-#[derive(Serialize)]
-struct Report {
-    whole: bool,
-    entries: u64,
-    head: Option<String>,
-    torn_bytes: u64,
-    fault: Option<String>,
-}
-
-fn check(args: &AuditVerify) -> Result<End> {
-    let path = args.path.as_path();
-    let verified = if path.is_dir() { verify_log(path, args.head) } else { alone(path, args)? };
-    let report = match &verified {
-        Ok(Verified { entries, last, torn_bytes }) => Report {
-            whole: true,
-            entries: *entries,
-            head: last.map(|link| head_text(&link)),
-            torn_bytes: *torn_bytes,
-            fault: None,
-        },
-        Err(error) => Report {
-            whole: false,
-            entries: 0,
-            head: None,
-            torn_bytes: 0,
-            fault: Some(base_types::Chain(error).to_string()),
-        },
+async fn verify(client: &Client, args: AuditVerify) -> Result<End> {
+    let found = match args.path.clone() {
+        None => {
+            let query = AuditVerifyQuery { head: args.head.map(|link| link.to_string()) };
+            client.audit_verify(&query).await?
+        }
+        Some(path) => {
+            let checking = tokio::task::spawn_blocking(move || check(&path, args.head));
+            checking.await.context("verify the log")??
+        }
     };
     if args.format.is_json() {
-        print_json(&report)?;
+        print_json(&found)?;
     } else {
-        print(&text(&report))?;
+        print(&text(&found))?;
     }
-    Ok(if report.whole { End::Done } else { End::No })
+    Ok(if found.whole { End::Done } else { End::No })
 }
 
-fn alone(path: &Path, args: &AuditVerify) -> Result<Result<Verified, base_audit::VerifyError>> {
-    if args.head.is_some() {
+fn check(path: &Path, head: Option<Link>) -> Result<AuditVerified> {
+    let verified = if path.is_dir() { verify_log(path, head) } else { alone(path, head)? };
+    Ok(match verified {
+        Ok(Verified { entries, last, torn_bytes }) => AuditVerified {
+            whole: true,
+            entries,
+            first: last.map(|link| (link.index + 1).saturating_sub(entries)),
+            last: last.map(|link| link.index),
+            head: last.map(|link| link.to_string()),
+            torn_bytes,
+            fault: None,
+        },
+        // Of a file alone it is not known here which its first entry was.
+        Err(error) => AuditVerified {
+            whole: false,
+            entries: if path.is_dir() { error.entries_before() } else { 0 },
+            first: None,
+            last: None,
+            head: None,
+            torn_bytes: 0,
+            fault: Some(base_types::Chain(&error).to_string()),
+        },
+    })
+}
+
+fn alone(path: &Path, head: Option<Link>) -> Result<Result<Verified, base_audit::VerifyError>> {
+    if head.is_some() {
         return Err(advise(
             "a head is compared with a whole log, and this is one file",
             "give the directory, or leave out --head",
@@ -119,11 +123,7 @@ fn alone(path: &Path, args: &AuditVerify) -> Result<Result<Verified, base_audit:
     Ok(verify_file(path))
 }
 
-fn head_text(link: &Link) -> String {
-    format!("{}:{}", link.index, link.hash)
-}
-
-fn text(report: &Report) -> String {
+fn text(report: &AuditVerified) -> String {
     if let Some(fault) = &report.fault {
         return format!("changed: {fault}\n");
     }
@@ -141,14 +141,6 @@ fn text(report: &Report) -> String {
     text
 }
 
-/// A head as `audit verify` prints it, `INDEX:HASH`.
-pub(crate) fn parse_head(text: &str) -> Result<Link, String> {
-    let wrong = || format!("`{text}` is not INDEX:HASH, as `sandflare audit verify` prints it");
-    let (index, hash) = text.split_once(':').ok_or_else(wrong)?;
-    let index = index.parse().map_err(|_| wrong())?;
-    Ok(Link { index, hash: hash.parse().map_err(|_| wrong())? })
-}
-
 #[cfg(test)]
 mod test {
     use std::fs;
@@ -156,7 +148,6 @@ mod test {
     use base_audit::{Event, HEAD_FILE, Head, seal, segment_name};
 
     use super::*;
-    use crate::args::Format;
 
     #[test]
     fn times_are_those_of_the_calendar() {
@@ -168,16 +159,7 @@ mod test {
     }
 
     #[test]
-    fn a_head_is_read_back_as_it_is_printed() {
-        let link = seal(&Event::default(), None).1;
-        assert_eq!(parse_head(&head_text(&link)), Ok(link));
-        for wrong in ["", "1", "1:", ":00", "x:00", "1:zz"] {
-            assert!(parse_head(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_whole_log_is_an_end_and_a_changed_one_a_no() {
+    fn a_log_here_is_whole_or_the_changed_line_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let (mut line, link) = seal(&Event { action: "x".into(), ..Event::default() }, None);
         line.push(b'\n');
@@ -185,12 +167,14 @@ mod test {
         fs::write(&file, &line).unwrap();
         let head = serde_json::to_vec(&Head::from(link)).unwrap();
         fs::write(dir.path().join(HEAD_FILE), head).unwrap();
-        let args = |head| AuditVerify { path: dir.path().into(), head, format: Format::default() };
-        assert_eq!(check(&args(Some(link))).unwrap(), End::Done);
-        let other = Link { index: 7, ..link };
-        assert_eq!(check(&args(Some(other))).unwrap(), End::No);
+        let found = check(dir.path(), Some(link)).unwrap();
+        assert!(found.whole && found.entries == 1, "{found:?}");
+        assert_eq!((found.first, found.last), (Some(0), Some(0)));
+        assert_eq!(found.head.unwrap().parse(), Ok(link));
+        assert!(!check(dir.path(), Some(Link { index: 7, ..link })).unwrap().whole);
         fs::write(&file, String::from_utf8(line).unwrap().replace("\"x\"", "\"y\"")).unwrap();
-        assert_eq!(check(&args(None)).unwrap(), End::No);
-        assert!(check(&AuditVerify { path: file, ..args(Some(link)) }).is_err());
+        let found = check(dir.path(), None).unwrap();
+        assert!(!found.whole && found.fault.unwrap().contains("line 1 (entry 0)"));
+        assert!(check(&file, Some(link)).is_err());
     }
 }

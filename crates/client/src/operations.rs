@@ -1,11 +1,11 @@
 use std::time::Duration;
 
 use api_node::{
-    AuditList, AuditQuery, BuildEvent, ColdBoot, ColdBootQuery, CreateSandbox, CreateSnapshot,
-    ExecEvent, ExecRequest, Failure, Floor, FloorQuery, Fork, Forked, Health, LIST_LIMIT_MAX,
-    LogsQuery, Measure, Measured, Node, PREFIX, ProcessId, Sandbox, SandboxList, SandboxListQuery,
-    SandboxStats, SetTimeout, SignalRequest, Snapshot, SnapshotList, StdinQuery, Template,
-    TemplateList,
+    AuditList, AuditQuery, AuditVerified, AuditVerifyQuery, BuildEvent, ColdBoot, ColdBootQuery,
+    CreateSandbox, CreateSnapshot, ExecEvent, ExecRequest, Failure, Floor, FloorQuery, Fork,
+    Forked, Health, LIST_LIMIT_MAX, LogsQuery, Measure, Measured, Node, PREFIX, ProcessId, Sandbox,
+    SandboxList, SandboxListQuery, SandboxStats, SetTimeout, SignalRequest, Snapshot, SnapshotList,
+    StdinQuery, Template, TemplateList,
 };
 use base_types::{SandboxId, Size, SnapshotId, TemplateName};
 use bytes::Bytes;
@@ -157,6 +157,14 @@ impl Client {
     ) -> Result<String, ClientError> {
         let response = self.send(self.of(id, Method::GET, "/logs").query(&query)).await?;
         Ok(String::from_utf8_lossy(&self.whole(response).await?).into_owned())
+    }
+
+    /// Has the node check every line of its audit log.
+    pub async fn audit_verify(
+        &self,
+        query: &AuditVerifyQuery,
+    ) -> Result<AuditVerified, ClientError> {
+        self.answer(self.ask(Method::GET, "/audit/verify").query(query)).await
     }
 
     /// Entries of the audit log.

@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::time::Duration;
 
-use base_audit::{Event, HeadError, Link};
+use base_audit::{Event, HeadError, Link, Verified, VerifyError, verify_log};
 use tokio::sync::oneshot;
 
 pub use page::{Page, PageError};
@@ -156,6 +156,12 @@ impl AuditLog {
     /// The entries after `after` (or the newest ones), at most `limit`. Blocks on reading files.
     pub fn page(&self, after: Option<u64>, limit: usize) -> Result<Page, PageError> {
         page::read(&self.dir, after, limit)
+    }
+
+    /// Checks every line from the first on, as it is on disk now; what is written meanwhile may or may
+    /// not be among them. `noted` is a place somebody noted elsewhere. Blocks on reading files.
+    pub fn verify(&self, noted: Option<Link>) -> Result<Verified, VerifyError> {
+        verify_log(&self.dir, noted)
     }
 
     fn ask(&self, ask: Ask) -> Result<(), AppendError> {

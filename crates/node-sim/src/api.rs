@@ -2,15 +2,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api_node::{
-    AuditList, AuditQuery, BuildBody, BuildEvent, ByteRange, ByteStream, Caller, ColdBoot,
-    ColdBootQuery, CreateSandbox, CreateSnapshot, DataUsage, DirectoryList, ErrorCode, EventStream,
-    EventsQuery, ExecBody, ExecEvent, ExecRequest, Failure, FileContent, FileEntry, FileQuery,
-    FileWriteQuery, Floor, FloorQuery, Fork, Forked, Health, Kvm, KvmKind, LogsQuery,
-    MakeDirectory, Measure, Measured, MemoryUsage, MoveFile, Node, NodeApi, Pool, Process,
-    ProcessId, ProcessLine, ProcessList, PtySize, RemoveQuery, Sandbox, SandboxList,
-    SandboxListQuery, SandboxState, SandboxStats, SetTimeout, Snapshot, SnapshotList, SpawnRequest,
-    Spread, Template, TemplateList, TemplateState, UnpackQuery, UploadStream, Used, WatchEvent,
-    WatchQuery,
+    AuditList, AuditQuery, AuditVerified, AuditVerifyQuery, BuildBody, BuildEvent, ByteRange,
+    ByteStream, Caller, ColdBoot, ColdBootQuery, CreateSandbox, CreateSnapshot, DataUsage,
+    DirectoryList, ErrorCode, EventStream, EventsQuery, ExecBody, ExecEvent, ExecRequest, Failure,
+    FileContent, FileEntry, FileQuery, FileWriteQuery, Floor, FloorQuery, Fork, Forked, Health,
+    Kvm, KvmKind, LogsQuery, MakeDirectory, Measure, Measured, MemoryUsage, MoveFile, Node,
+    NodeApi, Pool, Process, ProcessId, ProcessLine, ProcessList, PtySize, RemoveQuery, Sandbox,
+    SandboxList, SandboxListQuery, SandboxState, SandboxStats, SetTimeout, Snapshot, SnapshotList,
+    SpawnRequest, Spread, Template, TemplateList, TemplateState, UnpackQuery, UploadStream, Used,
+    WatchEvent, WatchQuery,
 };
 use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use bytes::Bytes;
@@ -208,6 +208,10 @@ impl NodeApi for SimNode {
 
     async fn audit_list(&self, query: AuditQuery) -> Result<AuditList, Failure> {
         self.witness()?.audit_list(query).await
+    }
+
+    async fn audit_verify(&self, query: AuditVerifyQuery) -> Result<AuditVerified, Failure> {
+        self.witness()?.audit_verify(query).await
     }
 
     async fn sandbox_get(&self, id: SandboxId) -> Result<Sandbox, Failure> {

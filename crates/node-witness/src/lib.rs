@@ -14,11 +14,15 @@ mod see;
 
 use std::sync::Arc;
 
-use api_node::{AuditEntry, AuditList, AuditQuery, ErrorCode, Failure};
+use api_node::{
+    AuditEntry, AuditList, AuditQuery, AuditVerified, AuditVerifyQuery, ErrorCode, Failure,
+};
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use base_audit::{Event, Record};
+use base_audit::{Event, Link, Record, VerifyError};
+use base_types::Chain;
 use node_audit::AuditLog;
+use tokio::sync::Mutex;
 
 pub use metrics::{Gauges, Metrics};
 
@@ -37,6 +41,8 @@ pub struct Witness {
     metrics: Metrics,
     operations: Operations,
     refusals: Refusals,
+    /// LIMIT: one verification at once; each reads all of the log, and others wait for it.
+    verifying: Arc<Mutex<()>>,
     now_ms: fn() -> u64,
 }
 
@@ -48,6 +54,7 @@ impl Witness {
             metrics: Metrics::new(),
             operations: Operations::of(&api_node::openapi()),
             refusals: Refusals::default(),
+            verifying: Arc::default(),
             now_ms,
         })
     }
@@ -80,9 +87,57 @@ impl Witness {
         })?;
         let page = page.map_err(|error| {
             Failure::because(ErrorCode::Internal, "the audit log could not be read", &error)
-                .with_hint("`sandflare audit verify` on the node says what is wrong with it")
+                .with_hint("`sandflare audit verify` says what is wrong with it")
         })?;
         Ok(AuditList { entries: page.entries.into_iter().map(entry).collect(), more: page.more })
+    }
+
+    /// What every line of the log says, from the first on.
+    ///
+    /// # Errors
+    ///
+    /// When its files cannot be read. That they were changed is an answer.
+    pub async fn audit_verify(&self, query: AuditVerifyQuery) -> Result<AuditVerified, Failure> {
+        let noted =
+            query.head.map(|head| head.parse::<Link>()).transpose().map_err(|error| {
+                Failure::new(ErrorCode::InvalidRequest, format!("`head`: {error}"))
+            })?;
+        // The lock goes with the work: that goes on when whoever asked has left.
+        let (log, alone) = (self.log.clone(), self.verifying.clone().lock_owned().await);
+        let verified = tokio::task::spawn_blocking(move || {
+            let _alone = alone;
+            log.verify(noted)
+        });
+        let verified = verified.await.map_err(|error| {
+            Failure::because(ErrorCode::Internal, "the audit log could not be read", &error)
+        })?;
+        match verified {
+            Ok(found) => Ok(AuditVerified {
+                whole: true,
+                entries: found.entries,
+                first: found.last.map(|_| 0),
+                last: found.last.map(|link| link.index),
+                head: found.last.map(|link| link.to_string()),
+                torn_bytes: found.torn_bytes,
+                fault: None,
+            }),
+            Err(error @ VerifyError::Read { .. }) => {
+                let message = "the audit log could not be read";
+                Err(Failure::because(ErrorCode::Internal, message, &error))
+            }
+            Err(error) => {
+                let entries = error.entries_before();
+                Ok(AuditVerified {
+                    whole: false,
+                    entries,
+                    first: (entries > 0).then_some(0),
+                    last: entries.checked_sub(1),
+                    head: None,
+                    torn_bytes: 0,
+                    fault: Some(Chain(&error).to_string()),
+                })
+            }
+        }
     }
 
     /// Writes down what the node did to `object` by itself.

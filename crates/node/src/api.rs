@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use api_guest::{Remove, Request};
 use api_node::{
-    AuditList, AuditQuery, BuildEvent, ByteRange, ByteStream, Caller, ColdBoot, ColdBootQuery,
-    CreateSandbox, CreateSnapshot, DirectoryList, EventStream, EventsQuery, ExecEvent, ExecRequest,
-    Failure, FileContent, FileEntry, FileQuery, FileWriteQuery, Floor, FloorPhase, FloorQuery,
-    Fork, Forked, Health, LogsQuery, MakeDirectory, Measure, Measured, MemoryPath, MoveFile,
-    NodeApi, Process, ProcessId, ProcessLine, ProcessList, PtySize, Quota, RemoveQuery, Sandbox,
-    SandboxList, SandboxListQuery, SandboxStats, SetTimeout, Snapshot, SnapshotList, SpawnRequest,
-    Template, TemplateList, UnpackQuery, UploadStream, Used, WatchEvent, WatchQuery,
+    AuditList, AuditQuery, AuditVerified, AuditVerifyQuery, BuildEvent, ByteRange, ByteStream,
+    Caller, ColdBoot, ColdBootQuery, CreateSandbox, CreateSnapshot, DirectoryList, EventStream,
+    EventsQuery, ExecEvent, ExecRequest, Failure, FileContent, FileEntry, FileQuery,
+    FileWriteQuery, Floor, FloorPhase, FloorQuery, Fork, Forked, Health, LogsQuery, MakeDirectory,
+    Measure, Measured, MemoryPath, MoveFile, NodeApi, Process, ProcessId, ProcessLine, ProcessList,
+    PtySize, Quota, RemoveQuery, Sandbox, SandboxList, SandboxListQuery, SandboxStats, SetTimeout,
+    Snapshot, SnapshotList, SpawnRequest, Template, TemplateList, UnpackQuery, UploadStream, Used,
+    WatchEvent, WatchQuery,
 };
 use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use bytes::Bytes;
@@ -225,6 +226,10 @@ impl NodeApi for Node {
 
     async fn audit_list(&self, query: AuditQuery) -> Result<AuditList, Failure> {
         self.witness.audit_list(query).await
+    }
+
+    async fn audit_verify(&self, query: AuditVerifyQuery) -> Result<AuditVerified, Failure> {
+        self.witness.audit_verify(query).await
     }
 
     async fn sandbox_get(&self, id: SandboxId) -> Result<Sandbox, Failure> {

@@ -8,12 +8,13 @@ use tokio::sync::mpsc;
 
 use crate::server::port::PortsApi;
 use crate::{
-    AuditList, AuditQuery, BuildEvent, ByteRange, Caller, ColdBoot, ColdBootQuery, CreateSandbox,
-    CreateSnapshot, DirectoryList, ErrorCode, EventsQuery, ExecEvent, ExecRequest, Extent, Failure,
-    FileEntry, FileQuery, FileWriteQuery, Floor, FloorQuery, Fork, Forked, Health, LogsQuery,
-    MakeDirectory, Measure, Measured, MoveFile, Node, Process, ProcessId, ProcessList, PtySize,
-    RemoveQuery, Sandbox, SandboxList, SandboxListQuery, SandboxStats, SetTimeout, Snapshot,
-    SnapshotList, SpawnRequest, Template, TemplateList, UnpackQuery, Used, WatchEvent, WatchQuery,
+    AuditList, AuditQuery, AuditVerified, AuditVerifyQuery, BuildEvent, ByteRange, Caller,
+    ColdBoot, ColdBootQuery, CreateSandbox, CreateSnapshot, DirectoryList, ErrorCode, EventsQuery,
+    ExecEvent, ExecRequest, Extent, Failure, FileEntry, FileQuery, FileWriteQuery, Floor,
+    FloorQuery, Fork, Forked, Health, LogsQuery, MakeDirectory, Measure, Measured, MoveFile, Node,
+    Process, ProcessId, ProcessList, PtySize, RemoveQuery, Sandbox, SandboxList, SandboxListQuery,
+    SandboxStats, SetTimeout, Snapshot, SnapshotList, SpawnRequest, Template, TemplateList,
+    UnpackQuery, Used, WatchEvent, WatchQuery,
 };
 
 /// Events as they happen. Dropped when the client is gone.
@@ -120,6 +121,12 @@ pub trait NodeApi: PortsApi {
         &self,
         query: AuditQuery,
     ) -> impl Future<Output = Result<AuditList, Failure>> + Send;
+
+    /// Checks every line of the audit log.
+    fn audit_verify(
+        &self,
+        query: AuditVerifyQuery,
+    ) -> impl Future<Output = Result<AuditVerified, Failure>> + Send;
 
     /// Measures the machine's floor, now.
     fn node_floor(&self, query: FloorQuery) -> impl Future<Output = Result<Floor, Failure>> + Send;

@@ -8,13 +8,14 @@ use crate::server::api::{
     ByteStream, EventStream, FileContent, NodeApi, ProcessLine, UploadStream,
 };
 use crate::{
-    AuditList, AuditQuery, BuildEvent, ByteRange, Caller, ColdBoot, ColdBootQuery, CreateKey,
-    CreateProject, CreateSandbox, CreateSnapshot, CreatedKey, DirectoryList, EventsQuery,
-    ExecEvent, ExecRequest, Failure, FileEntry, FileQuery, FileWriteQuery, Floor, FloorQuery, Fork,
-    Forked, Health, KeyList, LogsQuery, MakeDirectory, Measure, Measured, MoveFile, Node, Process,
-    ProcessId, ProcessList, Project, ProjectList, PtySize, Quota, RemoveQuery, Sandbox,
-    SandboxList, SandboxListQuery, SandboxStats, SetTimeout, Snapshot, SnapshotList, SpawnRequest,
-    Template, TemplateList, UnpackQuery, Used, WatchEvent, WatchQuery,
+    AuditList, AuditQuery, AuditVerified, AuditVerifyQuery, BuildEvent, ByteRange, Caller,
+    ColdBoot, ColdBootQuery, CreateKey, CreateProject, CreateSandbox, CreateSnapshot, CreatedKey,
+    DirectoryList, EventsQuery, ExecEvent, ExecRequest, Failure, FileEntry, FileQuery,
+    FileWriteQuery, Floor, FloorQuery, Fork, Forked, Health, KeyList, LogsQuery, MakeDirectory,
+    Measure, Measured, MoveFile, Node, Process, ProcessId, ProcessList, Project, ProjectList,
+    PtySize, Quota, RemoveQuery, Sandbox, SandboxList, SandboxListQuery, SandboxStats, SetTimeout,
+    Snapshot, SnapshotList, SpawnRequest, Template, TemplateList, UnpackQuery, Used, WatchEvent,
+    WatchQuery,
 };
 
 pub(crate) enum Nobody {}
@@ -85,6 +86,10 @@ impl NodeApi for Nobody {
     }
 
     async fn audit_list(&self, _: AuditQuery) -> Result<AuditList, Failure> {
+        match *self {}
+    }
+
+    async fn audit_verify(&self, _: AuditVerifyQuery) -> Result<AuditVerified, Failure> {
         match *self {}
     }
 

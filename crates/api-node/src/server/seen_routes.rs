@@ -12,7 +12,9 @@ use utoipa_axum::routes;
 
 use crate::server::api::NodeApi;
 use crate::server::extract::{Params, Places, parse};
-use crate::{AuditList, AuditQuery, Failure, LogsQuery, METRICS_TYPE};
+use crate::{
+    AuditList, AuditQuery, AuditVerified, AuditVerifyQuery, Failure, LogsQuery, METRICS_TYPE,
+};
 
 /// End of a sandbox's console
 ///
@@ -35,7 +37,7 @@ async fn sandbox_logs<A: NodeApi>(
 
 /// Entries of the audit log
 ///
-/// The newest ones, or those after a place. `sandflare audit verify` checks the files themselves.
+/// The newest ones, or those after a place.
 #[utoipa::path(get, path = "/v1/audit", tag = "audit", params(AuditQuery),
     responses((status = 200, description = "The entries", body = AuditList), Failure))]
 async fn audit_list<A: NodeApi>(
@@ -45,12 +47,30 @@ async fn audit_list<A: NodeApi>(
     api.audit_list(query).await.map(Json)
 }
 
+/// Verify the audit log
+///
+/// The node reads every line again, from the first on: one that was edited, removed, inserted or moved
+/// shows, and `fault` names it. Whoever may write the node's files could make all of them anew, so note
+/// `head` elsewhere and give it with the next question. An answer about a log that was changed is a
+/// success too; `whole` says so.
+#[utoipa::path(get, path = "/v1/audit/verify", tag = "audit", params(AuditVerifyQuery),
+    responses((status = 200, description = "What was found", body = AuditVerified), Failure))]
+async fn audit_verify<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Params(query): Params<AuditVerifyQuery>,
+) -> Result<Json<AuditVerified>, Failure> {
+    api.audit_verify(query).await.map(Json)
+}
+
 async fn metrics<A: NodeApi>(State(api): State<Arc<A>>) -> Result<impl IntoResponse, Failure> {
     Ok(([(CONTENT_TYPE, METRICS_TYPE)], api.metrics().await?))
 }
 
 pub(crate) fn routes<A: NodeApi>() -> OpenApiRouter<Arc<A>> {
-    OpenApiRouter::new().routes(routes!(sandbox_logs)).routes(routes!(audit_list))
+    OpenApiRouter::new()
+        .routes(routes!(sandbox_logs))
+        .routes(routes!(audit_list))
+        .routes(routes!(audit_verify))
 }
 
 /// `/metrics`, which is no part of the API: its path and form are Prometheus's.

@@ -70,6 +70,17 @@ impl Log {
 }
 
 #[test]
+fn a_place_is_read_back_as_it_is_written() {
+    let (_, links) = lines(3);
+    for link in links {
+        assert_eq!(link.to_string().parse(), Ok(link));
+    }
+    for wrong in ["", "1", "1:", ":00", "x:00", "1:zz"] {
+        assert!(wrong.parse::<Link>().is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn a_log_as_it_was_written_is_whole() {
     let (lines, links) = lines(10);
     for per_file in [1, 3, 10, 11] {

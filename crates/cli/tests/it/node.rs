@@ -219,3 +219,27 @@ async fn doctor_answers_in_a_stable_form() {
     let ready = report["ready"].as_bool().unwrap();
     assert_eq!(output.status.code(), Some(i32::from(!ready)));
 }
+
+#[tokio::test]
+async fn the_node_verifies_its_log_and_so_does_whoever_has_the_files() {
+    let sandflare = Sandflare::new().await;
+    let made = sandflare.output(&["create", "--name", "a"]).await;
+    assert!(made.status.success());
+    let asked = sandflare.output(&["audit", "verify"]).await;
+    let said = String::from_utf8_lossy(&asked.stdout).into_owned();
+    assert!(asked.status.success() && said.starts_with("whole: 2 entries\nhead:  1:"), "{said}");
+    let head = said.rsplit_once("head:  ").unwrap().1.trim();
+    let dir = sandflare.served.audit_dir();
+    let here = sandflare.output(&["audit", "verify", dir.to_str().unwrap(), "--head", head]).await;
+    assert_eq!(String::from_utf8_lossy(&here.stdout), said);
+    let asked = sandflare.output(&["audit", "verify", "--head", head, "-o", "json"]).await;
+    let report: serde_json::Value = serde_json::from_slice(&asked.stdout).unwrap();
+    assert_eq!((&report["whole"], &report["first"]), (&true.into(), &0.into()), "{report}");
+    let file = dir.join("audit-00000000000000000000.jsonl");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("sandbox_create", "sandbox_delete")).unwrap();
+    let asked = sandflare.output(&["audit", "verify"]).await;
+    let said = String::from_utf8_lossy(&asked.stdout).into_owned();
+    assert_eq!(asked.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("changed: ") && said.contains("line 2 (entry 1)"), "{said}");
+}

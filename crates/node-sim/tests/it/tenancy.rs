@@ -31,6 +31,7 @@ const ROWS: &[(&str, Gets)] = &[
     ("get /v1/node/floor", Gets::Refused),
     ("post /v1/node/cold-boot", Gets::Refused),
     ("get /v1/audit", Gets::Refused),
+    ("get /v1/audit/verify", Gets::Refused),
     ("get /v1/projects", Gets::Refused),
     ("post /v1/projects", Gets::Refused),
     ("delete /v1/projects/{id}", Gets::Refused),

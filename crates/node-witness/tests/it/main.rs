@@ -1,6 +1,7 @@
 //! What is seen of the requests of a node, over HTTP.
 
 mod unwritable;
+mod verified;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
