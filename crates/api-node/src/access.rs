@@ -84,6 +84,8 @@ pub struct Quota {
     pub disk_mib: u64,
     /// Sandboxes asked for within any minute.
     pub creates_per_minute: u64,
+    /// Snapshots that are kept.
+    pub snapshots: u64,
 }
 
 impl Default for Quota {
@@ -95,6 +97,7 @@ impl Default for Quota {
             memory_mib: 20 * 1024,
             disk_mib: 50 * 1024,
             creates_per_minute: 120,
+            snapshots: 100,
         }
     }
 }
@@ -114,6 +117,8 @@ pub struct Used {
     pub disk_mib: u64,
     /// Sandboxes asked for within the last minute.
     pub creates_per_minute: u64,
+    /// Snapshots that are kept.
+    pub snapshots: u64,
 }
 
 /// What a project may use and what it uses.
@@ -144,14 +149,7 @@ pub struct CreateProject {
 impl Check for CreateProject {
     fn check(&self) -> Result<(), Refused> {
         name(&self.name)?;
-        let Quota { sandboxes, vcpus, memory_mib, disk_mib, creates_per_minute } = self.quota;
-        if [sandboxes, vcpus, memory_mib, disk_mib, creates_per_minute]
-            .iter()
-            .any(|&figure| figure > QUOTA_MAX)
-        {
-            return refuse(format!("a figure of `quota` is over {QUOTA_MAX}"));
-        }
-        Ok(())
+        figures(&self.quota)
     }
 }
 
@@ -259,6 +257,15 @@ impl std::fmt::Debug for CreatedKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CreatedKey").field("facts", &self.facts).finish_non_exhaustive()
     }
+}
+
+fn figures(quota: &Quota) -> Result<(), Refused> {
+    let Quota { sandboxes, vcpus, memory_mib, disk_mib, creates_per_minute, snapshots } = *quota;
+    let all = [sandboxes, vcpus, memory_mib, disk_mib, creates_per_minute, snapshots];
+    if all.iter().any(|&figure| figure > QUOTA_MAX) {
+        return refuse(format!("a figure of `quota` is over {QUOTA_MAX}"));
+    }
+    Ok(())
 }
 
 fn name(name: &str) -> Result<(), Refused> {

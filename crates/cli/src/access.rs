@@ -64,6 +64,7 @@ pub(crate) async fn projects(client: &Client, command: ProjectsCommand) -> Resul
                 memory_mib,
                 disk_mib,
                 creates_per_minute,
+                snapshots,
                 format,
             } = create;
             let plan = Quota::default();
@@ -73,6 +74,7 @@ pub(crate) async fn projects(client: &Client, command: ProjectsCommand) -> Resul
                 memory_mib: memory_mib.unwrap_or(plan.memory_mib),
                 disk_mib: disk_mib.unwrap_or(plan.disk_mib),
                 creates_per_minute: creates_per_minute.unwrap_or(plan.creates_per_minute),
+                snapshots: snapshots.unwrap_or(plan.snapshots),
             };
             let made = client.project_create(&CreateProject { name, quota }).await?;
             if format.is_json() {
@@ -146,7 +148,7 @@ fn project_table(projects: &[Project]) -> String {
     let rows: Vec<_> = projects
         .iter()
         .map(|project| {
-            let Quota { sandboxes, vcpus, memory_mib, disk_mib, creates_per_minute } =
+            let Quota { sandboxes, vcpus, memory_mib, disk_mib, creates_per_minute, snapshots } =
                 project.quota;
             [
                 project.id.to_string(),
@@ -156,10 +158,20 @@ fn project_table(projects: &[Project]) -> String {
                 figure(memory_mib),
                 figure(disk_mib),
                 figure(creates_per_minute),
+                figure(snapshots),
             ]
         })
         .collect();
-    let head = ["ID", "NAME", "SANDBOXES", "VCPUS", "MEMORY MIB", "DISK MIB", "CREATES A MINUTE"];
+    let head = [
+        "ID",
+        "NAME",
+        "SANDBOXES",
+        "VCPUS",
+        "MEMORY MIB",
+        "DISK MIB",
+        "CREATES A MINUTE",
+        "SNAPSHOTS",
+    ];
     columns(head, &rows)
 }
 

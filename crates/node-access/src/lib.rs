@@ -33,6 +33,7 @@ pub const WHOLE_NODE: Quota = Quota {
     memory_mib: api_node::QUOTA_MAX,
     disk_mib: api_node::QUOTA_MAX,
     creates_per_minute: api_node::QUOTA_MAX,
+    snapshots: api_node::QUOTA_MAX,
 };
 /// What the number of creates is limited over, with the second that has begun.
 const MINUTE_MS: u64 = 61_000;
@@ -216,7 +217,7 @@ impl Access {
 /// A refusal for want of quota, as its caller sees it.
 pub fn exceeded(error: &node_quota::QuotaExceeded) -> Failure {
     Failure::new(api_node::ErrorCode::QuotaExceeded, error.to_string())
-        .with_hint("kill or wait, or ask the node's administrator for a larger quota")
+        .with_hint("kill, delete or wait, or ask the node's administrator for a larger quota")
 }
 
 pub(crate) fn written(quota: &Quota) -> String {

@@ -17,8 +17,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api_node::Errand;
+use api_node::{Errand, Quota};
 use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
+use node_quota::QuotaExceeded;
 use serde::{Deserialize, Serialize};
 
 use crate::sandbox::Moment;
@@ -90,15 +91,23 @@ struct Entry {
 pub(crate) struct Snapshots {
     dir: PathBuf,
     all: Mutex<BTreeMap<SnapshotId, Entry>>,
-    /// What the moments that are being made stand on.
-    begun: Mutex<Vec<(TemplateName, Size)>>,
+    /// The moments that are being made.
+    begun: Mutex<Vec<Standing>>,
+}
+
+/// What a moment stands on, and whose snapshot it will be, when it is to be one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Standing {
+    template: TemplateName,
+    size: Size,
+    project: Option<ProjectId>,
 }
 
 /// A moment that is being made. It counts as a snapshot until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Begun {
     snapshots: Arc<Snapshots>,
-    of: (TemplateName, Size),
+    of: Standing,
 }
 
 impl Drop for Begun {
@@ -132,21 +141,41 @@ impl Snapshots {
         Ok(Self { dir, all: Mutex::new(all), begun: Mutex::default() })
     }
 
-    fn begun(&self) -> MutexGuard<'_, Vec<(TemplateName, Size)>> {
+    fn begun(&self) -> MutexGuard<'_, Vec<Standing>> {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a moment of a sandbox of this template and size, from before it is made: that sandbox
     /// may be gone before the moment is listed.
     pub(crate) fn begin(self: &Arc<Self>, template: TemplateName, size: Size) -> Begun {
-        self.begun().push((template.clone(), size));
-        Begun { snapshots: Arc::clone(self), of: (template, size) }
+        let of = Standing { template, size, project: None };
+        self.begun().push(of.clone());
+        Begun { snapshots: Arc::clone(self), of }
+    }
+
+    /// As [`Self::begin`], for a moment that `project` is to keep, if its quota has room for it and for
+    /// those it began before. One that gets there meanwhile may count twice, and never not at all.
+    pub(crate) fn begin_kept(
+        self: &Arc<Self>,
+        project: ProjectId,
+        quota: &Quota,
+        template: TemplateName,
+        size: Size,
+    ) -> Result<Begun, QuotaExceeded> {
+        let of = Standing { template, size, project: Some(project) };
+        let mut begun = self.begun();
+        let coming = begun.iter().filter(|of| of.project == Some(project)).count();
+        let listed = self.lock().values().filter(|entry| entry.facts.project == project).count();
+        node_quota::admit_snapshot(quota, (coming + listed) as u64)?;
+        begun.push(of.clone());
+        Ok(Begun { snapshots: Arc::clone(self), of })
     }
 
     /// How many snapshots stand on a template at one size, and on the way to be such. One that gets
     /// there meanwhile may count twice, and never not at all.
     pub(crate) fn count_of(&self, template: &TemplateName, size: Size) -> usize {
-        let begun = self.begun().iter().filter(|of| (&of.0, of.1) == (template, size)).count();
+        let stands = |of: &&Standing| (&of.template, of.size) == (template, size);
+        let begun = self.begun().iter().filter(stands).count();
         let all = self.lock();
         let listed = all.values().map(|entry| (&entry.facts.template, entry.facts.size));
         begun + listed.filter(|of| *of == (template, size)).count()

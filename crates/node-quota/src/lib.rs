@@ -57,6 +57,15 @@ pub fn admit_disk(quota: &Quota, used_mib: u64) -> Result<(), QuotaExceeded> {
     within("MiB of disk", quota.disk_mib, used_mib, 1)
 }
 
+/// Whether a project that has `used` snapshots may keep another.
+///
+/// # Errors
+///
+/// When it has as many as it may.
+pub fn admit_snapshot(quota: &Quota, used: u64) -> Result<(), QuotaExceeded> {
+    within("snapshots", quota.snapshots, used, 1)
+}
+
 fn within(what: &'static str, limit: u64, used: u64, wanted: u64) -> Result<(), QuotaExceeded> {
     match used.checked_add(wanted) {
         Some(sum) if sum <= limit => Ok(()),
@@ -73,7 +82,8 @@ mod test {
     fn quota() -> impl Strategy<Value = Quota> {
         (0..12u64, 0..24u64, 0..20_000u64, 0..100u64, 0..50u64).prop_map(|figures| {
             let (sandboxes, vcpus, memory_mib, disk_mib, creates_per_minute) = figures;
-            Quota { sandboxes, vcpus, memory_mib, disk_mib, creates_per_minute }
+            let plan = Quota::default();
+            Quota { sandboxes, vcpus, memory_mib, disk_mib, creates_per_minute, ..plan }
         })
     }
 
@@ -135,9 +145,11 @@ mod test {
             let all = u64::MAX;
             let quota = Quota {
                 sandboxes: all, vcpus: all, memory_mib: all, disk_mib: all, creates_per_minute: all,
+                snapshots: all,
             };
             let _ = admit(&quota, &used, Size::Large, count);
             let _ = admit_disk(&quota, used.sandboxes);
+            let _ = admit_snapshot(&quota, used.sandboxes);
         }
     }
 
@@ -149,6 +161,9 @@ mod test {
         assert_eq!(error.to_string(), said);
         let error = admit(&Quota::default(), &used_by([Size::Large]), Size::Large, 2).unwrap_err();
         let said = "the project may have 20480 MiB of memory; it has 8192 and asked for 16384 more";
+        assert_eq!(error.to_string(), said);
+        let error = admit_snapshot(&Quota { snapshots: 2, ..Quota::default() }, 2).unwrap_err();
+        let said = "the project may have 2 snapshots; it has 2 and asked for 1 more";
         assert_eq!(error.to_string(), said);
         assert!(admit_disk(&Quota { disk_mib: 5, ..Quota::default() }, 4).is_ok());
         assert!(admit_disk(&Quota { disk_mib: 5, ..Quota::default() }, 5).is_err());

@@ -286,6 +286,7 @@ impl NodeApi for SimNode {
     ) -> Result<Snapshot, Failure> {
         let moment = self.with_sandbox(id, |sandbox| Ok(sandbox.moment()))?;
         let mut state = self.lock();
+        self.admit_snapshot(&state, moment.project)?;
         state.made += 1;
         let snapshot = Snapshot {
             id: SnapshotId::from_bits(state.made),

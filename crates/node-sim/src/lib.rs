@@ -278,7 +278,16 @@ impl SimNode {
         let state = self.lock();
         let of_project = state.sandboxes.values().filter(|sandbox| sandbox.project == project);
         let used = node_quota::used_by(of_project.map(|sandbox| sandbox.shown.size));
-        Used { creates_per_minute: creates.unwrap_or_default(), ..used }
+        let snapshots = snapshots_of(&state, project);
+        Used { creates_per_minute: creates.unwrap_or_default(), snapshots, ..used }
+    }
+
+    /// Whether a project may keep another snapshot.
+    pub(crate) fn admit_snapshot(&self, state: &State, project: ProjectId) -> Result<(), Failure> {
+        let Some(access) = self.access.get() else { return Ok(()) };
+        let quota = access.quota(project).unwrap_or_default();
+        node_quota::admit_snapshot(&quota, snapshots_of(state, project))
+            .map_err(|error| node_access::exceeded(&error))
     }
 
     /// As [`Self::with_sandbox`], for what goes on inside: it runs then.
@@ -303,6 +312,11 @@ impl SimNode {
             None => Err(Failure::no_sandbox(id)),
         }
     }
+}
+
+fn snapshots_of(state: &State, project: ProjectId) -> u64 {
+    let of_project = state.snapshots.values().filter(|(_, moment)| moment.project == project);
+    of_project.count() as u64
 }
 
 fn now_ms() -> u64 {

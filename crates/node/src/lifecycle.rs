@@ -67,8 +67,8 @@ pub(crate) async fn snapshot_create(
     if let Some(made) = made {
         return Ok(snapshot(made));
     }
-    quota::admit_snapshot(access, host, project).await?;
-    let kept = host.snapshot_create(parent, request.name, caller.errand).await;
+    let quota = quota::admit_snapshot(access, host, project).await?;
+    let kept = host.snapshot_create(parent, request.name, caller.errand, &quota).await;
     kept.map(snapshot).map_err(|error| failure::of_order(&error))
 }
 

@@ -22,14 +22,16 @@ pub(crate) async fn admit(
     Ok(quota)
 }
 
-/// Whether a project may begin something that takes disk, such as a snapshot of its sandbox.
+/// Whether a project may begin something that takes disk, such as a snapshot of its sandbox, and what
+/// it may use.
 pub(crate) async fn admit_snapshot(
     access: &Access,
     host: &Arc<Host>,
     project: ProjectId,
-) -> Result<(), Failure> {
+) -> Result<Quota, Failure> {
     let quota = access.quota(project).ok_or_else(|| failure::no_project(project))?;
-    admit_disk(host, project, &quota).await
+    admit_disk(host, project, &quota).await?;
+    Ok(quota)
 }
 
 async fn admit_disk(host: &Arc<Host>, project: ProjectId, quota: &Quota) -> Result<(), Failure> {
@@ -49,7 +51,9 @@ pub(crate) async fn used(
 ) -> Result<Used, Failure> {
     let disk_mib = disk_used_mib(host, project).await?;
     let creates_per_minute = access.creates_within_a_minute(project);
-    Ok(Used { disk_mib, creates_per_minute, ..host.used_by(project) })
+    let kept = host.snapshots().iter().filter(|facts| facts.project == project).count();
+    let snapshots = u64::try_from(kept).unwrap_or(u64::MAX);
+    Ok(Used { disk_mib, creates_per_minute, snapshots, ..host.used_by(project) })
 }
 
 async fn disk_used_mib(host: &Arc<Host>, project: ProjectId) -> Result<u64, Failure> {

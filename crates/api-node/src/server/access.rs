@@ -60,7 +60,6 @@ fn class(method: &Method, route: &str) -> Class {
         "/" | "/docs" | "/docs/style.css" | "/v1/health" | "/v1/openapi.json" => Class::Open,
         "/v1/sandboxes" | "/v1/snapshots" | "/v1/usage" => Class::Keyed,
         "/v1/templates" | "/v1/templates/{name}/{size}" if method == Method::GET => Class::Keyed,
-        "/v1/templates/{name}/{size}/build" => Class::Keyed,
         _ if under("/v1/sandboxes/{id}") => Class::Sandbox,
         _ if under("/v1/snapshots/{id}") => Class::Snapshot,
         _ => Class::Admin,
@@ -201,6 +200,8 @@ mod test {
             assert_eq!(class(&Method::GET, route), Class::Admin, "{route}");
         }
         assert_eq!(class(&Method::DELETE, "/v1/templates/{name}/{size}"), Class::Admin);
+        // A build takes a machine for a minute, and no quota counts it.
+        assert_eq!(class(&Method::POST, "/v1/templates/{name}/{size}/build"), Class::Admin);
         assert_eq!(class(&Method::GET, "/v1/sandboxes/{id}/new/{thing}"), Class::Sandbox);
         assert_eq!(class(&Method::DELETE, "/v1/sandboxes/{id}"), Class::Sandbox);
     }

@@ -117,7 +117,8 @@ async fn template_delete<A: NodeApi>(
 /// Make a template's snapshot
 ///
 /// Answers at once with a stream of events that ends with `done` or `error`. A build goes on when
-/// the caller leaves; a second caller watches the same one.
+/// the caller leaves; a second caller watches the same one. For administrators, because no quota counts
+/// it; a create makes a missing snapshot for anybody.
 #[utoipa::path(post, path = "/v1/templates/{name}/{size}/build", tag = "templates",
     params(("name" = String, Path), ("size" = String, Path)),
     responses((status = 200, description = "What happens, one event per line", body = BuildEvent,

@@ -104,6 +104,9 @@ pub(crate) struct CreateProjectArgs {
     /// Sandboxes it may ask for within a minute.
     #[arg(long)]
     pub(crate) creates_per_minute: Option<u64>,
+    /// Snapshots it may keep.
+    #[arg(long)]
+    pub(crate) snapshots: Option<u64>,
     #[command(flatten)]
     pub(crate) format: Format,
 }

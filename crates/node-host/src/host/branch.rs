@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use api_node::{ANSWER_KEPT_MS, Errand};
+use api_node::{ANSWER_KEPT_MS, Errand, Quota};
 use base_types::{ProjectId, SnapshotId};
 
 use super::Host;
@@ -59,27 +59,30 @@ impl Host {
         Ok(Forked { children: std::mem::take(&mut unfinished.0), held_us })
     }
 
-    /// Keeps one moment of `sandbox`, which goes on. Dropping the future undoes it.
+    /// Keeps one moment of `sandbox`, which goes on, if its project's `quota` has room for it. Dropping
+    /// the future undoes it.
     pub async fn snapshot_create(
         &self,
         sandbox: &SandboxHandle,
         name: Option<String>,
         errand: Option<Errand>,
+        quota: &Quota,
     ) -> Result<SnapshotFacts, OrderError> {
+        let of = sandbox.facts();
+        let begun = self.snapshots.begin_kept(of.project, quota, of.template.clone(), of.size);
+        let begun = begun.map_err(CreateError::from)?;
         let id = SnapshotId::from_bits(bits()?);
         let dir = self.place(id)?;
         let mut removal = Removal::of(dir.clone());
         fs::create_dir(&dir).map_err(|source| failed(&dir, source))?;
-        let facts = sandbox.facts();
-        let begun = self.snapshots.begin(facts.template.clone(), facts.size);
         sandbox.branch(dir.clone()).await?;
         let facts = SnapshotFacts {
             id,
-            project: facts.project,
+            project: of.project,
             name,
-            sandbox: facts.id,
-            template: facts.template.clone(),
-            size: facts.size,
+            sandbox: of.id,
+            template: of.template.clone(),
+            size: of.size,
             created_at_ms: now_ms(),
             bytes: 0,
             errand,

@@ -102,3 +102,25 @@ fn a_snapshot_in_the_making_stands_on_its_template_before_it_is_listed() {
     assert!(snapshots.delete(SnapshotId::from_bits(1)).unwrap());
     assert_eq!(count(Size::Nano), 0);
 }
+
+#[test]
+fn a_project_keeps_as_many_as_its_quota_says_those_in_the_making_with_them() {
+    let parent = tempfile::tempdir().unwrap();
+    let snapshots = Arc::new(Snapshots::open(parent.path().to_owned()).unwrap());
+    let quota = Quota { snapshots: 2, ..Quota::default() };
+    let begin =
+        |project| snapshots.begin_kept(project, &quota, "agent".parse().unwrap(), Size::Nano);
+    write_moment(&snapshots, 1);
+    let id = snapshots.keep(facts(1)).unwrap().id;
+    let begun = begin(ProjectId::DEFAULT).unwrap();
+    let refused = begin(ProjectId::DEFAULT).unwrap_err();
+    assert_eq!((refused.what, refused.used, refused.limit), ("snapshots", 2, 2));
+    // Neither another project's nor the moments of forks count.
+    drop((begin(ProjectId::from_bits(9)).unwrap(), begun));
+    let _fork = snapshots.begin("agent".parse().unwrap(), Size::Nano);
+    let begun = begin(ProjectId::DEFAULT).unwrap();
+    assert!(begin(ProjectId::DEFAULT).is_err());
+    snapshots.delete(id).unwrap();
+    assert!(begin(ProjectId::DEFAULT).is_ok());
+    drop(begun);
+}

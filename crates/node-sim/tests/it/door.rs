@@ -77,6 +77,27 @@ async fn a_project_gets_no_more_than_its_quota_and_others_still_get_theirs() {
 }
 
 #[tokio::test]
+async fn a_project_keeps_no_more_snapshots_than_its_quota_says() {
+    let world = World::new().await;
+    let quota = Quota { snapshots: 1, ..Quota::default() };
+    let key = world.key(&world.project("small", quota).await).await.secret;
+    let made = world.ask(Some(&key), &Method::POST, CREATE, Some(&json!({}))).await;
+    let path = format!("{CREATE}/{}/snapshots", made.body["id"].as_str().unwrap());
+    let keep = async || world.ask(Some(&key), &Method::POST, &path, Some(&json!({}))).await;
+    let first = keep().await;
+    assert_eq!(first.status, StatusCode::CREATED, "{first:?}");
+    let over = keep().await;
+    assert_eq!((over.status, over.code()), (StatusCode::TOO_MANY_REQUESTS, "quota_exceeded"));
+    let said = "the project may have 1 snapshots; it has 1 and asked for 1 more";
+    assert_eq!(over.body["message"], said);
+    let usage = world.ask(Some(&key), &Method::GET, "/v1/usage", None).await;
+    assert_eq!(usage.decoded::<Usage>().used.snapshots, 1);
+    let snapshot = format!("/v1/snapshots/{}", first.body["id"].as_str().unwrap());
+    world.ask(Some(&key), &Method::DELETE, &snapshot, None).await;
+    assert_eq!(keep().await.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
 async fn a_project_with_sandboxes_or_snapshots_stays() {
     let world = World::new().await;
     let project = world.project("team", Quota::default()).await;

@@ -42,7 +42,7 @@ const ROWS: &[(&str, Gets)] = &[
     ("get /v1/templates", Gets::Own),
     ("get /v1/templates/{name}/{size}", Gets::Own),
     ("delete /v1/templates/{name}/{size}", Gets::Refused),
-    ("post /v1/templates/{name}/{size}/build", Gets::Own),
+    ("post /v1/templates/{name}/{size}/build", Gets::Refused),
     ("get /v1/sandboxes", Gets::Own),
     ("post /v1/sandboxes", Gets::Own),
     ("get /v1/sandboxes/{id}", Gets::Nothing),
