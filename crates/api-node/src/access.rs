@@ -102,6 +102,46 @@ impl Default for Quota {
     }
 }
 
+/// Figures of a quota that are to be others. Those left out stay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct QuotaChange {
+    /// Sandboxes that are there, in whatever state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sandboxes: Option<u64>,
+    /// Virtual CPUs of those sandboxes together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<u64>,
+    /// Memory of those sandboxes together, in MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u64>,
+    /// Disk that those sandboxes take on the node, in MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_mib: Option<u64>,
+    /// Sandboxes asked for within any minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub creates_per_minute: Option<u64>,
+    /// Snapshots that are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<u64>,
+}
+
+impl QuotaChange {
+    /// `quota` with the figures that change.
+    pub fn applied_to(&self, quota: Quota) -> Quota {
+        let Self { sandboxes, vcpus, memory_mib, disk_mib, creates_per_minute, snapshots } = *self;
+        Quota {
+            sandboxes: sandboxes.unwrap_or(quota.sandboxes),
+            vcpus: vcpus.unwrap_or(quota.vcpus),
+            memory_mib: memory_mib.unwrap_or(quota.memory_mib),
+            disk_mib: disk_mib.unwrap_or(quota.disk_mib),
+            creates_per_minute: creates_per_minute.unwrap_or(quota.creates_per_minute),
+            snapshots: snapshots.unwrap_or(quota.snapshots),
+        }
+    }
+}
+
 /// What a project uses now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -150,6 +190,24 @@ impl Check for CreateProject {
     fn check(&self) -> Result<(), Refused> {
         name(&self.name)?;
         figures(&self.quota)
+    }
+}
+
+/// What is to be different about a project.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ChangeProject {
+    /// What it may use from now on, at least one figure.
+    pub quota: QuotaChange,
+}
+
+impl Check for ChangeProject {
+    fn check(&self) -> Result<(), Refused> {
+        if self.quota == QuotaChange::default() {
+            return refuse("`quota` has no figure: nothing would change");
+        }
+        figures(&self.quota.applied_to(Quota::default()))
     }
 }
 

@@ -31,8 +31,9 @@ mod watch;
 mod server;
 
 pub use access::{
-    ANSWER_KEPT_MS, Caller, CreateKey, CreateProject, CreatedKey, Errand, Key, KeyList,
-    NAME_BYTES_MAX, Project, ProjectList, QUOTA_MAX, Quota, Role, Usage, Used,
+    ANSWER_KEPT_MS, Caller, ChangeProject, CreateKey, CreateProject, CreatedKey, Errand, Key,
+    KeyList, NAME_BYTES_MAX, Project, ProjectList, QUOTA_MAX, Quota, QuotaChange, Role, Usage,
+    Used,
 };
 pub use audit::{
     AUDIT_LIMIT_MAX, AuditEntry, AuditList, AuditQuery, AuditVerified, AuditVerifyQuery,

@@ -3,11 +3,11 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use api_node::{CreateKey, CreateProject, Key, Project, Quota};
+use api_node::{ChangeProject, CreateKey, CreateProject, Key, Project, Quota, QuotaChange};
 use base_types::ProjectId;
 use client::Client;
 
-use crate::args::{CreateKeyArgs, CreateProjectArgs, KeysCommand, ProjectsCommand};
+use crate::args::{CreateKeyArgs, CreateProjectArgs, KeysCommand, ProjectsCommand, SetProjectArgs};
 use crate::complaint::{End, advise};
 use crate::duration::shown;
 use crate::table::{columns, print, print_json};
@@ -57,30 +57,23 @@ async fn key_create(client: &Client, create: CreateKeyArgs) -> Result<()> {
 pub(crate) async fn projects(client: &Client, command: ProjectsCommand) -> Result<End> {
     match command {
         ProjectsCommand::Create(create) => {
-            let CreateProjectArgs {
-                name,
-                sandboxes,
-                vcpus,
-                memory_mib,
-                disk_mib,
-                creates_per_minute,
-                snapshots,
-                format,
-            } = create;
-            let plan = Quota::default();
-            let quota = Quota {
-                sandboxes: sandboxes.unwrap_or(plan.sandboxes),
-                vcpus: vcpus.unwrap_or(plan.vcpus),
-                memory_mib: memory_mib.unwrap_or(plan.memory_mib),
-                disk_mib: disk_mib.unwrap_or(plan.disk_mib),
-                creates_per_minute: creates_per_minute.unwrap_or(plan.creates_per_minute),
-                snapshots: snapshots.unwrap_or(plan.snapshots),
-            };
+            let CreateProjectArgs { name, figures, format } = create;
+            let quota = QuotaChange::from(figures).applied_to(Quota::default());
             let made = client.project_create(&CreateProject { name, quota }).await?;
             if format.is_json() {
                 print_json(&made)?;
             } else {
                 print(&format!("{}\n", made.id))?;
+            }
+        }
+        ProjectsCommand::Set(SetProjectArgs { project, figures, format }) => {
+            let id = find(client, &project).await?;
+            let quota = QuotaChange::from(figures);
+            let changed = client.project_change(id, &ChangeProject { quota }).await?;
+            if format.is_json() {
+                print_json(&changed)?;
+            } else {
+                print(&project_table(&[changed]))?;
             }
         }
         ProjectsCommand::Ls(format) => {

@@ -1,6 +1,8 @@
 //! Keys and projects.
 
-use api_node::{CreateKey, CreateProject, CreatedKey, KeyList, Project, ProjectList, Usage};
+use api_node::{
+    ChangeProject, CreateKey, CreateProject, CreatedKey, KeyList, Project, ProjectList, Usage,
+};
 use base_types::{KeyId, ProjectId};
 use reqwest::Method;
 
@@ -17,6 +19,15 @@ impl Client {
     /// All projects, oldest first.
     pub async fn project_list(&self) -> Result<ProjectList, ClientError> {
         self.answer(self.ask(Method::GET, "/projects")).await
+    }
+
+    /// Changes what a project may use.
+    pub async fn project_change(
+        &self,
+        id: ProjectId,
+        request: &ChangeProject,
+    ) -> Result<Project, ClientError> {
+        self.answer(self.ask(Method::PATCH, &format!("/projects/{id}")).json(request)).await
     }
 
     /// Deletes a project that has no sandboxes, with its keys.

@@ -1,8 +1,8 @@
 //! The operations on keys and projects.
 
 use api_node::{
-    AccessApi, Begun, Caller, CreateKey, CreateProject, CreatedKey, ErrorCode, Failure,
-    Fingerprint, KeptAnswer, Key, KeyList, Project, ProjectList, Quota, Secret,
+    AccessApi, Begun, Caller, ChangeProject, CreateKey, CreateProject, CreatedKey, ErrorCode,
+    Failure, Fingerprint, KeptAnswer, Key, KeyList, Project, ProjectList, Quota, Secret,
 };
 use base_types::{KeyId, ProjectId};
 use node_store::{KeyRow, ProjectRow, StoreError};
@@ -66,6 +66,24 @@ impl AccessApi for Access {
 
     async fn project_list(&self) -> Result<ProjectList, Failure> {
         Ok(ProjectList { projects: self.inner.lock().projects() })
+    }
+
+    async fn project_change(
+        &self,
+        id: ProjectId,
+        request: ChangeProject,
+    ) -> Result<Project, Failure> {
+        // Of two changes at once neither may undo the figures of the other.
+        let _alone = self.inner.changing.lock().await;
+        let before = self.inner.lock().project(id).map(|project| project.quota);
+        let quota = request.quota.applied_to(before.ok_or_else(|| no_project(id))?);
+        let remembered = self.inner.store.project_quota(id, written(&quota)).await;
+        remembered.map_err(|error| of_store(&error))?;
+        let mut state = self.inner.lock();
+        let project = state.project_mut(id).ok_or_else(|| no_project(id))?;
+        project.quota = quota;
+        let (name, created_at_ms) = (project.name.clone(), project.created_at_ms);
+        Ok(Project { id, name, quota, created_at_ms })
     }
 
     async fn project_delete(&self, id: ProjectId) -> Result<(), Failure> {

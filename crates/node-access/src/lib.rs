@@ -14,7 +14,7 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api_node::{Failure, Quota, Role, Secret, SecretHash};
+use api_node::{Failure, Quota, QuotaChange, Role, Secret, SecretHash};
 use base_types::{KeyId, ProjectId};
 use node_store::{KeyRow, ProjectRow, Store, StoreError};
 
@@ -73,6 +73,8 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     pub(crate) wants_keys: bool,
     state: Mutex<State>,
+    /// Held from reading what a project may use until something else is remembered.
+    changing: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Debug for Access {
@@ -101,8 +103,7 @@ impl Access {
     pub async fn open(store: Store, clock: Clock, wants_keys: bool) -> Result<Self, AccessError> {
         let mut state = State::default();
         for row in store.project_list().await? {
-            let quota =
-                serde_json::from_str(&row.quota).map_err(|e| AccessError::Quota(row.id, e))?;
+            let quota = remembered(&row).map_err(|e| AccessError::Quota(row.id, e))?;
             state.project_add(&row, quota);
         }
         for row in store.key_list().await? {
@@ -126,7 +127,13 @@ impl Access {
                 project.creates.recall(at_ms);
             }
         }
-        let inner = Inner { store, clock, wants_keys, state: Mutex::new(state) };
+        let inner = Inner {
+            store,
+            clock,
+            wants_keys,
+            state: Mutex::new(state),
+            changing: tokio::sync::Mutex::default(),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -222,6 +229,14 @@ pub fn exceeded(error: &node_quota::QuotaExceeded) -> Failure {
 
 pub(crate) fn written(quota: &Quota) -> String {
     serde_json::to_string(quota).expect("a quota has only string keys")
+}
+
+/// A figure that came after the row was written is the whole node's for the project that has all, and
+/// the plan's for others.
+fn remembered(row: &ProjectRow) -> serde_json::Result<Quota> {
+    let plan = if row.id == ProjectId::DEFAULT { WHOLE_NODE } else { Quota::default() };
+    let known: QuotaChange = serde_json::from_str(&row.quota)?;
+    Ok(known.applied_to(plan))
 }
 
 pub(crate) const fn role(admin: bool) -> Role {

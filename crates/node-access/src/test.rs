@@ -1,7 +1,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use api_node::{
-    AccessApi, Begun, Caller, CreateKey, CreateProject, CreatedKey, ErrorCode, KeptAnswer,
+    AccessApi, Begun, Caller, ChangeProject, CreateKey, CreateProject, CreatedKey, ErrorCode,
+    KeptAnswer,
 };
 use tempfile::TempDir;
 
@@ -153,6 +154,54 @@ async fn a_project_goes_with_its_keys_and_its_name_is_its_own() {
     assert_eq!(past.code, ErrorCode::InvalidRequest);
     let default = access.project_delete(ProjectId::DEFAULT).await.unwrap_err();
     assert_eq!(default.code, ErrorCode::Conflict);
+}
+
+#[tokio::test]
+async fn a_quota_that_was_changed_holds_also_for_the_next_daemon() {
+    let (_, clock) = clock!();
+    let node = Node::new(clock);
+    let access = node.start().await;
+    let create = CreateProject { name: "team".into(), quota: Quota::default() };
+    let made = access.project_create(create).await.unwrap();
+    let change = |quota| ChangeProject { quota };
+    let larger = QuotaChange { sandboxes: Some(30), ..QuotaChange::default() };
+    let shorter = QuotaChange { disk_mib: Some(7), ..QuotaChange::default() };
+    let (one, other) = tokio::join!(
+        access.project_change(made.id, change(larger)),
+        access.project_change(made.id, change(shorter)),
+    );
+    let expected = Quota { sandboxes: 30, disk_mib: 7, ..Quota::default() };
+    assert!(one.is_ok() && other.is_ok());
+    assert_eq!(access.quota(made.id), Some(expected));
+    let nobody = ProjectId::from_bits(9);
+    let gone = access.project_change(nobody, change(larger)).await.unwrap_err();
+    assert_eq!(gone.code, ErrorCode::NotFound);
+    drop(access);
+    let access = node.start().await;
+    assert_eq!(access.quota(made.id), Some(expected));
+    assert_eq!(access.quota(ProjectId::DEFAULT), Some(WHOLE_NODE));
+}
+
+#[tokio::test]
+async fn a_figure_that_is_newer_than_its_row_is_the_plans() {
+    let (_, clock) = clock!();
+    let node = Node::new(clock);
+    let row = |bits, name: &str| ProjectRow {
+        id: ProjectId::from_bits(bits),
+        name: name.into(),
+        quota: r#"{"sandboxes":3}"#.into(),
+        created_at_ms: 1,
+    };
+    let store = Store::open(&node.dir.path().join("node.db")).unwrap();
+    for row in [row(0, "default"), row(5, "team")] {
+        store.project_insert(row).await.unwrap();
+    }
+    drop(store);
+    let access = node.start().await;
+    let team = access.quota(ProjectId::from_bits(5)).unwrap();
+    assert_eq!(team, Quota { sandboxes: 3, ..Quota::default() });
+    let default = access.quota(ProjectId::DEFAULT).unwrap();
+    assert_eq!(default, Quota { sandboxes: 3, ..WHOLE_NODE });
 }
 
 #[tokio::test]

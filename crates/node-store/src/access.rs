@@ -75,6 +75,16 @@ impl Store {
         })
     }
 
+    /// Remembers what a project may use from now on. One that is not there is no error.
+    pub fn project_quota(&self, id: ProjectId, quota: String) -> Waiting<()> {
+        self.work(move |connection| {
+            durably(connection, |connection| {
+                let sql = "UPDATE projects SET quota = ?2 WHERE id = ?1";
+                connection.execute(sql, params![id.to_string(), quota])
+            })
+        })
+    }
+
     /// Forgets a project, its keys and its answers.
     pub fn project_delete(&self, id: ProjectId) -> Waiting<()> {
         self.work(move |connection| {
@@ -315,11 +325,16 @@ mod test {
             store.key_insert(key(bits)).await.unwrap();
         }
         store.key_used(KeyId::from_bits(2), 55).await.unwrap();
+        for bits in [2, 9] {
+            let larger = "{\"sandboxes\":30}".to_owned();
+            store.project_quota(ProjectId::from_bits(bits), larger).await.unwrap();
+        }
         store.project_delete(ProjectId::from_bits(1)).await.unwrap();
         store.key_delete(KeyId::from_bits(1)).await.unwrap();
         drop(store);
         let store = Store::open(&path).unwrap();
-        assert_eq!(store.project_list().await.unwrap(), [project(2)]);
+        let larger = ProjectRow { quota: "{\"sandboxes\":30}".into(), ..project(2) };
+        assert_eq!(store.project_list().await.unwrap(), [larger]);
         let used = KeyRow { last_used_at_ms: Some(55), ..key(2) };
         assert_eq!(store.key_list().await.unwrap(), [used]);
     }

@@ -56,6 +56,7 @@ ASKS: list[Ask[Any]] = [
     operations.snapshot_delete("snap_1"),
     operations.project_list(),
     operations.project_create("n", {"sandboxes": 5}),
+    operations.project_change("prj_1", {"sandboxes": 5}),
     operations.project_delete("prj_1"),
     operations.key_list(),
     operations.key_create("n", "prj_1", "user", datetime.now(timezone.utc)),

@@ -4,7 +4,8 @@ use base_types::{KeyId, ProjectId};
 use bytes::Bytes;
 
 use crate::{
-    Caller, CreateKey, CreateProject, CreatedKey, Failure, KeyList, Project, ProjectList, Quota,
+    Caller, ChangeProject, CreateKey, CreateProject, CreatedKey, Failure, KeyList, Project,
+    ProjectList, Quota,
 };
 
 /// What makes two requests the same: a hash of method, path, query and body.
@@ -51,6 +52,13 @@ pub trait AccessApi: Send + Sync + 'static {
 
     /// All projects.
     fn project_list(&self) -> impl Future<Output = Result<ProjectList, Failure>> + Send;
+
+    /// Changes what a project may use. What it has beyond that stays.
+    fn project_change(
+        &self,
+        id: ProjectId,
+        request: ChangeProject,
+    ) -> impl Future<Output = Result<Project, Failure>> + Send;
 
     /// Forgets a project and its keys. The caller has made sure that it has no sandboxes and
     /// no snapshots.

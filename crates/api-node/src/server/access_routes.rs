@@ -15,8 +15,8 @@ use crate::server::api::NodeApi;
 use crate::server::extract::{JsonBody, Places, parse};
 use crate::server::seen::Noted;
 use crate::{
-    Caller, CreateKey, CreateProject, CreatedKey, ErrorCode, Failure, KeyList, Project,
-    ProjectList, Role, Usage,
+    Caller, ChangeProject, CreateKey, CreateProject, CreatedKey, ErrorCode, Failure, KeyList,
+    Project, ProjectList, QuotaChange, Usage, Used,
 };
 
 type Answer<T> = Result<Json<T>, Failure>;
@@ -41,6 +41,30 @@ async fn project_list<A: NodeApi, G: AccessApi>(
     doors.access.project_list().await.map(Json)
 }
 
+/// Change what a project may use
+///
+/// Figures that are left out stay as they are. Nothing it has is taken from it: a project that is over a
+/// figure makes nothing new until it is under it again.
+#[utoipa::path(patch, path = "/v1/projects/{id}", tag = "access",
+    params(("id" = String, Path)), request_body = ChangeProject,
+    responses((status = 200, description = "The project as it is now", body = Project), Failure))]
+async fn project_change<A: NodeApi, G: AccessApi>(
+    State(doors): State<Doors<A, G>>,
+    Places(id): Places<String>,
+    JsonBody(request): JsonBody<ChangeProject>,
+) -> Result<impl IntoResponse, Failure> {
+    let seen = Extension(Noted::detail(said(&request.quota)));
+    Ok((seen, doors.access.project_change(parse(&id)?, request).await.map(Json)?))
+}
+
+/// The figures that change, as the audit log has them.
+fn said(change: &QuotaChange) -> String {
+    let figures = serde_json::to_value(change).unwrap_or_default();
+    let figures = figures.as_object().into_iter().flatten();
+    let said: Vec<_> = figures.map(|(figure, value)| format!("{figure} {value}")).collect();
+    said.join(", ")
+}
+
 /// Delete a project
 ///
 /// Its keys stop working. Refused while it has sandboxes or snapshots.
@@ -52,9 +76,7 @@ async fn project_delete<A: NodeApi, G: AccessApi>(
     Places(id): Places<String>,
 ) -> Result<StatusCode, Failure> {
     let id: ProjectId = parse(&id)?;
-    let sandboxes = doors.api.project_used(id).await?.sandboxes;
-    let of_project = Caller { project: id, role: Role::User, ..Caller::ANYBODY };
-    let snapshots = doors.api.snapshot_list(&of_project).await?.snapshots.len();
+    let Used { sandboxes, snapshots, .. } = doors.api.project_used(id).await?;
     if sandboxes > 0 || snapshots > 0 {
         let message =
             format!("the project {id} still has {sandboxes} sandboxes and {snapshots} snapshots");
@@ -117,7 +139,7 @@ async fn usage<A: NodeApi, G: AccessApi>(
 pub(crate) fn routes<A: NodeApi, G: AccessApi>() -> OpenApiRouter<Doors<A, G>> {
     OpenApiRouter::new()
         .routes(routes!(project_create, project_list))
-        .routes(routes!(project_delete))
+        .routes(routes!(project_change, project_delete))
         .routes(routes!(key_create, key_list))
         .routes(routes!(key_delete))
         .routes(routes!(usage))

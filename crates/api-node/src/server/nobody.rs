@@ -9,13 +9,13 @@ use crate::server::api::{
 };
 use crate::{
     AuditList, AuditQuery, AuditVerified, AuditVerifyQuery, BuildEvent, ByteRange, Caller,
-    ColdBoot, ColdBootQuery, CreateKey, CreateProject, CreateSandbox, CreateSnapshot, CreatedKey,
-    DirectoryList, EventsQuery, ExecEvent, ExecRequest, Failure, FileEntry, FileQuery,
-    FileWriteQuery, Floor, FloorQuery, Fork, Forked, Health, KeyList, LogsQuery, MakeDirectory,
-    Measure, Measured, MoveFile, Node, Process, ProcessId, ProcessList, Project, ProjectList,
-    PtySize, Quota, RemoveQuery, Sandbox, SandboxList, SandboxListQuery, SandboxStats, SetTimeout,
-    Snapshot, SnapshotList, SpawnRequest, Template, TemplateList, UnpackQuery, Used, WatchEvent,
-    WatchQuery,
+    ChangeProject, ColdBoot, ColdBootQuery, CreateKey, CreateProject, CreateSandbox,
+    CreateSnapshot, CreatedKey, DirectoryList, EventsQuery, ExecEvent, ExecRequest, Failure,
+    FileEntry, FileQuery, FileWriteQuery, Floor, FloorQuery, Fork, Forked, Health, KeyList,
+    LogsQuery, MakeDirectory, Measure, Measured, MoveFile, Node, Process, ProcessId, ProcessList,
+    Project, ProjectList, PtySize, Quota, RemoveQuery, Sandbox, SandboxList, SandboxListQuery,
+    SandboxStats, SetTimeout, Snapshot, SnapshotList, SpawnRequest, Template, TemplateList,
+    UnpackQuery, Used, WatchEvent, WatchQuery,
 };
 
 pub(crate) enum Nobody {}
@@ -277,6 +277,10 @@ impl AccessApi for Nobody {
     }
 
     async fn project_list(&self) -> Result<ProjectList, Failure> {
+        match *self {}
+    }
+
+    async fn project_change(&self, _: ProjectId, _: ChangeProject) -> Result<Project, Failure> {
         match *self {}
     }
 

@@ -1,6 +1,6 @@
 //! `keys` and `projects`.
 
-use api_node::Role;
+use api_node::{QuotaChange, Role};
 use base_types::KeyId;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
@@ -74,6 +74,8 @@ fn parse_expiry(text: &str) -> Result<u32, String> {
 pub(crate) enum ProjectsCommand {
     /// Make a project and print its id.
     Create(CreateProjectArgs),
+    /// Change what a project may use.
+    Set(SetProjectArgs),
     /// List projects.
     Ls(Format),
     /// Delete projects that have no sandboxes and no snapshots, with their keys.
@@ -89,6 +91,15 @@ Figures that are left out are those of the default plan.")]
 pub(crate) struct CreateProjectArgs {
     /// Its name, which no other project has.
     pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) figures: Figures,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+/// Figures of a quota.
+#[derive(Clone, Copy, Debug, ClapArgs)]
+pub(crate) struct Figures {
     /// Sandboxes it may have at once.
     #[arg(long)]
     pub(crate) sandboxes: Option<u64>,
@@ -107,6 +118,28 @@ pub(crate) struct CreateProjectArgs {
     /// Snapshots it may keep.
     #[arg(long)]
     pub(crate) snapshots: Option<u64>,
+}
+
+impl From<Figures> for QuotaChange {
+    fn from(figures: Figures) -> Self {
+        let Figures { sandboxes, vcpus, memory_mib, disk_mib, creates_per_minute, snapshots } =
+            figures;
+        Self { sandboxes, vcpus, memory_mib, disk_mib, creates_per_minute, snapshots }
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Example:
+  sandflare projects set team --sandboxes 50 --snapshots 200
+
+Figures that are left out stay as they are. What a project has beyond a figure stays; it makes nothing
+new until it is under it again.")]
+pub(crate) struct SetProjectArgs {
+    /// The project, by name or id.
+    pub(crate) project: String,
+    #[command(flatten)]
+    pub(crate) figures: Figures,
     #[command(flatten)]
     pub(crate) format: Format,
 }

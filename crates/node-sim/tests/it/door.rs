@@ -1,6 +1,6 @@
-use api_node::{CreateKey, CreatedKey, Quota, Role, Usage};
+use api_node::{CreateKey, CreatedKey, Project, Quota, Role, Usage};
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -95,6 +95,52 @@ async fn a_project_keeps_no_more_snapshots_than_its_quota_says() {
     let snapshot = format!("/v1/snapshots/{}", first.body["id"].as_str().unwrap());
     world.ask(Some(&key), &Method::DELETE, &snapshot, None).await;
     assert_eq!(keep().await.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_quota_that_is_changed_holds_for_the_next_create() {
+    let world = World::new().await;
+    let project = world.project("team", Quota { sandboxes: 1, ..Quota::default() }).await;
+    let key = world.key(&project).await.secret;
+    let create =
+        async || world.ask(Some(&key), &Method::POST, CREATE, Some(&json!({}))).await.status;
+    let path = format!("/v1/projects/{}", project.id);
+    let set =
+        async |body: Value| world.ask(Some(&world.admin), &Method::PATCH, &path, Some(&body)).await;
+    assert_eq!(
+        (create().await, create().await),
+        (StatusCode::CREATED, StatusCode::TOO_MANY_REQUESTS)
+    );
+    let said = set(json!({"quota": {"sandboxes": 2, "snapshots": 7}})).await;
+    assert_eq!(said.status, StatusCode::OK, "{said:?}");
+    let expected = Quota { sandboxes: 2, snapshots: 7, ..Quota::default() };
+    assert_eq!(said.decoded::<Project>().quota, expected);
+    assert_eq!(
+        (create().await, create().await),
+        (StatusCode::CREATED, StatusCode::TOO_MANY_REQUESTS)
+    );
+    // What is there stays when less is allowed.
+    assert_eq!(set(json!({"quota": {"sandboxes": 0}})).await.status, StatusCode::OK);
+    let usage = world.ask(Some(&key), &Method::GET, "/v1/usage", None).await.decoded::<Usage>();
+    assert_eq!((usage.quota.sandboxes, usage.used.sandboxes), (0, 2));
+    for wrong in [
+        json!({}),
+        json!({"quota": {}}),
+        json!({"quota": {"sandboxes": -1}}),
+        json!({"quota": {"sandboxes": 1_000_000_001}}),
+        json!({"quota": {"sandbox": 1}}),
+    ] {
+        assert_eq!(set(wrong.clone()).await.status, StatusCode::BAD_REQUEST, "{wrong}");
+    }
+    let nobody = "/v1/projects/prj_00000000deadbeef";
+    let body = json!({"quota": {"vcpus": 1}});
+    let said = world.ask(Some(&world.admin), &Method::PATCH, nobody, Some(&body)).await;
+    assert_eq!(said.status, StatusCode::NOT_FOUND, "{said:?}");
+    let log = world.ask(Some(&world.admin), &Method::GET, "/v1/audit", None).await;
+    let lines = log.body["entries"].as_array().unwrap();
+    let line = lines.iter().find(|line| line["action"] == "project_change").unwrap();
+    assert_eq!(line["object"], project.id.to_string(), "{line}");
+    assert_eq!(line["detail"], "sandboxes 2, snapshots 7", "{line}");
 }
 
 #[tokio::test]

@@ -34,6 +34,7 @@ const ROWS: &[(&str, Gets)] = &[
     ("get /v1/audit/verify", Gets::Refused),
     ("get /v1/projects", Gets::Refused),
     ("post /v1/projects", Gets::Refused),
+    ("patch /v1/projects/{id}", Gets::Refused),
     ("delete /v1/projects/{id}", Gets::Refused),
     ("get /v1/keys", Gets::Refused),
     ("post /v1/keys", Gets::Refused),

@@ -223,6 +223,11 @@ def project_create(name: str, quota: Mapping[str, int] | None) -> Ask[Project]:
     return Ask("POST", "/projects", one(Project), json=body)
 
 
+def project_change(id: str, quota: Mapping[str, int]) -> Ask[Project]:
+    body = {"quota": dict(quota)}
+    return Ask("PATCH", f"/projects/{segment(id)}", one(Project), json=body)
+
+
 def project_delete(id: str) -> Ask[None]:
     return Ask("DELETE", f"/projects/{segment(id)}", nothing)
 

@@ -187,6 +187,10 @@ class Client:
         """Make a project; for admins. Figures that ``quota`` leaves out are the default plan's."""
         return self._transport.ask(operations.project_create(name, quota))
 
+    def set_quota(self, id: str, **figures: int) -> Project:
+        """Change figures of a project's quota, such as ``sandboxes=30``; for admins."""
+        return self._transport.ask(operations.project_change(id, figures))
+
     def delete_project(self, id: str) -> None:
         """Delete a project that has no sandboxes and snapshots left, with its keys; for admins."""
         self._transport.ask(operations.project_delete(id))
