@@ -2,7 +2,8 @@ use std::error::Error;
 use std::fmt;
 
 use base_types::{Chain, SandboxId, Size, SnapshotId, TemplateName};
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeStruct as _;
+use serde::{Deserialize, Serialize, Serializer};
 
 /// What went wrong, for programs. New codes are only ever added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -139,6 +140,43 @@ impl ErrorCode {
         }
     }
 
+    /// What a caller can do about it that is told nothing more precise.
+    pub const fn hint(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "mend what the message names; `/docs` has every operation",
+            Self::NotFound => "check the path and the id; lists show what is there for your key",
+            Self::TemplateUnknown => "`GET /v1/templates` lists those there are",
+            Self::PathNotFound => "check the path; it is one inside of the sandbox",
+            Self::PermissionDenied => {
+                "use a key with the role admin; inside a sandbox, a user who may do this"
+            }
+            Self::AlreadyExists => "use what is there, or another name",
+            Self::Conflict => "look at the present state of what is asked for, then ask again",
+            Self::BodyTooLarge => "send less, or in parts",
+            Self::Unsupported => "`/docs` has the methods and content types of every path",
+            Self::SandboxOver => "make another sandbox",
+            Self::AgentSilent => "try again; a guest that stays silent can only be killed",
+            Self::NoCapacity => "try again later, or kill what is not needed",
+            Self::DiskFull => "free some disk, in the sandbox or on the node",
+            Self::KvmUnusable => "run `sandflare doctor` on the node's machine",
+            Self::ImageBroken | Self::Internal => {
+                "tell the node's operator, with the `request_id` of this answer"
+            }
+            Self::GuestFailed => {
+                "try again; if it stays so, tell the node's operator, with the `request_id`"
+            }
+            Self::Stopping => "try again when the node is up again",
+            Self::Unauthenticated => "send a key that works, as `Authorization: Bearer sfk_…`",
+            Self::QuotaExceeded => {
+                "kill, delete or wait, or ask the node's administrator for a larger quota"
+            }
+            Self::PortUnreachable => "start a program in the sandbox that listens on that port",
+            Self::PortBroken => "see to the program on that port of the sandbox",
+            Self::RangeNotSatisfiable => "ask for a range that begins within the file",
+            Self::Unknown => "bring what you ask with up to date; the node is newer",
+        }
+    }
+
     /// The code as it is written in a response.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -177,15 +215,16 @@ impl fmt::Display for ErrorCode {
 }
 
 /// The body of every response that is not a success.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Failure {
     /// What went wrong, for programs.
     pub code: ErrorCode,
     /// What went wrong, for people: one sentence.
     pub message: String,
-    /// What to do about it, in the imperative.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// What to do about it, in the imperative. Always there in an answer of a node.
+    #[serde(default)]
+    #[cfg_attr(feature = "server", schema(value_type = String, required))]
     pub hint: Option<String>,
     /// Names this request in the node's log. Filled in by the router.
     #[serde(default)]
@@ -193,6 +232,20 @@ pub struct Failure {
     /// Written for the operator. Logged once, where the response is made; never sent.
     #[serde(skip)]
     internal: String,
+}
+
+/// Failures leave a node in answers, in events of streams and over sockets. All of them are written
+/// here, so that none is without a hint.
+impl Serialize for Failure {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { code, message, hint, request_id, internal: _ } = self;
+        let mut fields = serializer.serialize_struct("Failure", 4)?;
+        fields.serialize_field("code", code)?;
+        fields.serialize_field("message", message)?;
+        fields.serialize_field("hint", hint.as_deref().unwrap_or(code.hint()))?;
+        fields.serialize_field("request_id", request_id)?;
+        fields.end()
+    }
 }
 
 impl Failure {
@@ -276,6 +329,19 @@ mod test {
         let failure: Failure = serde_json::from_str(text).unwrap();
         assert_eq!(failure.code, ErrorCode::Unknown);
         assert_eq!(failure.message, "no");
+    }
+
+    #[test]
+    fn every_failure_that_is_written_has_a_hint() {
+        for code in ErrorCode::ALL.into_iter().chain([ErrorCode::Unknown]) {
+            let written = serde_json::to_value(Failure::new(code, "no")).unwrap();
+            let hint = written["hint"].as_str().unwrap();
+            // One sentence in the imperative, as all of them: no capital, no full stop.
+            assert!(hint.len() > 10 && !hint.ends_with('.'), "{code}: {hint}");
+            assert!(!hint.starts_with(char::is_uppercase), "{code}: {hint}");
+            let own = Failure::new(code, "no").with_hint("do this");
+            assert_eq!(serde_json::to_value(own).unwrap()["hint"], "do this", "{code}");
+        }
     }
 
     #[test]
