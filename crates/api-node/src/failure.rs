@@ -1,7 +1,7 @@
 use std::error::Error;
 use std::fmt;
 
-use base_types::{Chain, SandboxId, Size, SnapshotId, TemplateName};
+use base_types::{Chain, KeyId, SandboxId, Size, SnapshotId, TemplateName};
 use serde::ser::SerializeStruct as _;
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -270,6 +270,15 @@ impl Failure {
     pub fn no_snapshot(id: SnapshotId) -> Self {
         Self::new(ErrorCode::NotFound, format!("there is no snapshot {id}"))
             .with_hint("`GET /v1/snapshots` lists those there are")
+    }
+
+    /// A key is not made again, and not shown again either.
+    pub fn key_made_before(id: KeyId) -> Self {
+        let message = format!("this request made the key {id} before, which was shown only then");
+        Self::new(ErrorCode::Conflict, message).with_hint(format!(
+            "if that answer was lost, revoke it with `sandflare keys rm {id}`, and make another with \
+             another idempotency key"
+        ))
     }
 
     /// A template has no snapshot at this size.

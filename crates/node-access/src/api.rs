@@ -1,8 +1,9 @@
 //! The operations on keys and projects.
 
 use api_node::{
-    AccessApi, Begun, Caller, ChangeProject, CreateKey, CreateProject, CreatedKey, ErrorCode,
-    Failure, Fingerprint, KeptAnswer, Key, KeyList, Project, ProjectList, Quota, Secret,
+    ANSWER_KEPT_MS, AccessApi, Begun, Caller, ChangeProject, CreateKey, CreateProject, CreatedKey,
+    Errand, ErrorCode, Failure, Fingerprint, KeptAnswer, Key, KeyList, Project, ProjectList, Quota,
+    Secret,
 };
 use base_types::{KeyId, ProjectId};
 use node_store::{KeyRow, ProjectRow, StoreError};
@@ -36,10 +37,24 @@ impl AccessApi for Access {
         self.inner.lock().project(project).map(|project| project.quota)
     }
 
-    async fn project_create(&self, request: CreateProject) -> Result<Project, Failure> {
+    async fn project_create(
+        &self,
+        caller: &Caller,
+        request: CreateProject,
+    ) -> Result<Project, Failure> {
         let CreateProject { name, quota } = request;
-        {
+        let now_ms = self.inner.now_ms();
+        let id = {
             let projects = self.inner.lock().projects();
+            let known = |bits| projects.iter().find(|other| other.id.bits() == bits);
+            let bits = match place(caller.errand, now_ms, |bits| Some(known(bits)?.created_at_ms)) {
+                Ok(Place::Free(bits)) => bits,
+                Ok(Place::Made(bits)) => {
+                    let made = known(bits).cloned();
+                    return made.ok_or_else(|| no_project(ProjectId::from_bits(bits)));
+                }
+                Err(error) => return Err(of_access(&error)),
+            };
             if projects.iter().any(|project| project.name == name) {
                 return Err(taken(&name));
             }
@@ -47,13 +62,9 @@ impl AccessApi for Access {
                 let message = format!("this node has {PROJECTS_MAX} projects, as many as it takes");
                 return Err(Failure::new(ErrorCode::NoCapacity, message));
             }
-        }
-        let row = ProjectRow {
-            id: ProjectId::from_bits(random_bits().map_err(|error| of_access(&error))?),
-            name,
-            quota: written(&quota),
-            created_at_ms: self.inner.now_ms(),
+            ProjectId::from_bits(bits)
         };
+        let row = ProjectRow { id, name, quota: written(&quota), created_at_ms: now_ms };
         let inserted = self.inner.store.project_insert(row.clone()).await;
         if let Err(error) = inserted {
             // Another request of the same name may have been faster; the store keeps names apart.
@@ -103,8 +114,16 @@ impl AccessApi for Access {
         let CreateKey { project, name, role, expires_at_ms } = request;
         let project = project.unwrap_or(caller.project);
         let now_ms = self.inner.now_ms();
-        {
+        let id = {
             let state = self.inner.lock();
+            let created = |bits| Some(state.key(KeyId::from_bits(bits))?.created_at_ms);
+            let bits = match place(caller.errand, now_ms, created) {
+                Ok(Place::Free(bits)) => bits,
+                Ok(Place::Made(bits)) => {
+                    return Err(Failure::key_made_before(KeyId::from_bits(bits)));
+                }
+                Err(error) => return Err(of_access(&error)),
+            };
             if state.project(project).is_none() {
                 return Err(no_project(project));
             }
@@ -113,7 +132,8 @@ impl AccessApi for Access {
                 return Err(Failure::new(ErrorCode::NoCapacity, message)
                     .with_hint("revoke some that are not needed"));
             }
-        }
+            KeyId::from_bits(bits)
+        };
         if expires_at_ms.is_some_and(|expires| expires <= now_ms) {
             let message = "`expires_at_ms` is in the past; the key would never work";
             return Err(Failure::new(ErrorCode::InvalidRequest, message)
@@ -121,7 +141,7 @@ impl AccessApi for Access {
         }
         let secret = random_secret().map_err(|error| of_access(&error))?;
         let row = KeyRow {
-            id: KeyId::from_bits(random_bits().map_err(|error| of_access(&error))?),
+            id,
             project,
             name,
             admin: role == api_node::Role::Admin,
@@ -163,6 +183,32 @@ impl AccessApi for Access {
 
     fn create_keep(&self, ticket: Ticket, answer: KeptAnswer) {
         self.keep(ticket, answer);
+    }
+}
+
+/// Where something new is to be remembered, by the bits of its id.
+enum Place {
+    /// Nothing is there.
+    Free(u64),
+    /// What the same create made before.
+    Made(u64),
+}
+
+/// What an errand makes has its id from it, so that it is found by whoever asks again when its answer was
+/// lost. `created` says when what has an id was made. After a day the errand is another one.
+fn place(
+    errand: Option<Errand>,
+    now_ms: u64,
+    created: impl FnOnce(u64) -> Option<u64>,
+) -> Result<Place, AccessError> {
+    let Some(Errand([a, b, c, d, e, f, g, h, ..])) = errand else {
+        return random_bits().map(Place::Free);
+    };
+    let bits = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    match created(bits) {
+        None => Ok(Place::Free(bits)),
+        Some(created) if now_ms.saturating_sub(created) < ANSWER_KEPT_MS => Ok(Place::Made(bits)),
+        Some(_) => random_bits().map(Place::Free),
     }
 }
 

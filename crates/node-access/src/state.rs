@@ -98,6 +98,10 @@ impl State {
         self.keys.values()
     }
 
+    pub(crate) fn key(&self, id: KeyId) -> Option<&KeyRow> {
+        self.keys.get(&id)
+    }
+
     /// The good key with this hash, and whether its use is to be written down now.
     pub(crate) fn key_use(&mut self, hash: SecretHash, now_ms: u64) -> Option<(&KeyRow, bool)> {
         let ids = self.by_hash.get(&beginning(hash.as_bytes()))?;

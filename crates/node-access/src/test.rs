@@ -1,8 +1,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use api_node::{
-    AccessApi, Begun, Caller, ChangeProject, CreateKey, CreateProject, CreatedKey, ErrorCode,
-    KeptAnswer,
+    ANSWER_KEPT_MS, AccessApi, Begun, Caller, ChangeProject, CreateKey, CreateProject, CreatedKey,
+    Errand, ErrorCode, KeptAnswer,
 };
 use tempfile::TempDir;
 
@@ -131,8 +131,8 @@ async fn a_project_goes_with_its_keys_and_its_name_is_its_own() {
     let node = Node::new(clock);
     let access = node.start().await;
     let create = |name: &str| CreateProject { name: name.into(), quota: Quota::default() };
-    let made = access.project_create(create("team")).await.unwrap();
-    let twice = access.project_create(create("team")).await.unwrap_err();
+    let made = access.project_create(&Caller::ANYBODY, create("team")).await.unwrap();
+    let twice = access.project_create(&Caller::ANYBODY, create("team")).await.unwrap_err();
     assert_eq!(twice.code, ErrorCode::AlreadyExists);
     let request = CreateKey {
         project: Some(made.id),
@@ -162,7 +162,7 @@ async fn a_quota_that_was_changed_holds_also_for_the_next_daemon() {
     let node = Node::new(clock);
     let access = node.start().await;
     let create = CreateProject { name: "team".into(), quota: Quota::default() };
-    let made = access.project_create(create).await.unwrap();
+    let made = access.project_create(&Caller::ANYBODY, create).await.unwrap();
     let change = |quota| ChangeProject { quota };
     let larger = QuotaChange { sandboxes: Some(30), ..QuotaChange::default() };
     let shorter = QuotaChange { disk_mib: Some(7), ..QuotaChange::default() };
@@ -205,14 +205,42 @@ async fn a_figure_that_is_newer_than_its_row_is_the_plans() {
 }
 
 #[tokio::test]
+async fn what_an_errand_made_is_found_by_it_also_by_the_next_daemon() {
+    let (now, clock) = clock!();
+    let node = Node::new(clock);
+    let access = node.start().await;
+    let caller = |byte| Caller { errand: Some(Errand([byte; 32])), ..Caller::ANYBODY };
+    let create = |name: &str| CreateProject { name: name.into(), quota: Quota::default() };
+    let request =
+        CreateKey { project: None, name: "k".into(), role: Role::User, expires_at_ms: None };
+    let project = access.project_create(&caller(1), create("team")).await.unwrap();
+    let key = access.key_create(&caller(2), request.clone()).await.unwrap();
+    drop(access);
+    // The daemon died before it could keep either answer.
+    let access = node.start().await;
+    assert_eq!(access.project_create(&caller(1), create("team")).await.unwrap(), project);
+    let again = access.key_create(&caller(2), request.clone()).await.unwrap_err();
+    assert_eq!(again.code, ErrorCode::Conflict);
+    assert!(again.message.contains(&key.facts.id.to_string()), "{again}");
+    let hint = again.hint.unwrap();
+    assert!(hint.contains(&format!("keys rm {}", key.facts.id)), "{hint}");
+    assert!(access.caller(&key.secret).is_some());
+    // Others are others, and after a day nobody means the same create.
+    let other = access.key_create(&caller(3), request.clone()).await.unwrap();
+    now.fetch_add(ANSWER_KEPT_MS, Ordering::SeqCst);
+    let later = access.key_create(&caller(2), request).await.unwrap();
+    assert!(![key.facts.id, other.facts.id].contains(&later.facts.id));
+}
+
+#[tokio::test]
 async fn creates_within_a_minute_are_counted_for_each_project() {
     let (now, clock) = clock!();
     let node = Node::new(clock);
     let access = node.start().await;
     let quota = Quota { creates_per_minute: 3, ..Quota::default() };
     let create = |name: &str| CreateProject { name: name.into(), quota };
-    let one = access.project_create(create("one")).await.unwrap().id;
-    let two = access.project_create(create("two")).await.unwrap().id;
+    let one = access.project_create(&Caller::ANYBODY, create("one")).await.unwrap().id;
+    let two = access.project_create(&Caller::ANYBODY, create("two")).await.unwrap().id;
     access.count_creates(one, 3).unwrap();
     let refused = access.count_creates(one, 1).unwrap_err();
     assert_eq!(refused.code, ErrorCode::QuotaExceeded);
@@ -262,7 +290,7 @@ async fn creates_of_the_last_minute_count_under_the_next_node() {
     let access = node.start().await;
     let quota = Quota { creates_per_minute: 2, ..Quota::default() };
     let project = CreateProject { name: "one".into(), quota };
-    let project = access.project_create(project).await.unwrap().id;
+    let project = access.project_create(&Caller::ANYBODY, project).await.unwrap().id;
     let start = now.load(Ordering::SeqCst);
     for (bits, created_at_ms) in [(1, start - 70_000), (2, start - 50_000), (3, start)] {
         let row = node_store::SandboxRow {

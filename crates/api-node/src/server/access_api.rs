@@ -44,9 +44,10 @@ pub trait AccessApi: Send + Sync + 'static {
     /// What a project may use; `None` when there is no such project.
     fn quota(&self, project: ProjectId) -> Option<Quota>;
 
-    /// Makes a project.
+    /// Makes a project, unless the caller's errand did before.
     fn project_create(
         &self,
+        caller: &Caller,
         request: CreateProject,
     ) -> impl Future<Output = Result<Project, Failure>> + Send;
 
@@ -64,7 +65,8 @@ pub trait AccessApi: Send + Sync + 'static {
     /// no snapshots.
     fn project_delete(&self, id: ProjectId) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Makes a key, for the caller's project unless the request names one.
+    /// Makes a key, for the caller's project unless the request names one. A conflict when the caller's
+    /// errand made one before: what makes it a key is known to nobody here.
     fn key_create(
         &self,
         caller: &Caller,

@@ -13,6 +13,7 @@ use crate::server::access::Doors;
 use crate::server::access_api::AccessApi;
 use crate::server::api::NodeApi;
 use crate::server::extract::{JsonBody, Places, parse};
+use crate::server::idempotency::OnRepeat;
 use crate::server::seen::Noted;
 use crate::{
     Caller, ChangeProject, CreateKey, CreateProject, CreatedKey, ErrorCode, Failure, KeyList,
@@ -26,9 +27,10 @@ type Answer<T> = Result<Json<T>, Failure>;
     responses((status = 201, description = "Made", body = Project), Failure))]
 async fn project_create<A: NodeApi, G: AccessApi>(
     State(doors): State<Doors<A, G>>,
+    caller: Caller,
     JsonBody(request): JsonBody<CreateProject>,
 ) -> Result<impl IntoResponse, Failure> {
-    let made = doors.access.project_create(request).await?;
+    let made = doors.access.project_create(&caller, request).await?;
     Ok((StatusCode::CREATED, Extension(Noted::made(made.id)), Json(made)))
 }
 
@@ -88,7 +90,8 @@ async fn project_delete<A: NodeApi, G: AccessApi>(
 
 /// Make a key
 ///
-/// The answer is the only one that ever contains the key itself.
+/// The answer is the only one that ever contains the key itself. A repeat with the same idempotency key
+/// makes no other one, and is a `conflict` that names the key there is.
 #[utoipa::path(post, path = "/v1/keys", tag = "access", request_body = CreateKey,
     responses((status = 201, description = "Made", body = CreatedKey), Failure))]
 async fn key_create<A: NodeApi, G: AccessApi>(
@@ -97,7 +100,9 @@ async fn key_create<A: NodeApi, G: AccessApi>(
     JsonBody(request): JsonBody<CreateKey>,
 ) -> Result<impl IntoResponse, Failure> {
     let made = doors.access.key_create(&caller, request).await?;
-    let seen = Extension(Noted::made(made.facts.id));
+    let id = made.facts.id;
+    // What a key is made of is kept nowhere, and so not with the answer either.
+    let seen = (Extension(Noted::made(id)), Extension(OnRepeat(Failure::key_made_before(id))));
     Ok((StatusCode::CREATED, [(CACHE_CONTROL, "no-store")], seen, Json(made)))
 }
 

@@ -1,11 +1,13 @@
 //! What the document says of the form of texts and numbers, beside their meaning: so that whoever makes
-//! requests from it makes some that are carried out.
+//! requests from it makes some that are carried out. And what it says of all creates alike.
 
 use base_types::Size;
-use utoipa::openapi::path::{Operation, Parameter, ParameterIn};
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{KnownFormat, Object, ObjectBuilder, Schema, SchemaFormat};
-use utoipa::openapi::{Content, OpenApi, PathItem, RefOr, Type};
+use utoipa::openapi::{Content, OpenApi, PathItem, RefOr, Required, Type};
 
+use crate::server::idempotency::{CREATES, KEY_BYTES_MAX, REPLAYED};
 use crate::{FORK_COUNT_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, PTY_SIDE_MAX};
 
 /// What an id in a path looks like, by what the path begins with.
@@ -62,6 +64,11 @@ const QUERIES: [(&str, Form); 3] =
 /// `document`, with the form of what has one.
 pub(crate) fn with_forms(mut document: OpenApi) -> OpenApi {
     for (path, item) in &mut document.paths.paths {
+        if CREATES.contains(&path.as_str())
+            && let Some(create) = &mut item.post
+        {
+            happens_once(create);
+        }
         for operation in operations(item) {
             for parameter in operation.parameters.iter_mut().flatten() {
                 describe(path, parameter);
@@ -78,6 +85,29 @@ pub(crate) fn with_forms(mut document: OpenApi) -> OpenApi {
         }
     }
     document
+}
+
+/// Says that a create takes an idempotency key, and how its answer tells that it was given before.
+fn happens_once(create: &mut Operation) {
+    // What a header can carry without being changed on the way.
+    let key = ObjectBuilder::new().schema_type(Type::String);
+    let key = key.pattern(Some(format!("^[!-~]{{1,{KEY_BYTES_MAX}}}$")));
+    let parameter = ParameterBuilder::new()
+        .name("Idempotency-Key")
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some("Makes the same request with the same value happen once within a day"))
+        .schema(Some(key));
+    create.parameters.get_or_insert_default().push(parameter.build());
+    let replayed = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["true"]));
+    let replayed = HeaderBuilder::new()
+        .schema(replayed)
+        .description(Some("There when this answer was given before, to the same request"));
+    for (status, answer) in &mut create.responses.responses {
+        if let (true, RefOr::T(answer)) = (status.starts_with('2'), answer) {
+            answer.headers.insert(REPLAYED.to_owned(), replayed.clone().build());
+        }
+    }
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
@@ -158,6 +188,27 @@ mod test {
     use base_types::{KeyId, ProjectId, SandboxId, SnapshotId, TemplateName};
 
     use super::*;
+
+    #[test]
+    fn the_creates_that_happen_once_are_those_that_take_an_idempotency_key() {
+        let document = serde_json::to_value(crate::openapi()).unwrap();
+        let mut seen = 0;
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                let creates = method == "post" && CREATES.contains(&path.as_str());
+                let parameters = operation["parameters"].as_array().into_iter().flatten();
+                let takes = parameters.filter(|parameter| parameter["name"] == "Idempotency-Key");
+                assert_eq!(takes.count(), usize::from(creates), "{method} {path}");
+                let answers = operation["responses"].as_object().unwrap();
+                let marked =
+                    answers.iter().filter(|(_, answer)| !answer["headers"][REPLAYED].is_null());
+                let marked: Vec<_> = marked.map(|(status, _)| status.as_str()).collect();
+                assert_eq!(marked, if creates { vec!["201"] } else { vec![] }, "{method} {path}");
+                seen += usize::from(creates);
+            }
+        }
+        assert_eq!(seen, CREATES.len());
+    }
 
     #[test]
     fn every_place_in_a_path_has_a_form_and_it_is_the_one_that_is_parsed() {

@@ -16,19 +16,26 @@ use crate::server::limits::Limits;
 use crate::{Caller, Errand, ErrorCode, Failure, IDEMPOTENCY_KEY_HEADER, JSON_BYTES_MAX};
 
 /// LIMIT: a key is a UUID or a few words.
-const KEY_BYTES_MAX: usize = 255;
+pub(crate) const KEY_BYTES_MAX: usize = 255;
 /// LIMIT: the answer to a create. The largest lists 16 forks; it is kept for a day.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// Marks an answer that was given before.
-const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotency-replayed");
+pub(crate) const REPLAYED: &str = "idempotency-replayed";
 
-/// The operations that make something; each answers with JSON of bounded size.
-const CREATES: [&str; 4] = [
+/// The operations that make something; each answers with JSON of bounded size. The document says so of
+/// each.
+pub(crate) const CREATES: [&str; 6] = [
+    "/v1/keys",
+    "/v1/projects",
     "/v1/sandboxes",
     "/v1/sandboxes/{id}/fork",
     "/v1/sandboxes/{id}/processes",
     "/v1/sandboxes/{id}/snapshots",
 ];
+
+/// In the extensions of an answer that is given only once: what a repeat is told instead.
+#[derive(Clone, Debug)]
+pub(crate) struct OnRepeat(pub(crate) Failure);
 
 /// Carries a create out, unless it was before.
 pub(crate) async fn once<A: NodeApi, G: AccessApi>(
@@ -74,9 +81,15 @@ async fn carry_out(
         // Nothing was made: the same request may be tried again, and the ticket is dropped.
         return Ok(response);
     }
-    let (parts, body) = response.into_parts();
+    let (mut parts, body) = response.into_parts();
     let body = whole(body, ANSWER_BYTES_MAX, within).await?;
-    let answer = KeptAnswer { status: parts.status.as_u16(), body: body.clone() };
+    let answer = match parts.extensions.remove::<OnRepeat>() {
+        None => KeptAnswer { status: parts.status.as_u16(), body: body.clone() },
+        Some(OnRepeat(failure)) => {
+            let body = serde_json::to_vec(&failure).expect("a failure has only string keys");
+            KeptAnswer { status: failure.code.status(), body: body.into() }
+        }
+    };
     access.create_keep(ticket, answer);
     Ok(Response::from_parts(parts, Body::from(body)))
 }
@@ -110,9 +123,14 @@ fn errand(project: ProjectId, key: &str, fingerprint: &Fingerprint) -> Errand {
 
 fn again(answer: KeptAnswer) -> Response {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
-    let mut response = (status, Body::from(answer.body)).into_response();
+    // A failure is written anew, with the id of this request.
+    let failure = || serde_json::from_slice::<Failure>(&answer.body).ok();
+    let mut response = match if status.is_success() { None } else { failure() } {
+        Some(failure) => failure.into_response(),
+        None => (status, Body::from(answer.body)).into_response(),
+    };
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(REPLAYED_HEADER, HeaderValue::from_static("true"));
+    headers.insert(HeaderName::from_static(REPLAYED), HeaderValue::from_static("true"));
     response
 }

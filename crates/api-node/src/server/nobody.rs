@@ -272,7 +272,7 @@ impl AccessApi for Nobody {
         match *self {}
     }
 
-    async fn project_create(&self, _: CreateProject) -> Result<Project, Failure> {
+    async fn project_create(&self, _: &Caller, _: CreateProject) -> Result<Project, Failure> {
         match *self {}
     }
 

@@ -135,8 +135,6 @@ async fn template_build<A: NodeApi>(
 /// Answers when the sandbox's agent does. When the template's snapshot is missing it is made first,
 /// which takes a minute; make it before to see its progress.
 #[utoipa::path(post, path = "/v1/sandboxes", tag = "sandboxes", request_body = CreateSandbox,
-    params(("Idempotency-Key" = Option<String>, Header,
-        description = "Makes the same request with the same value happen once within a day")),
     responses((status = 201, description = "Created", body = Sandbox), Failure))]
 async fn sandbox_create<A: NodeApi>(
     State(api): State<Arc<A>>,

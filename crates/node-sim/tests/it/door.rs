@@ -200,6 +200,39 @@ async fn a_create_with_an_idempotency_key_happens_once() {
 }
 
 #[tokio::test]
+async fn keys_and_projects_are_made_once_and_a_key_is_shown_once() {
+    let world = World::new().await;
+    let ask = async |path: &str, body: &Value, idempotency: &str| {
+        let key = Some(world.admin.as_str());
+        world.ask_as(key, &Method::POST, path, Some(body), Some(idempotency)).await
+    };
+    let team = json!({"name": "team"});
+    let first = ask("/v1/projects", &team, "p").await;
+    let again = ask("/v1/projects", &team, "p").await;
+    assert_eq!((first.status, again.status), (StatusCode::CREATED, StatusCode::CREATED));
+    assert_eq!((&again.body, again.replayed, first.replayed), (&first.body, true, false));
+    let ci = json!({"name": "ci"});
+    let made = ask("/v1/keys", &ci, "k").await;
+    assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
+    let (secret, id) = (made.body["key"].as_str().unwrap(), made.body["id"].as_str().unwrap());
+    for _ in 0..2 {
+        let again = ask("/v1/keys", &ci, "k").await;
+        assert_eq!((again.status, again.code()), (StatusCode::CONFLICT, "conflict"), "{again:?}");
+        let text = again.body.to_string();
+        assert!(again.replayed && text.contains(id) && !text.contains(secret), "{text}");
+        let hint = again.body["hint"].as_str().unwrap();
+        assert!(hint.contains("revoke") && hint.contains(id), "{hint}");
+        assert!(again.body["request_id"].as_str().unwrap().starts_with("req_"), "{again:?}");
+    }
+    let other = ask("/v1/keys", &json!({"name": "other"}), "k").await;
+    assert_eq!((other.status, other.code()), (StatusCode::CONFLICT, "conflict"), "{other:?}");
+    let keys = world.ask(Some(&world.admin), &Method::GET, "/v1/keys", None).await;
+    let named = keys.body["keys"].as_array().unwrap().iter().filter(|key| key["name"] == "ci");
+    assert_eq!(named.count(), 1, "{keys:?}");
+    assert_eq!(world.ask(Some(secret), &Method::GET, CREATE, None).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn creates_with_one_idempotency_key_at_once_make_one_sandbox() {
     let world = World::new().await;
     let body = json!({});
