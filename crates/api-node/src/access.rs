@@ -226,12 +226,15 @@ pub struct Project {
     pub created_at_ms: u64,
 }
 
-/// The projects of a node.
+/// Some projects of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct ProjectList {
     /// Oldest first.
     pub projects: Vec<Project>,
+    /// Give this as `cursor` to get those after them; absent when there are none now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }
 
 /// A key to make.
@@ -290,12 +293,15 @@ pub struct Key {
     pub last_used_at_ms: Option<u64>,
 }
 
-/// The keys of a node.
+/// Some keys of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct KeyList {
     /// Oldest first.
     pub keys: Vec<Key>,
+    /// Give this as `cursor` to get those after them; absent when there are none now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }
 
 /// A key that was just made.

@@ -18,6 +18,7 @@ mod file;
 mod listing;
 mod measure;
 mod node;
+mod paging;
 mod port;
 mod process;
 mod range;
@@ -44,12 +45,13 @@ pub use file::{
     DirectoryList, FileEntry, FileKind, FileQuery, FileWriteQuery, MakeDirectory, MoveFile,
     RemoveQuery, UnpackQuery,
 };
-pub use listing::{LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, LogsQuery, SandboxList, SandboxListQuery};
+pub use listing::{LogsQuery, SandboxList, SandboxListQuery};
 pub use measure::{MEASURE_MIB_MAX, MEASURE_RUNS_MAX, Measure, Measured};
 pub use node::{
     ColdBoot, ColdBootQuery, CreateTimes, DataUsage, Floor, FloorPhase, FloorQuery, Health, Kvm,
     KvmKind, MemoryUsage, Node, Pool, Spread,
 };
+pub use paging::{LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, PageQuery};
 pub use port::{
     PORT_HEADER, PORT_SANDBOX_HEADER, PORT_TOKEN_HEADER, PORT_TOKEN_NAME, PUBLIC_PORTS_MAX,
     ParseTokenError, Port, PortList, PortToken, SetPort,

@@ -1,23 +1,13 @@
-//! Lists of sandboxes: which, how many, and where the next ones begin.
+//! Lists of sandboxes: which, and a page of them.
 
-use base_types::SandboxId;
-use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Check, Refused, refuse};
-use crate::{METADATA_NAME_BYTES_MAX, METADATA_VALUE_BYTES_MAX, Sandbox, SandboxState};
+use crate::paging::page_of;
+use crate::{METADATA_NAME_BYTES_MAX, METADATA_VALUE_BYTES_MAX, PageQuery, Sandbox, SandboxState};
 
-/// LIMIT: sandboxes in one answer; with all their metadata some MiB.
-pub const LIST_LIMIT_MAX: u32 = 100;
-/// Sandboxes in one answer when nothing is said.
-pub const LIST_LIMIT_DEFAULT: u32 = 50;
 /// LIMIT: names are shorter; a longer one matches nothing.
 const NAME_BYTES_MAX: usize = 63;
-/// First byte of a cursor; another order of the list would get another one.
-const CURSOR_VERSION: u8 = 1;
-/// Version, time, id.
-const CURSOR_BYTES: usize = 17;
 
 impl SandboxState {
     /// Every state a node sends.
@@ -71,6 +61,12 @@ pub struct SandboxListQuery {
     pub cursor: Option<String>,
 }
 
+impl SandboxListQuery {
+    fn page(&self) -> PageQuery {
+        PageQuery { limit: self.limit, cursor: self.cursor.clone() }
+    }
+}
+
 impl Check for SandboxListQuery {
     fn check(&self) -> Result<(), Refused> {
         if self.state == Some(SandboxState::Unknown) {
@@ -91,15 +87,7 @@ impl Check for SandboxListQuery {
                 Some(_) => {}
             }
         }
-        if self.limit.is_some_and(|limit| !(1..=LIST_LIMIT_MAX).contains(&limit)) {
-            return refuse(format!("`limit` must be 1 to {LIST_LIMIT_MAX}"));
-        }
-        match &self.cursor {
-            Some(cursor) if Place::parse(cursor).is_none() => {
-                refuse("`cursor` is not the `next_cursor` of an earlier answer")
-            }
-            _ => Ok(()),
-        }
+        self.page().check()
     }
 }
 
@@ -118,19 +106,9 @@ impl SandboxList {
     /// The page of `all` that `query` asks for, whatever the order of `all` is. Sandboxes that are
     /// made or killed between two pages move no other from one page to another.
     pub fn page(all: Vec<Sandbox>, query: &SandboxListQuery) -> Self {
-        let after = query.cursor.as_deref().and_then(Place::parse);
-        let mut found: Vec<Sandbox> = all
-            .into_iter()
-            .filter(|sandbox| after.is_none_or(|after| Place::of(sandbox) > after))
-            .filter(|sandbox| matches(sandbox, query))
-            .collect();
-        found.sort_by_key(Place::of);
-        let limit = query.limit.unwrap_or(LIST_LIMIT_DEFAULT) as usize;
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let last = found.last().filter(|_| more);
-        let next_cursor = last.map(|sandbox| Place::of(sandbox).to_cursor());
-        Self { sandboxes: found, next_cursor }
+        let all = all.into_iter().filter(|sandbox| matches(sandbox, query)).collect();
+        let (sandboxes, next_cursor) = page_of(all, &query.page());
+        Self { sandboxes, next_cursor }
     }
 }
 
@@ -141,42 +119,6 @@ fn matches(sandbox: &Sandbox, query: &SandboxListQuery) -> bool {
     let metadata = entry
         .is_none_or(|(key, value)| sandbox.metadata.get(key).is_some_and(|found| found == value));
     state && name && metadata
-}
-
-/// Where a sandbox is in the list: by age, then by id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    created_at_ms: u64,
-    id: SandboxId,
-}
-
-impl Place {
-    fn of(sandbox: &Sandbox) -> Self {
-        Self { created_at_ms: sandbox.created_at_ms, id: sandbox.id }
-    }
-
-    fn to_cursor(self) -> String {
-        let mut bytes = vec![CURSOR_VERSION];
-        bytes.extend_from_slice(&self.created_at_ms.to_be_bytes());
-        bytes.extend_from_slice(&self.id.bits().to_be_bytes());
-        BASE64_URL_SAFE_NO_PAD.encode(bytes)
-    }
-
-    fn parse(cursor: &str) -> Option<Self> {
-        // LIMIT: nothing longer than a cursor is decoded.
-        if cursor.len() > CURSOR_BYTES * 2 {
-            return None;
-        }
-        let bytes = BASE64_URL_SAFE_NO_PAD.decode(cursor).ok()?;
-        let bytes: [u8; CURSOR_BYTES] = bytes.try_into().ok()?;
-        let (version, rest) = bytes.split_first()?;
-        let (created_at_ms, id) = rest.split_first_chunk()?;
-        let id = id.first_chunk()?;
-        (*version == CURSOR_VERSION).then(|| Self {
-            created_at_ms: u64::from_be_bytes(*created_at_ms),
-            id: SandboxId::from_bits(u64::from_be_bytes(*id)),
-        })
-    }
 }
 
 /// How much of a console is wanted.

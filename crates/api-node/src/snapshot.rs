@@ -77,12 +77,15 @@ pub struct Snapshot {
     pub bytes: u64,
 }
 
-/// The snapshots of a node.
+/// Some snapshots of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct SnapshotList {
     /// Oldest first.
     pub snapshots: Vec<Snapshot>,
+    /// Give this as `cursor` to get those after them; absent when there are none now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }
 
 #[cfg(test)]

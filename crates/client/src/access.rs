@@ -7,7 +7,7 @@ use base_types::{KeyId, ProjectId};
 use reqwest::Method;
 
 use crate::error::ClientError;
-use crate::operations::Client;
+use crate::operations::{Client, whole_pages};
 
 #[expect(clippy::missing_errors_doc, reason = "said once, where the client is")]
 impl Client {
@@ -16,9 +16,18 @@ impl Client {
         self.answer(self.ask(Method::POST, "/projects").json(request)).await
     }
 
-    /// All projects, oldest first.
+    /// All projects, oldest first, in as many pages as it takes.
     pub async fn project_list(&self) -> Result<ProjectList, ClientError> {
-        self.answer(self.ask(Method::GET, "/projects")).await
+        let (mut projects, mut query) = (Vec::new(), whole_pages());
+        loop {
+            let page = self.ask(Method::GET, "/projects").query(&query);
+            let page: ProjectList = self.answer(page).await?;
+            projects.extend(page.projects);
+            match page.next_cursor {
+                Some(cursor) => query.cursor = Some(cursor),
+                None => return Ok(ProjectList { projects, next_cursor: None }),
+            }
+        }
     }
 
     /// Changes what a project may use.
@@ -40,9 +49,17 @@ impl Client {
         self.answer(self.ask(Method::POST, "/keys").json(request)).await
     }
 
-    /// All keys, oldest first.
+    /// All keys, oldest first, in as many pages as it takes.
     pub async fn key_list(&self) -> Result<KeyList, ClientError> {
-        self.answer(self.ask(Method::GET, "/keys")).await
+        let (mut keys, mut query) = (Vec::new(), whole_pages());
+        loop {
+            let page: KeyList = self.answer(self.ask(Method::GET, "/keys").query(&query)).await?;
+            keys.extend(page.keys);
+            match page.next_cursor {
+                Some(cursor) => query.cursor = Some(cursor),
+                None => return Ok(KeyList { keys, next_cursor: None }),
+            }
+        }
     }
 
     /// Revokes a key.

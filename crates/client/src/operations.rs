@@ -3,9 +3,9 @@ use std::time::Duration;
 use api_node::{
     AuditList, AuditQuery, AuditVerified, AuditVerifyQuery, BuildEvent, ColdBoot, ColdBootQuery,
     CreateSandbox, CreateSnapshot, ExecEvent, ExecRequest, Failure, Floor, FloorQuery, Fork,
-    Forked, Health, LIST_LIMIT_MAX, LogsQuery, Measure, Measured, Node, PREFIX, ProcessId, Sandbox,
-    SandboxList, SandboxListQuery, SandboxStats, SetTimeout, SignalRequest, Snapshot, SnapshotList,
-    StdinQuery, Template, TemplateList,
+    Forked, Health, LIST_LIMIT_MAX, LogsQuery, Measure, Measured, Node, PREFIX, PageQuery,
+    ProcessId, Sandbox, SandboxList, SandboxListQuery, SandboxStats, SetTimeout, SignalRequest,
+    Snapshot, SnapshotList, StdinQuery, Template, TemplateList,
 };
 use base_types::{SandboxId, Size, SnapshotId, TemplateName};
 use bytes::Bytes;
@@ -32,6 +32,11 @@ pub struct Client {
 
 /// Asks; every method fails with a [`ClientError`] when the node is not there, refuses, or answers
 /// something this build does not know.
+/// The first page of a list, as large as pages are.
+pub(crate) fn whole_pages() -> PageQuery {
+    PageQuery { limit: Some(LIST_LIMIT_MAX), cursor: None }
+}
+
 #[expect(clippy::missing_errors_doc, reason = "said once, above")]
 impl Client {
     /// A client without a key of the node at `url`, such as `http://127.0.0.1:7878`. Does not connect
@@ -215,9 +220,18 @@ impl Client {
         self.answer(self.of(id, Method::POST, "/snapshots").json(request)).await
     }
 
-    /// All snapshots, oldest first.
+    /// The snapshots this client's key sees, oldest first, in as many pages as it takes.
     pub async fn snapshot_list(&self) -> Result<SnapshotList, ClientError> {
-        self.answer(self.ask(Method::GET, "/snapshots")).await
+        let (mut snapshots, mut query) = (Vec::new(), whole_pages());
+        loop {
+            let page = self.ask(Method::GET, "/snapshots").query(&query);
+            let page: SnapshotList = self.answer(page).await?;
+            snapshots.extend(page.snapshots);
+            match page.next_cursor {
+                Some(cursor) => query.cursor = Some(cursor),
+                None => return Ok(SnapshotList { snapshots, next_cursor: None }),
+            }
+        }
     }
 
     /// One snapshot.

@@ -2,8 +2,8 @@
 
 use api_node::{
     ANSWER_KEPT_MS, AccessApi, Begun, Caller, ChangeProject, CreateKey, CreateProject, CreatedKey,
-    Errand, ErrorCode, Failure, Fingerprint, KeptAnswer, Key, KeyList, Project, ProjectList, Quota,
-    Secret,
+    Errand, ErrorCode, Failure, Fingerprint, KeptAnswer, Key, KeyList, PageQuery, Project,
+    ProjectList, Quota, Secret,
 };
 use base_types::{KeyId, ProjectId};
 use node_store::{KeyRow, ProjectRow, StoreError};
@@ -75,8 +75,8 @@ impl AccessApi for Access {
         Ok(Project { id: row.id, name: row.name, quota, created_at_ms: row.created_at_ms })
     }
 
-    async fn project_list(&self) -> Result<ProjectList, Failure> {
-        Ok(ProjectList { projects: self.inner.lock().projects() })
+    async fn project_list(&self, query: PageQuery) -> Result<ProjectList, Failure> {
+        Ok(ProjectList::page(self.inner.lock().projects(), &query))
     }
 
     async fn project_change(
@@ -156,10 +156,9 @@ impl AccessApi for Access {
         Ok(CreatedKey { secret: secret.text(), facts: shown(&row) })
     }
 
-    async fn key_list(&self) -> Result<KeyList, Failure> {
-        let mut keys: Vec<Key> = self.inner.lock().keys().map(shown).collect();
-        keys.sort_by_key(|key| (key.created_at_ms, key.id));
-        Ok(KeyList { keys })
+    async fn key_list(&self, query: PageQuery) -> Result<KeyList, Failure> {
+        let keys: Vec<Key> = self.inner.lock().keys().map(shown).collect();
+        Ok(KeyList::page(keys, &query))
     }
 
     async fn key_delete(&self, id: KeyId) -> Result<(), Failure> {

@@ -52,10 +52,9 @@ impl State {
         self.projects.get_mut(&id)
     }
 
-    /// All projects, oldest first.
+    /// All projects.
     pub(crate) fn projects(&self) -> Vec<Project> {
-        let mut all: Vec<_> = self
-            .projects
+        self.projects
             .iter()
             .map(|(id, project)| Project {
                 id: *id,
@@ -63,9 +62,7 @@ impl State {
                 quota: project.quota,
                 created_at_ms: project.created_at_ms,
             })
-            .collect();
-        all.sort_by_key(|project| (project.created_at_ms, project.id));
-        all
+            .collect()
     }
 
     /// Forgets a project and its keys.

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use api_node::{
     ANSWER_KEPT_MS, AccessApi, Begun, Caller, ChangeProject, CreateKey, CreateProject, CreatedKey,
-    Errand, ErrorCode, KeptAnswer,
+    Errand, ErrorCode, KeptAnswer, PageQuery,
 };
 use tempfile::TempDir;
 
@@ -76,7 +76,7 @@ async fn the_starters_key_replaces_the_one_before() {
     access.starter_key(new.hash()).await.unwrap();
     assert!(access.caller(&old.text()).is_none());
     assert_eq!(access.caller(&new.text()).unwrap().role, Role::Admin);
-    assert_eq!(access.key_list().await.unwrap().keys.len(), 1);
+    assert_eq!(access.key_list(PageQuery::default()).await.unwrap().keys.len(), 1);
     assert!(access.first_key(|_| Ok(())).await.unwrap().is_none());
 }
 

@@ -7,10 +7,10 @@ use api_node::{
     DirectoryList, ErrorCode, EventStream, EventsQuery, ExecBody, ExecEvent, ExecRequest, Failure,
     FileContent, FileEntry, FileQuery, FileWriteQuery, Floor, FloorQuery, Fork, Forked, Health,
     Kvm, KvmKind, LogsQuery, MakeDirectory, Measure, Measured, MemoryUsage, MoveFile, Node,
-    NodeApi, Pool, Process, ProcessId, ProcessLine, ProcessList, PtySize, RemoveQuery, Sandbox,
-    SandboxList, SandboxListQuery, SandboxState, SandboxStats, SetTimeout, Snapshot, SnapshotList,
-    SpawnRequest, Spread, Template, TemplateList, TemplateState, UnpackQuery, UploadStream, Used,
-    WatchEvent, WatchQuery,
+    NodeApi, PageQuery, Pool, Process, ProcessId, ProcessLine, ProcessList, PtySize, RemoveQuery,
+    Sandbox, SandboxList, SandboxListQuery, SandboxState, SandboxStats, SetTimeout, Snapshot,
+    SnapshotList, SpawnRequest, Spread, Template, TemplateList, TemplateState, UnpackQuery,
+    UploadStream, Used, WatchEvent, WatchQuery,
 };
 use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use bytes::Bytes;
@@ -301,10 +301,15 @@ impl NodeApi for SimNode {
         Ok(snapshot)
     }
 
-    async fn snapshot_list(&self, caller: &Caller) -> Result<SnapshotList, Failure> {
+    async fn snapshot_list(
+        &self,
+        caller: &Caller,
+        query: PageQuery,
+    ) -> Result<SnapshotList, Failure> {
         let state = self.lock();
         let seen = state.snapshots.values().filter(|(_, moment)| caller.sees(moment.project));
-        Ok(SnapshotList { snapshots: seen.map(|(snapshot, _)| snapshot.clone()).collect() })
+        let snapshots = seen.map(|(snapshot, _)| snapshot.clone());
+        Ok(SnapshotList::page(snapshots.collect(), &query))
     }
 
     async fn snapshot_get(&self, id: SnapshotId) -> Result<Snapshot, Failure> {

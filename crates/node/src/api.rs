@@ -10,10 +10,10 @@ use api_node::{
     Caller, ColdBoot, ColdBootQuery, CreateSandbox, CreateSnapshot, DirectoryList, EventStream,
     EventsQuery, ExecEvent, ExecRequest, Failure, FileContent, FileEntry, FileQuery,
     FileWriteQuery, Floor, FloorPhase, FloorQuery, Fork, Forked, Health, LogsQuery, MakeDirectory,
-    Measure, Measured, MemoryPath, MoveFile, NodeApi, Process, ProcessId, ProcessLine, ProcessList,
-    PtySize, Quota, RemoveQuery, Sandbox, SandboxList, SandboxListQuery, SandboxStats, SetTimeout,
-    Snapshot, SnapshotList, SpawnRequest, Template, TemplateList, UnpackQuery, UploadStream, Used,
-    WatchEvent, WatchQuery,
+    Measure, Measured, MemoryPath, MoveFile, NodeApi, PageQuery, Process, ProcessId, ProcessLine,
+    ProcessList, PtySize, Quota, RemoveQuery, Sandbox, SandboxList, SandboxListQuery, SandboxStats,
+    SetTimeout, Snapshot, SnapshotList, SpawnRequest, Template, TemplateList, UnpackQuery,
+    UploadStream, Used, WatchEvent, WatchQuery,
 };
 use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use bytes::Bytes;
@@ -291,10 +291,14 @@ impl NodeApi for Node {
         lifecycle::snapshot_create(&self.host, &self.access, caller, &parent, request).await
     }
 
-    async fn snapshot_list(&self, caller: &Caller) -> Result<SnapshotList, Failure> {
+    async fn snapshot_list(
+        &self,
+        caller: &Caller,
+        query: PageQuery,
+    ) -> Result<SnapshotList, Failure> {
         let all = self.host.snapshots().into_iter();
         let seen = all.filter(|facts| caller.sees(facts.project));
-        Ok(SnapshotList { snapshots: seen.map(lifecycle::snapshot).collect() })
+        Ok(SnapshotList::page(seen.map(lifecycle::snapshot).collect(), &query))
     }
 
     async fn snapshot_get(&self, id: SnapshotId) -> Result<Snapshot, Failure> {

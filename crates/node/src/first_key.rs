@@ -72,7 +72,7 @@ mod test {
         let nowhere = dir.path().join("missing");
         let error = ensure(&access, None, &nowhere).await.unwrap_err();
         assert!(format!("{error:#}").contains("admin.key"), "{error:#}");
-        assert!(access.key_list().await.unwrap().keys.is_empty());
+        assert!(access.key_list(api_node::PageQuery::default()).await.unwrap().keys.is_empty());
     }
 
     #[tokio::test]

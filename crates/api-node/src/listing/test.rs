@@ -1,6 +1,9 @@
 use proptest::prelude::*;
 
+use base_types::SandboxId;
+
 use super::*;
+use crate::paging::Place;
 
 fn sandbox(bits: u64, created_at_ms: u64) -> Sandbox {
     let text = format!(

@@ -4,8 +4,8 @@ use base_types::{KeyId, ProjectId};
 use bytes::Bytes;
 
 use crate::{
-    Caller, ChangeProject, CreateKey, CreateProject, CreatedKey, Failure, KeyList, Project,
-    ProjectList, Quota,
+    Caller, ChangeProject, CreateKey, CreateProject, CreatedKey, Failure, KeyList, PageQuery,
+    Project, ProjectList, Quota,
 };
 
 /// What makes two requests the same: a hash of method, path, query and body.
@@ -51,8 +51,11 @@ pub trait AccessApi: Send + Sync + 'static {
         request: CreateProject,
     ) -> impl Future<Output = Result<Project, Failure>> + Send;
 
-    /// All projects.
-    fn project_list(&self) -> impl Future<Output = Result<ProjectList, Failure>> + Send;
+    /// A page of all projects, oldest first.
+    fn project_list(
+        &self,
+        query: PageQuery,
+    ) -> impl Future<Output = Result<ProjectList, Failure>> + Send;
 
     /// Changes what a project may use. What it has beyond that stays.
     fn project_change(
@@ -73,8 +76,8 @@ pub trait AccessApi: Send + Sync + 'static {
         request: CreateKey,
     ) -> impl Future<Output = Result<CreatedKey, Failure>> + Send;
 
-    /// All keys.
-    fn key_list(&self) -> impl Future<Output = Result<KeyList, Failure>> + Send;
+    /// A page of all keys, oldest first.
+    fn key_list(&self, query: PageQuery) -> impl Future<Output = Result<KeyList, Failure>> + Send;
 
     /// Makes a key good for nothing, at once.
     fn key_delete(&self, id: KeyId) -> impl Future<Output = Result<(), Failure>> + Send;

@@ -12,12 +12,12 @@ use utoipa_axum::routes;
 use crate::server::access::Doors;
 use crate::server::access_api::AccessApi;
 use crate::server::api::NodeApi;
-use crate::server::extract::{JsonBody, Places, parse};
+use crate::server::extract::{JsonBody, Params, Places, parse};
 use crate::server::idempotency::OnRepeat;
 use crate::server::seen::Noted;
 use crate::{
     Caller, ChangeProject, CreateKey, CreateProject, CreatedKey, ErrorCode, Failure, KeyList,
-    Project, ProjectList, QuotaChange, Usage, Used,
+    PageQuery, Project, ProjectList, QuotaChange, Usage, Used,
 };
 
 type Answer<T> = Result<Json<T>, Failure>;
@@ -35,12 +35,13 @@ async fn project_create<A: NodeApi, G: AccessApi>(
 }
 
 /// List projects
-#[utoipa::path(get, path = "/v1/projects", tag = "access",
-    responses((status = 200, description = "The projects", body = ProjectList), Failure))]
+#[utoipa::path(get, path = "/v1/projects", tag = "access", params(PageQuery),
+    responses((status = 200, description = "A page of them", body = ProjectList), Failure))]
 async fn project_list<A: NodeApi, G: AccessApi>(
     State(doors): State<Doors<A, G>>,
+    Params(query): Params<PageQuery>,
 ) -> Answer<ProjectList> {
-    doors.access.project_list().await.map(Json)
+    doors.access.project_list(query).await.map(Json)
 }
 
 /// Change what a project may use
@@ -107,10 +108,13 @@ async fn key_create<A: NodeApi, G: AccessApi>(
 }
 
 /// List keys
-#[utoipa::path(get, path = "/v1/keys", tag = "access",
-    responses((status = 200, description = "The keys", body = KeyList), Failure))]
-async fn key_list<A: NodeApi, G: AccessApi>(State(doors): State<Doors<A, G>>) -> Answer<KeyList> {
-    doors.access.key_list().await.map(Json)
+#[utoipa::path(get, path = "/v1/keys", tag = "access", params(PageQuery),
+    responses((status = 200, description = "A page of them", body = KeyList), Failure))]
+async fn key_list<A: NodeApi, G: AccessApi>(
+    State(doors): State<Doors<A, G>>,
+    Params(query): Params<PageQuery>,
+) -> Answer<KeyList> {
+    doors.access.key_list(query).await.map(Json)
 }
 
 /// Revoke a key

@@ -12,9 +12,9 @@ use crate::{
     ColdBoot, ColdBootQuery, CreateSandbox, CreateSnapshot, DirectoryList, ErrorCode, EventsQuery,
     ExecEvent, ExecRequest, Extent, Failure, FileEntry, FileQuery, FileWriteQuery, Floor,
     FloorQuery, Fork, Forked, Health, LogsQuery, MakeDirectory, Measure, Measured, MoveFile, Node,
-    Process, ProcessId, ProcessList, PtySize, RemoveQuery, Sandbox, SandboxList, SandboxListQuery,
-    SandboxStats, SetTimeout, Snapshot, SnapshotList, SpawnRequest, Template, TemplateList,
-    UnpackQuery, Used, WatchEvent, WatchQuery,
+    PageQuery, Process, ProcessId, ProcessList, PtySize, RemoveQuery, Sandbox, SandboxList,
+    SandboxListQuery, SandboxStats, SetTimeout, Snapshot, SnapshotList, SpawnRequest, Template,
+    TemplateList, UnpackQuery, Used, WatchEvent, WatchQuery,
 };
 
 /// Events as they happen. Dropped when the client is gone.
@@ -233,10 +233,11 @@ pub trait NodeApi: PortsApi {
         request: CreateSnapshot,
     ) -> impl Future<Output = Result<Snapshot, Failure>> + Send;
 
-    /// The snapshots the caller sees, oldest first.
+    /// A page of the snapshots the caller sees, oldest first.
     fn snapshot_list(
         &self,
         caller: &Caller,
+        query: PageQuery,
     ) -> impl Future<Output = Result<SnapshotList, Failure>> + Send;
 
     /// One snapshot.

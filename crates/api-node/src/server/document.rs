@@ -102,10 +102,11 @@ fn happens_once(create: &mut Operation) {
     let replayed = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["true"]));
     let replayed = HeaderBuilder::new()
         .schema(replayed)
-        .description(Some("There when this answer was given before, to the same request"));
+        .description(Some("There when this answer was given before, to the same request"))
+        .build();
     for (status, answer) in &mut create.responses.responses {
         if let (true, RefOr::T(answer)) = (status.starts_with('2'), answer) {
-            answer.headers.insert(REPLAYED.to_owned(), replayed.clone().build());
+            answer.headers.insert(REPLAYED.to_owned(), replayed.clone());
         }
     }
 }

@@ -10,12 +10,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::server::api::NodeApi;
-use crate::server::extract::{JsonBody, Places, parse};
+use crate::server::extract::{JsonBody, Params, Places, parse};
 use crate::server::routes::Answer;
 use crate::server::seen::{Made, Noted, Origin};
 use crate::{
-    Caller, CreateSnapshot, Failure, Fork, Forked, Measure, Measured, Sandbox, SetTimeout,
-    Snapshot, SnapshotList,
+    Caller, CreateSnapshot, Failure, Fork, Forked, Measure, Measured, PageQuery, Sandbox,
+    SetTimeout, Snapshot, SnapshotList,
 };
 
 /// Pause a sandbox
@@ -100,13 +100,14 @@ async fn snapshot_create<A: NodeApi>(
 }
 
 /// List snapshots
-#[utoipa::path(get, path = "/v1/snapshots", tag = "snapshots",
-    responses((status = 200, description = "The snapshots", body = SnapshotList), Failure))]
+#[utoipa::path(get, path = "/v1/snapshots", tag = "snapshots", params(PageQuery),
+    responses((status = 200, description = "A page of them", body = SnapshotList), Failure))]
 async fn snapshot_list<A: NodeApi>(
     State(api): State<Arc<A>>,
     caller: Caller,
+    Params(query): Params<PageQuery>,
 ) -> Answer<SnapshotList> {
-    api.snapshot_list(&caller).await.map(Json)
+    api.snapshot_list(&caller, query).await.map(Json)
 }
 
 /// A snapshot

@@ -12,10 +12,10 @@ use crate::{
     ChangeProject, ColdBoot, ColdBootQuery, CreateKey, CreateProject, CreateSandbox,
     CreateSnapshot, CreatedKey, DirectoryList, EventsQuery, ExecEvent, ExecRequest, Failure,
     FileEntry, FileQuery, FileWriteQuery, Floor, FloorQuery, Fork, Forked, Health, KeyList,
-    LogsQuery, MakeDirectory, Measure, Measured, MoveFile, Node, Process, ProcessId, ProcessList,
-    Project, ProjectList, PtySize, Quota, RemoveQuery, Sandbox, SandboxList, SandboxListQuery,
-    SandboxStats, SetTimeout, Snapshot, SnapshotList, SpawnRequest, Template, TemplateList,
-    UnpackQuery, Used, WatchEvent, WatchQuery,
+    LogsQuery, MakeDirectory, Measure, Measured, MoveFile, Node, PageQuery, Process, ProcessId,
+    ProcessList, Project, ProjectList, PtySize, Quota, RemoveQuery, Sandbox, SandboxList,
+    SandboxListQuery, SandboxStats, SetTimeout, Snapshot, SnapshotList, SpawnRequest, Template,
+    TemplateList, UnpackQuery, Used, WatchEvent, WatchQuery,
 };
 
 pub(crate) enum Nobody {}
@@ -130,7 +130,7 @@ impl NodeApi for Nobody {
         match *self {}
     }
 
-    async fn snapshot_list(&self, _: &Caller) -> Result<SnapshotList, Failure> {
+    async fn snapshot_list(&self, _: &Caller, _: PageQuery) -> Result<SnapshotList, Failure> {
         match *self {}
     }
 
@@ -276,7 +276,7 @@ impl AccessApi for Nobody {
         match *self {}
     }
 
-    async fn project_list(&self) -> Result<ProjectList, Failure> {
+    async fn project_list(&self, _: PageQuery) -> Result<ProjectList, Failure> {
         match *self {}
     }
 
@@ -292,7 +292,7 @@ impl AccessApi for Nobody {
         match *self {}
     }
 
-    async fn key_list(&self) -> Result<KeyList, Failure> {
+    async fn key_list(&self, _: PageQuery) -> Result<KeyList, Failure> {
         match *self {}
     }
 

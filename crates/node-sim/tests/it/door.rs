@@ -1,4 +1,4 @@
-use api_node::{CreateKey, CreatedKey, Project, Quota, Role, Usage};
+use api_node::{CreateKey, CreatedKey, Project, Quota, Role, Sandbox, Usage};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -141,6 +141,45 @@ async fn a_quota_that_is_changed_holds_for_the_next_create() {
     let line = lines.iter().find(|line| line["action"] == "project_change").unwrap();
     assert_eq!(line["object"], project.id.to_string(), "{line}");
     assert_eq!(line["detail"], "sandboxes 2, snapshots 7", "{line}");
+}
+
+#[tokio::test]
+async fn every_long_list_comes_in_pages() {
+    let world = World::new().await;
+    let made: Sandbox = world.make(CREATE, json!({})).await;
+    for name in ["a", "b", "c", "d", "e"] {
+        let project = world.project(name, Quota::default()).await;
+        world.key(&project).await;
+        let _: Value = world.make(&format!("{CREATE}/{}/snapshots", made.id), json!({})).await;
+    }
+    let ask = async |path: &str| {
+        let said = world.ask(Some(&world.admin), &Method::GET, path, None).await;
+        assert_eq!(said.status, StatusCode::OK, "{path}: {said:?}");
+        said.body
+    };
+    let ids = |page: &Value, list: &str| -> Vec<String> {
+        let all = page[list].as_array().unwrap().iter();
+        all.map(|one| one["id"].as_str().unwrap().to_owned()).collect()
+    };
+    // With the default project and the administrator's key.
+    for (list, count) in [("projects", 6), ("keys", 6), ("snapshots", 5)] {
+        let whole = ask(&format!("/v1/{list}")).await;
+        assert!(whole.get("next_cursor").is_none(), "{whole}");
+        let (mut seen, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = ask(&format!("/v1/{list}?limit=2{cursor}")).await;
+            assert!(ids(&page, list).len() <= 2, "{page}");
+            seen.extend(ids(&page, list));
+            let Some(next) = page["next_cursor"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        assert_eq!((&seen, seen.len()), (&ids(&whole, list), count), "{list}");
+        for wrong in ["limit=0", "limit=101", "cursor=x", "state=running"] {
+            let path = format!("/v1/{list}?{wrong}");
+            let said = world.ask(Some(&world.admin), &Method::GET, &path, None).await;
+            assert_eq!(said.status, StatusCode::BAD_REQUEST, "{path}: {said:?}");
+        }
+    }
 }
 
 #[tokio::test]

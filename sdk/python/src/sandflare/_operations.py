@@ -214,8 +214,9 @@ def snapshot_delete(id: str) -> Ask[None]:
     return Ask("DELETE", f"/snapshots/{segment(id)}", nothing, again=Again.SAFE)
 
 
-def project_list() -> Ask[list[Project]]:
-    return Ask("GET", "/projects", many(Project, "projects"), again=Again.SAFE)
+def project_list(cursor: str | None = None) -> Ask[tuple[list[Project], str | None]]:
+    read = page(Project, "projects")
+    return Ask("GET", "/projects", read, params=given(cursor=cursor), again=Again.SAFE)
 
 
 def project_create(name: str, quota: Mapping[str, int] | None) -> Ask[Project]:
@@ -232,8 +233,9 @@ def project_delete(id: str) -> Ask[None]:
     return Ask("DELETE", f"/projects/{segment(id)}", nothing)
 
 
-def key_list() -> Ask[list[Key]]:
-    return Ask("GET", "/keys", many(Key, "keys"), again=Again.SAFE)
+def key_list(cursor: str | None = None) -> Ask[tuple[list[Key], str | None]]:
+    read = page(Key, "keys")
+    return Ask("GET", "/keys", read, params=given(cursor=cursor), again=Again.SAFE)
 
 
 def key_create(

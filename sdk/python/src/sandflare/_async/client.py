@@ -181,7 +181,13 @@ class AsyncClient:
 
     async def projects(self) -> builtins.list[Project]:
         """Every project; for admins."""
-        return await self._transport.ask(operations.project_list())
+        all_projects: builtins.list[Project] = []
+        cursor: str | None = None
+        while True:
+            found, cursor = await self._transport.ask(operations.project_list(cursor))
+            all_projects += found
+            if cursor is None:
+                return all_projects
 
     async def create_project(self, name: str, *, quota: Mapping[str, int] | None = None) -> Project:
         """Make a project; for admins. Figures that ``quota`` leaves out are the default plan's."""
@@ -197,7 +203,13 @@ class AsyncClient:
 
     async def keys(self) -> builtins.list[Key]:
         """Every key that this client's key may see."""
-        return await self._transport.ask(operations.key_list())
+        all_keys: builtins.list[Key] = []
+        cursor: str | None = None
+        while True:
+            found, cursor = await self._transport.ask(operations.key_list(cursor))
+            all_keys += found
+            if cursor is None:
+                return all_keys
 
     async def create_key(
         self,
