@@ -38,9 +38,14 @@ pub(crate) fn path(field: &str, path: &str) -> Result<(), Refused> {
     }
 }
 
+/// What an environment takes, with a byte for the end of each text.
+pub(crate) fn env_bytes(env: &BTreeMap<String, String>) -> usize {
+    env.iter().map(|(name, value)| name.len() + value.len() + 2).sum()
+}
+
 /// Environment variables.
 pub(crate) fn env(env: &BTreeMap<String, String>) -> Result<(), Refused> {
-    let total: usize = env.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+    let total = env_bytes(env);
     if total > ENV_BYTES_MAX {
         return refuse(format!("`env` is {total} bytes; at most {ENV_BYTES_MAX} are allowed"));
     }

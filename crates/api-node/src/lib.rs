@@ -92,18 +92,21 @@ pub const REQUEST_ID_HEADER: &str = "x-request-id";
 /// same value gets the same answer, for a day.
 pub const IDEMPOTENCY_KEY_HEADER: &str = "idempotency-key";
 
-/// LIMIT: a JSON request. The largest is an exec with a full environment ([`ENV_BYTES_MAX`] plus
-/// [`ARGV_BYTES_MAX`]), escaped.
+/// LIMIT: a JSON request. The largest is a command ([`COMMAND_BYTES_MAX`]) with every byte escaped to
+/// six.
 pub const JSON_BYTES_MAX: usize = 1024 * 1024;
 /// LIMIT: one chunk of standard input; it is held in memory whole, so that it arrives whole or not.
 pub const STDIN_BYTES_MAX: usize = 1024 * 1024;
-/// LIMIT: arguments of one command, all together; half of what Linux takes for arguments and
-/// environment with the usual 8 MiB stack would fit, but nobody types that.
-pub const ARGV_BYTES_MAX: usize = 256 * 1024;
+/// LIMIT: arguments and environment of one command together, with its sandbox's environment. They reach
+/// the guest in one frame of 128 KiB, which also holds a path, a user and the lengths of all texts.
+pub const COMMAND_BYTES_MAX: usize = 120 * 1024;
+/// LIMIT: arguments of one command, all together, each with a byte for its end.
+pub const ARGV_BYTES_MAX: usize = COMMAND_BYTES_MAX;
 /// LIMIT: number of arguments of one command.
 pub const ARGV_COUNT_MAX: usize = 4096;
-/// LIMIT: environment of one command or sandbox, names and values together.
-pub const ENV_BYTES_MAX: usize = 128 * 1024;
+/// LIMIT: environment of one command or sandbox, names and values together, each with a byte for its
+/// end. A sandbox that has all of it can still be given commands.
+pub const ENV_BYTES_MAX: usize = 112 * 1024;
 /// LIMIT: lines, and characters in a line, of a terminal; more than any screen has, and programs
 /// allocate by them.
 pub const PTY_SIDE_MAX: u16 = 10_000;

@@ -2,15 +2,19 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::check::{Check, Refused, env, path, refuse, user};
-use crate::{ARGV_BYTES_MAX, ARGV_COUNT_MAX, Failure, PTY_SIDE_MAX, TIME_LIMIT_MS_MAX};
+use crate::check::{Check, Refused, env, env_bytes, path, refuse, user};
+use crate::{
+    ARGV_BYTES_MAX, ARGV_COUNT_MAX, COMMAND_BYTES_MAX, ErrorCode, Failure, PTY_SIDE_MAX,
+    TIME_LIMIT_MS_MAX,
+};
 
 /// A command to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ExecRequest {
-    /// Program (looked up in PATH) and arguments.
+    /// Program (looked up in PATH) and arguments. With the environment and the sandbox's own, at most
+    /// 122880 bytes.
     pub argv: Vec<String>,
     /// Environment added to the sandbox's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -29,9 +33,39 @@ pub struct ExecRequest {
     pub stdin: bool,
 }
 
+impl ExecRequest {
+    /// The environment the command gets in a sandbox whose own is `sandboxs`.
+    ///
+    /// # Errors
+    ///
+    /// Its arguments and that are together more than a guest takes.
+    pub fn env_within(
+        &self,
+        sandboxs: &BTreeMap<String, String>,
+    ) -> Result<BTreeMap<String, String>, Failure> {
+        let mut env = sandboxs.clone();
+        env.extend(self.env.clone());
+        let (argv, whole) = (self.argv_bytes(), env_bytes(&env));
+        if argv + whole <= COMMAND_BYTES_MAX {
+            return Ok(env);
+        }
+        let message = format!(
+            "the command has {argv} bytes of arguments and {whole} bytes of environment, with the \
+             sandbox's own; together at most {COMMAND_BYTES_MAX} are allowed"
+        );
+        Err(Failure::new(ErrorCode::InvalidRequest, message)
+            .with_hint("put the rest in a file, or give it on standard input"))
+    }
+
+    /// What the arguments take, with a byte for the end of each.
+    fn argv_bytes(&self) -> usize {
+        self.argv.iter().map(|argument| argument.len() + 1).sum()
+    }
+}
+
 impl Check for ExecRequest {
     fn check(&self) -> Result<(), Refused> {
-        let bytes: usize = self.argv.iter().map(|argument| argument.len() + 1).sum();
+        let bytes = self.argv_bytes();
         if self.argv.first().is_none_or(String::is_empty) {
             return refuse("`argv` must name a program");
         }
@@ -83,7 +117,8 @@ impl Check for PtySize {
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SpawnRequest {
-    /// Program (looked up in PATH) and arguments.
+    /// Program (looked up in PATH) and arguments. With the environment and the sandbox's own, at most
+    /// 122880 bytes.
     pub argv: Vec<String>,
     /// Environment added to the sandbox's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -385,6 +420,25 @@ mod test {
         for user in ["", "a:b", "../x", &"u".repeat(33)] {
             let request = ExecRequest { user: Some(user.into()), ..exec(&["true"]) };
             assert!(request.check().is_err(), "{user:?}");
+        }
+    }
+
+    #[test]
+    fn arguments_and_environment_are_bounded_together() {
+        let of = |bytes: usize| BTreeMap::from([("A".to_owned(), "x".repeat(bytes - 3))]);
+        // Both at their own bounds are too much; what a variable is given anew counts once.
+        let request = ExecRequest { env: of(ENV_BYTES_MAX), ..exec(&["x"]) };
+        assert_eq!(request.check(), Ok(()));
+        assert_eq!(request.env_within(&of(ENV_BYTES_MAX)).unwrap(), request.env);
+        let rest = COMMAND_BYTES_MAX - ENV_BYTES_MAX;
+        let fits = exec(&["x", &"y".repeat(rest - 3)]);
+        assert!(fits.env_within(&of(ENV_BYTES_MAX)).is_ok());
+        let over = exec(&["x", &"y".repeat(rest - 2)]);
+        assert_eq!(over.check(), Ok(()));
+        let refused = over.env_within(&of(ENV_BYTES_MAX)).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::InvalidRequest);
+        for figure in [rest + 1, ENV_BYTES_MAX, COMMAND_BYTES_MAX] {
+            assert!(refused.message.contains(&figure.to_string()), "{refused}");
         }
     }
 

@@ -349,8 +349,9 @@ impl NodeApi for SimNode {
         };
         let (to_program, input) = mpsc::channel(EVENTS_PENDING_MAX);
         let env = self.with_guest(id, |sandbox| {
+            let env = request.env_within(&sandbox.env)?;
             sandbox.processes.insert(process_id, to_program);
-            Ok(sandbox.env.clone())
+            Ok(env)
         })?;
         let (out, events) = mpsc::channel(EVENTS_PENDING_MAX);
         let found = ExecBody::Started { process_id, pid: 100 + process_id.0 };

@@ -65,9 +65,10 @@ impl SimNode {
         let started = ExecBody::Started { process_id, pid: 100 + process_id.0 };
         let (events, follow) = watch::channel(vec![event(0, started)]);
         let env = self.with_sandbox(id, |sandbox| {
+            let env = request.env_within(&sandbox.env)?;
             sandbox.processes.insert(process_id, to_program);
             sandbox.kept.insert(process_id, Kept { process: process.clone(), events: follow });
-            Ok(sandbox.env.clone())
+            Ok(env)
         })?;
         tokio::spawn(program::run(request, pty, env, input, out));
         tokio::spawn(async move {

@@ -26,7 +26,7 @@ use crate::Input;
 pub(crate) async fn run(
     request: ExecRequest,
     pty: Option<PtySize>,
-    sandbox_env: BTreeMap<String, String>,
+    env: BTreeMap<String, String>,
     mut input: mpsc::Receiver<Input>,
     out: mpsc::Sender<ExecBody>,
 ) {
@@ -94,8 +94,6 @@ pub(crate) async fn run(
             killed(9, true)
         }
         ["where"] => {
-            let mut env = sandbox_env;
-            env.extend(request.env.clone());
             let text = format!("{env:?} {:?} {:?}\n", request.cwd, request.user);
             let _ = stdout(text.into_bytes()).await;
             exit(0)

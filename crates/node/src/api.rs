@@ -368,7 +368,7 @@ impl NodeApi for Node {
         request: SpawnRequest,
     ) -> Result<Process, Failure> {
         let (request, pty) = request.into_parts();
-        let exec = of_guest(&self.sandbox(id)?, request, pty);
+        let exec = of_guest(&self.sandbox(id)?.facts().env, request, pty)?;
         self.ask(id, |agent| agent.spawn(exec)).await.map(process::shown)
     }
 

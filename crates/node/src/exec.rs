@@ -1,6 +1,6 @@
 //! Commands in sandboxes: their events on the way out, input and signals on the way in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -105,7 +105,7 @@ impl Commands {
     ) -> Result<EventStream<ExecEvent>, Failure> {
         let id = sandbox.facts().id;
         let time_limit_ms = request.time_limit_ms;
-        let exec = of_guest(&sandbox, request, None);
+        let exec = of_guest(&sandbox.facts().env, request, None)?;
         let limit = time_limit_ms.map(|ms| Duration::from_millis(ms) + TIME_LIMIT_SLACK);
         let deadline = limit.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit)));
         let connection = sandbox.connect().await.map_err(|error| failure::of_ask(&error))?;
@@ -164,15 +164,14 @@ impl Commands {
     }
 }
 
-/// What the guest is asked to run.
+/// What the guest of a sandbox with the environment `own` is asked to run. It fits into one frame.
 pub(crate) fn of_guest(
-    sandbox: &SandboxHandle,
+    own: &BTreeMap<String, String>,
     request: ExecRequest,
     pty: Option<PtySize>,
-) -> Exec {
-    let mut env = sandbox.facts().env.clone();
-    env.extend(request.env);
-    Exec {
+) -> Result<Exec, Failure> {
+    let env = request.env_within(own)?;
+    Ok(Exec {
         argv: request.argv,
         env: env.into_iter().collect(),
         cwd: request.cwd,
@@ -180,7 +179,7 @@ pub(crate) fn of_guest(
         time_limit_ms: request.time_limit_ms,
         stdin: request.stdin,
         pty: pty.map(size_of_guest),
-    }
+    })
 }
 
 pub(crate) const fn size_of_guest(size: PtySize) -> api_guest::PtySize {
@@ -276,7 +275,43 @@ pub(crate) fn now_us() -> u64 {
 
 #[cfg(test)]
 mod test {
+    use api_guest::{Message as _, Request, Spawn, decode_all};
+    use api_node::{ARGV_COUNT_MAX, COMMAND_BYTES_MAX, PATH_BYTES_MAX};
+
     use super::*;
+
+    #[test]
+    fn the_largest_command_fits_into_a_frame_however_it_is_cut() {
+        // Texts of these lengths have lengths of one, two and three bytes before them.
+        for length in [1, 127, 128, 1_000, 16_383, 16_384, COMMAND_BYTES_MAX / 2] {
+            let mut rest = COMMAND_BYTES_MAX - "program".len() - 1;
+            let (mut argv, mut own) = (vec!["program".to_owned()], BTreeMap::new());
+            while rest > length && argv.len() < ARGV_COUNT_MAX {
+                argv.push("x".repeat(length));
+                rest -= length + 1;
+            }
+            if let Some(value) = rest.checked_sub("LAST".len() + 2) {
+                own.insert("LAST".to_owned(), "y".repeat(value));
+            }
+            let request = ExecRequest {
+                argv,
+                cwd: Some(format!("/{}", "d".repeat(PATH_BYTES_MAX - 1))),
+                user: Some("u".repeat(32)),
+                time_limit_ms: Some(u64::MAX),
+                stdin: true,
+                ..ExecRequest::default()
+            };
+            let pty = Some(PtySize { rows: u16::MAX, cols: u16::MAX });
+            let exec = of_guest(&own, request.clone(), pty).unwrap();
+            for asked in [Request::Exec(exec.clone()), Request::Spawn(Spawn { exec })] {
+                let frame = asked.encode().unwrap();
+                assert_eq!(decode_all::<Request>(&frame, 4096).unwrap(), [asked], "{length}");
+            }
+            let more = BTreeMap::from([("MORE".to_owned(), "z".repeat(rest))]);
+            let over = of_guest(&own, ExecRequest { env: more, ..request }, pty).unwrap_err();
+            assert_eq!(over.code, ErrorCode::InvalidRequest, "{length}");
+        }
+    }
 
     #[test]
     fn a_command_ends_as_in_a_shell() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api_node::{Limits, Quota};
+use api_node::{COMMAND_BYTES_MAX, Limits, Quota};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -314,4 +314,33 @@ async fn heads_and_uploads_have_the_bounds_that_were_set() {
     let upload = tenants.head(0, "PUT", "/files?path=/a", "Content-Length: 11\r\n") + "01234567890";
     let said = Wire::with(&tenants.world, upload.as_bytes()).await.until("request_id").await;
     assert!(said.starts_with("HTTP/1.1 413 "), "{said}");
+}
+
+#[tokio::test]
+async fn a_command_is_as_large_as_a_guest_takes_and_one_byte_more_is_refused_with_the_figures() {
+    let world = World::new().await;
+    let env = json!({"env": {"OWN": "x".repeat(50_000)}});
+    let made = world.ask(Some(&world.admin), &Method::POST, "/v1/sandboxes", Some(&env)).await;
+    let path = format!("/v1/sandboxes/{}", made.body["id"].as_str().unwrap());
+    let given = 20_000 + "ADDED".len() + 2;
+    let own = 50_000 + "OWN".len() + 2;
+    let rest = COMMAND_BYTES_MAX - own - given - "true".len() - 1;
+    for verb in ["exec", "processes"] {
+        let ask = async |argument: usize| {
+            let body = json!({
+                "argv": ["true", "y".repeat(argument)],
+                "env": {"ADDED": "z".repeat(20_000)},
+            });
+            let path = format!("{path}/{verb}");
+            world.ask(Some(&world.admin), &Method::POST, &path, Some(&body)).await
+        };
+        let fits = ask(rest - 1).await;
+        assert!(fits.status.is_success(), "{verb}: {fits:?}");
+        let over = ask(rest).await;
+        assert_eq!((over.status, over.code()), (StatusCode::BAD_REQUEST, "invalid_request"));
+        let message = over.body["message"].as_str().unwrap();
+        for figure in [rest + "true".len() + 2, own + given, COMMAND_BYTES_MAX] {
+            assert!(message.contains(&figure.to_string()), "{verb}: {message}");
+        }
+    }
 }
