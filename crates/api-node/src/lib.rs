@@ -75,9 +75,9 @@ pub use watch::{WatchBody, WatchEvent, WatchQuery};
 #[cfg(feature = "server")]
 pub use server::{
     AccessApi, Addresses, AtPort, Begun, ByteStream, Domain, EventStream, FileContent, Fingerprint,
-    KeptAnswer, Limits, Made, NodeApi, Noted, Origin, ParseDomainError, PortIo, PortsAccess,
-    PortsApi, ProcessInput, ProcessLine, RequestId, UploadError, UploadStream, openapi, router,
-    serve,
+    KeptAnswer, Limits, Made, NodeApi, Noted, Origin, ParseDomainError, PolicyApi, PortIo,
+    PortsAccess, PortsApi, ProcessInput, ProcessLine, RequestId, UploadError, UploadStream,
+    openapi, router, serve,
 };
 
 /// What every path of this API starts with.

@@ -48,6 +48,24 @@ pub enum Base {
     Default,
 }
 
+impl Base {
+    /// The base as it is written in a request.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Default => "default",
+        }
+    }
+}
+
+impl Policy {
+    /// One line about it, however many rules it has: `base none, 3 allowed, 1 denied`.
+    pub fn summary(&self) -> String {
+        let Self { base, allow, deny } = self;
+        format!("base {}, {} allowed, {} denied", base.as_str(), allow.len(), deny.len())
+    }
+}
+
 impl Check for Policy {
     fn check(&self) -> Result<(), Refused> {
         let rules = self.allow.len().saturating_add(self.deny.len());
@@ -115,7 +133,7 @@ pub struct Cidr {
 
 /// A text that is no rule, or no part of one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} {problem}")]
+#[error("`{}` {problem}", .text.escape_debug())]
 pub struct ParseRuleError {
     /// The part that is wrong, cut to 64 characters.
     pub text: String,
@@ -432,6 +450,19 @@ mod test {
         ] {
             assert!(text.parse::<Rule>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_rule_that_is_none_is_named_and_says_no_more_than_it_must() {
+        let policy = r#"{"allow": ["pypi.org", "no rule\u001b"]}"#;
+        let error = serde_json::from_str::<Policy>(policy).unwrap_err().to_string();
+        assert!(error.starts_with("`no rule\\u{1b}` is neither"), "{error}");
+    }
+
+    #[test]
+    fn a_policy_is_summed_up() {
+        let policy: Policy = serde_json::from_str(r#"{"base": "none", "allow": ["*"]}"#).unwrap();
+        assert_eq!(policy.summary(), "base none, 1 allowed, 0 denied");
     }
 
     #[test]

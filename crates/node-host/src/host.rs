@@ -1,6 +1,7 @@
 //! The node's side of the machine it runs on, as one thing: start it, ask it, close it.
 
 mod branch;
+mod network;
 mod ports;
 mod recover;
 
@@ -24,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use crate::cgroup::CgroupTree;
 use crate::console;
 use crate::disk;
+use crate::flows::FlowLog;
 use crate::images::Images;
 use crate::journal::{Deed, Journal};
 use crate::machine::random;
@@ -181,6 +183,7 @@ impl Host {
             stop.clone(),
         )
         .map_err(dir(templates_dir))?;
+        let journal = Journal::default();
         let around = Surroundings {
             shells,
             launcher,
@@ -193,7 +196,8 @@ impl Host {
             boot_within: settings.boot_within,
             tasks,
             stop,
-            journal: Journal::default(),
+            flows: FlowLog::new(journal.clone()),
+            journal,
         };
         let (around, sandboxes) = (Arc::new(around), Registry::default());
         for (facts, found) in found.into_sandboxes() {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use api_node::{ANSWER_KEPT_MS, Errand};
+use api_node::{ANSWER_KEPT_MS, Errand, Policy};
 use base_types::{ProjectId, SnapshotId};
 
 use super::Host;
@@ -81,6 +81,7 @@ impl Host {
             template: facts.template.clone(),
             size: facts.size,
             created_at_ms: now_ms(),
+            network: Policy::clone(&sandbox.policy()),
             bytes: 0,
             errand,
         };
@@ -149,6 +150,7 @@ impl Host {
         let Some(id) = spec.snapshot else { return Ok(Origin::Template) };
         let (facts, kept) = self.snapshots.get(id).ok_or(CreateError::NoSnapshot(id))?;
         (spec.template, spec.size, spec.cold) = (facts.template, facts.size, false);
+        spec.network.get_or_insert(facts.network);
         Ok(Origin::Moment(kept))
     }
 }

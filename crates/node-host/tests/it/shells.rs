@@ -33,6 +33,7 @@ fn spec() -> CreateSpec {
         env: BTreeMap::new(),
         metadata: BTreeMap::new(),
         snapshot: None,
+        network: None,
         lease: Lease::default(),
         memory: None,
         prefetch: None,
