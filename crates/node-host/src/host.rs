@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use api_node::{ANSWER_KEPT_MS, Errand, Used};
+use api_node::{ANSWER_KEPT_MS, Cidr, Errand, Used};
 use api_vmm::MemoryPath;
 use base_types::{ProjectId, SandboxId, Size, TemplateName};
 use node_store::{OpenStoreError, Store, StoreError};
@@ -67,6 +67,8 @@ pub struct HostSettings {
     pub boot_within: Duration,
     /// Whether a root disk is compared with its manifest before a snapshot is made of it.
     pub check_roots: bool,
+    /// Addresses that policies may open although nothing else would be let there.
+    pub gateway_allow: Vec<Cidr>,
 }
 
 /// Why the host side did not start.

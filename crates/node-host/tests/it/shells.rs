@@ -19,6 +19,7 @@ fn settings(data: &Path, pool: usize) -> HostSettings {
         prefetch: true,
         ready_within: Duration::from_secs(10),
         boot_within: Duration::from_secs(10),
+        gateway_allow: Vec::new(),
         check_roots: true,
     }
 }
