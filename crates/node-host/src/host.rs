@@ -67,7 +67,7 @@ pub struct HostSettings {
     pub boot_within: Duration,
     /// Whether a root disk is compared with its manifest before a snapshot is made of it.
     pub check_roots: bool,
-    /// Addresses that policies may open although nothing else would be let there.
+    /// Addresses that are as those of the internet to sandboxes, although they would never be reached.
     pub gateway_allow: Vec<Cidr>,
 }
 

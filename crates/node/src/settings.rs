@@ -57,8 +57,8 @@ pub(crate) struct Options {
     /// must lead to this node.
     #[arg(long, value_name = "DOMAIN", default_value_t)]
     sandbox_domain: Domain,
-    /// Addresses that policies of sandboxes may open although they are private or this machine's own, such
-    /// as 10.1.2.0/24. May be repeated.
+    /// Addresses that are as those of the internet to sandboxes, although they are private or this
+    /// machine's own, such as 10.1.2.0/24. May be repeated.
     #[arg(long, value_name = "CIDR")]
     gateway_allow: Vec<Cidr>,
     /// Shells kept ready, for each size that should have some.
@@ -235,7 +235,7 @@ mod test {
     }
 
     #[test]
-    fn addresses_that_policies_may_open_are_named_one_by_one() {
+    fn addresses_that_are_opened_to_policies_are_named_one_by_one() {
         assert!(resolve(&[]).unwrap().host.gateway_allow.is_empty());
         let given = ["--gateway-allow", "10.1.2.0/24", "--gateway-allow", "127.0.0.1"];
         let allowed = resolve(&given).unwrap().host.gateway_allow;

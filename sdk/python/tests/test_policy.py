@@ -21,7 +21,10 @@ NOTHING = {"base": "none", "allow": [], "deny": []}
         ({"base": "none", "allow": ["pypi.org"]}, {**NOTHING, "allow": ["pypi.org"]}),
         (Policy("none"), NOTHING),
         (Policy(deny=("*:25",)), {"base": "default", "allow": [], "deny": ["*:25"]}),
-        ({"base": "none", "allow": (f"*:{p}" for p in (1, 2))}, {**NOTHING, "allow": ["*:1", "*:2"]}),
+        (
+            {"base": "none", "allow": (f"*:{p}" for p in (1, 2))},
+            {**NOTHING, "allow": ["*:1", "*:2"]},
+        ),
     ],
 )
 def test_a_policy_is_written_in_several_ways(network: Any, sent: dict[str, Any]) -> None:
