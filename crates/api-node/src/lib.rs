@@ -15,10 +15,12 @@ mod audit;
 mod check;
 mod failure;
 mod file;
+mod flow;
 mod listing;
 mod measure;
 mod node;
 mod paging;
+mod policy;
 mod port;
 mod process;
 mod range;
@@ -46,12 +48,17 @@ pub use file::{
     RemoveQuery, UnpackQuery,
 };
 pub use listing::{LogsQuery, SandboxList, SandboxListQuery};
+pub use flow::{FLOW_LIMIT_MAX, Flow, FlowEntry, FlowList, FlowProtocol, FlowQuery, Verdict};
 pub use measure::{MEASURE_MIB_MAX, MEASURE_RUNS_MAX, Measure, Measured};
 pub use node::{
     ColdBoot, ColdBootQuery, CreateTimes, DataUsage, Floor, FloorPhase, FloorQuery, Health, Kvm,
     KvmKind, MemoryUsage, Node, Pool, Spread,
 };
 pub use paging::{LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, PageQuery};
+pub use policy::{
+    Base, Cidr, DomainName, POLICY_RULE_BYTES_MAX, POLICY_RULES_MAX, ParseRuleError, Policy, Ports,
+    Protocol, Rule, Target,
+};
 pub use port::{
     PORT_HEADER, PORT_SANDBOX_HEADER, PORT_TOKEN_HEADER, PORT_TOKEN_NAME, PUBLIC_PORTS_MAX,
     ParseTokenError, Port, PortList, PortToken, SetPort,
@@ -73,9 +80,9 @@ pub use watch::{WatchBody, WatchEvent, WatchQuery};
 #[cfg(feature = "server")]
 pub use server::{
     AccessApi, Addresses, AtPort, Begun, ByteStream, Domain, EventStream, FileContent, Fingerprint,
-    KeptAnswer, Limits, Made, NodeApi, Noted, Origin, ParseDomainError, PortIo, PortsAccess,
-    PortsApi, ProcessInput, ProcessLine, RequestId, UploadError, UploadStream, openapi, router,
-    serve,
+    KeptAnswer, Limits, Made, NodeApi, Noted, Origin, ParseDomainError, PolicyApi, PortIo,
+    PortsAccess, PortsApi, ProcessInput, ProcessLine, RequestId, UploadError, UploadStream,
+    openapi, router, serve,
 };
 
 /// What every path of this API starts with.

@@ -4,7 +4,7 @@ use base_types::{SandboxId, Size, SnapshotId, TemplateName};
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Check, Refused, env, metadata, refuse};
-use crate::{READY_TIMEOUT_MS_MAX, TIMEOUT_S_DEFAULT, TIMEOUT_S_MAX};
+use crate::{Policy, READY_TIMEOUT_MS_MAX, TIMEOUT_S_DEFAULT, TIMEOUT_S_MAX};
 
 /// A sandbox to make.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +45,9 @@ pub struct CreateSandbox {
     /// What happens when one of the two is over. Default: `kill`.
     #[serde(default)]
     pub on_timeout: OnTimeout,
+    /// What it may reach. Default: what its `snapshot` might, or else the internet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Policy>,
     /// How it is made; for measurements and odd machines.
     #[serde(default)]
     pub options: CreateOptions,
@@ -74,6 +77,7 @@ impl Default for CreateSandbox {
             timeout_s: default_timeout_s(),
             idle_timeout_s: 0,
             on_timeout: OnTimeout::default(),
+            network: None,
             options: CreateOptions::default(),
         }
     }
@@ -93,6 +97,7 @@ impl Check for CreateSandbox {
         if self.options.ready_timeout_ms.is_some_and(|ms| ms == 0 || ms > READY_TIMEOUT_MS_MAX) {
             return refuse(format!("`ready_timeout_ms` must be 1 to {READY_TIMEOUT_MS_MAX}"));
         }
+        self.network.as_ref().map_or(Ok(()), Policy::check)?;
         env(&self.env)
     }
 }
@@ -338,6 +343,21 @@ mod test {
             create.options.ready_timeout_ms = Some(ms);
             assert!(create.check().is_err(), "{ms}");
         }
+    }
+
+    #[test]
+    fn a_network_is_a_policy_or_left_to_the_node() {
+        let create = |network: &str| {
+            serde_json::from_str::<CreateSandbox>(&format!(r#"{{"network": {network}}}"#))
+        };
+        assert_eq!(create("null").unwrap(), CreateSandbox::default());
+        let nothing = create(r#"{"base": "none", "allow": ["pypi.org:443"]}"#).unwrap();
+        assert_eq!(nothing.network.as_ref().unwrap().allow[0].to_string(), "pypi.org:443");
+        assert!(create(r#"{"base": "some"}"#).is_err());
+        let mut many = nothing;
+        let rules = vec!["*".parse().unwrap(); crate::POLICY_RULES_MAX + 1];
+        many.network = Some(Policy { deny: rules, ..Policy::default() });
+        assert!(many.check().is_err());
     }
 
     #[test]

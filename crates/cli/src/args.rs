@@ -1,4 +1,5 @@
 mod access;
+mod policy;
 mod sandbox;
 
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub(crate) use access::{CreateKeyArgs, CreateProjectArgs, KeysCommand, ProjectsCommand};
+pub(crate) use policy::{NetworkOptions, PolicyCommand, PolicyLog, SetPolicy};
 pub(crate) use sandbox::{
     Choice, Cp, Create, Exec, ForkArgs, Kill, One, Ps, SandboxCommand, SandboxVerb, Shell,
     SnapshotsCommand, TakeSnapshot, Timeout, Url,
@@ -73,6 +75,9 @@ pub(crate) enum Command {
     /// The commands for one sandbox, as a group.
     #[command(subcommand)]
     Sandbox(SandboxCommand),
+    /// Show or change what a sandbox may reach, and see what it reached.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// List or delete the snapshots of sandboxes.
     #[command(subcommand)]
     Snapshots(SnapshotsCommand),
@@ -487,6 +492,9 @@ mod test {
             "cp a b --mode 999",
             "create --timeout soon",
             "create --metadata team",
+            "create --network some",
+            "policy set sbx_0123456789abcdef",
+            "policy set sbx_0123456789abcdef --allow a..b",
             "create --snapshot snap_0123456789abcdef --size small",
             "fork sbx_0123456789abcdef --count 17",
             "timeout sbx_0123456789abcdef",

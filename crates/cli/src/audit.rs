@@ -52,7 +52,7 @@ fn table(entries: &[AuditEntry]) -> String {
 }
 
 /// A time as `2026-01-31 23:59:59`. The calendar is that of days since 1970 in eras of 400 years.
-fn utc(time_ms: u64) -> String {
+pub(crate) fn utc(time_ms: u64) -> String {
     let seconds = Duration::from_millis(time_ms).as_secs();
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Years begin in March here, so that the day that comes and goes is the last one.

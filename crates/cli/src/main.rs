@@ -20,6 +20,7 @@ mod launch;
 mod listing;
 mod node;
 mod place;
+mod policy;
 mod programs;
 mod sandbox;
 mod signals;
@@ -108,6 +109,7 @@ async fn command(args: Args) -> Result<End> {
         Command::Logs(logs) => launch::logs(&place()?, &logs).await,
         Command::Verb(verb) => sandbox::verb(&client()?, verb).await,
         Command::Sandbox(command) => sandbox::sandbox(&client()?, command).await,
+        Command::Policy(command) => policy::policy(&client()?, command).await,
         Command::Snapshots(command) => snapshots::snapshots(&client()?, command).await,
         Command::Template(TemplateCommand::Ls(format)) => {
             listing::templates(&client()?, format).await

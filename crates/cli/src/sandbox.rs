@@ -65,6 +65,7 @@ async fn create(client: &Client, args: Create) -> Result<End> {
         timeout_s: args.timeout.unwrap_or(TIMEOUT_S_DEFAULT),
         idle_timeout_s: args.idle_timeout.unwrap_or_default(),
         on_timeout: args.on_timeout.into(),
+        network: args.network.policy(),
         ..CreateSandbox::default()
     };
     if request.snapshot.is_none() {
@@ -168,7 +169,7 @@ fn state(process: &Process) -> String {
 }
 
 /// Text from a guest on one line, cut, and without anything a terminal would obey.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let mut line = String::new();
     for (index, char) in text.chars().enumerate() {
         if index == COMMAND_CHARS_MAX {

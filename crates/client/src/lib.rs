@@ -12,6 +12,7 @@ mod error;
 mod events;
 mod files;
 mod operations;
+mod policy;
 mod ports;
 mod processes;
 

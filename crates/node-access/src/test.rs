@@ -302,6 +302,7 @@ async fn creates_of_the_last_minute_count_under_the_next_node() {
             env: Default::default(),
             metadata: Default::default(),
             snapshot: None,
+            network: String::new(),
             lease: node_store::LeaseRow::default(),
             state: node_store::StoredState::Running,
             created_at_ms,

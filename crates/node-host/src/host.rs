@@ -1,6 +1,7 @@
 //! The node's side of the machine it runs on, as one thing: start it, ask it, close it.
 
 mod branch;
+mod network;
 mod ports;
 mod recover;
 
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use api_node::{ANSWER_KEPT_MS, Errand, Used};
+use api_node::{ANSWER_KEPT_MS, Cidr, Errand, Used};
 use api_vmm::MemoryPath;
 use base_types::{ProjectId, SandboxId, Size, TemplateName};
 use node_store::{OpenStoreError, Store, StoreError};
@@ -24,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use crate::cgroup::CgroupTree;
 use crate::console;
 use crate::disk;
+use crate::flows::FlowLog;
 use crate::images::Images;
 use crate::journal::{Deed, Journal};
 use crate::machine::random;
@@ -65,6 +67,8 @@ pub struct HostSettings {
     pub boot_within: Duration,
     /// Whether a root disk is compared with its manifest before a snapshot is made of it.
     pub check_roots: bool,
+    /// Addresses that are as those of the internet to sandboxes, although they would never be reached.
+    pub gateway_allow: Vec<Cidr>,
 }
 
 /// Why the host side did not start.
@@ -181,6 +185,7 @@ impl Host {
             stop.clone(),
         )
         .map_err(dir(templates_dir))?;
+        let journal = Journal::default();
         let around = Surroundings {
             shells,
             launcher,
@@ -193,7 +198,8 @@ impl Host {
             boot_within: settings.boot_within,
             tasks,
             stop,
-            journal: Journal::default(),
+            flows: FlowLog::new(journal.clone()),
+            journal,
         };
         let (around, sandboxes) = (Arc::new(around), Registry::default());
         for (facts, found) in found.into_sandboxes() {

@@ -12,6 +12,10 @@ pub enum Deed {
     TimeoutPause,
     /// Its machine is over by itself.
     Failed,
+    /// It reached something outside, and that is over.
+    NetworkFlow,
+    /// It was not let out.
+    NetworkDenied,
 }
 
 impl Deed {
@@ -21,6 +25,8 @@ impl Deed {
             Self::TimeoutKill => "timeout_kill",
             Self::TimeoutPause => "timeout_pause",
             Self::Failed => "sandbox_failed",
+            Self::NetworkFlow => "network.flow",
+            Self::NetworkDenied => "network.denied",
         }
     }
 }

@@ -15,6 +15,7 @@ mod console;
 mod control;
 mod device;
 mod disk;
+mod flows;
 mod guest;
 mod host;
 mod images;
@@ -34,6 +35,7 @@ mod vmm;
 mod watched;
 
 pub use control::ControlError;
+pub use flows::FlowLog;
 pub use guest::{
     AttachBody, AttachEvent, AttachReader, ENTRIES_MAX, ExecEvent, ExecInput, ExecReader,
     FileReader, FileWriter, GuestConnection, GuestError, PROCESSES_SHOWN_MAX, PortStream,
@@ -46,8 +48,8 @@ pub use machine::MachineError;
 pub use measure::{FloorReport, KvmKind, MeasureError, PhaseSpread, Spread, Verdict, floor, probe};
 pub use phase::Phase;
 pub use sandbox::{
-    AskError, CreateError, CreateSpec, CreateTimes, Lease, OnTimeout, OrderError, PortsError,
-    PortsRule, SandboxFacts, SandboxHandle, SandboxView,
+    AskError, CreateError, CreateSpec, CreateTimes, Lease, OnTimeout, OrderError, PolicyError,
+    PortsError, PortsRule, SandboxFacts, SandboxHandle, SandboxView,
 };
 pub use shells::{PoolStats, ShellError};
 pub use snapshots::SnapshotFacts;

@@ -10,6 +10,7 @@ mod layout;
 mod lease;
 mod make;
 mod merge;
+mod network;
 mod orders;
 mod owner;
 mod ports;
@@ -20,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_node::{Errand, Quota};
+use api_node::{Errand, Policy, Quota};
 use api_vmm::{Answer, Command, MachineStats, MemoryPath};
 use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use node_quota::QuotaExceeded;
@@ -38,6 +39,7 @@ use crate::template::TemplateError;
 use crate::vmm::KeepError;
 
 use activity::Activity;
+use network::Network;
 use orders::{Ask, word};
 use ports::Ports;
 
@@ -48,6 +50,8 @@ pub(crate) use layout::Layout;
 pub(crate) use layout::{Moment, Stamp};
 pub use lease::{Lease, OnTimeout};
 pub(crate) use make::Origin;
+pub use network::PolicyError;
+pub(crate) use network::{nothing, read as read_policy};
 pub use orders::OrderError;
 pub(crate) use owner::{Birth, Found, Surroundings, explain, own};
 pub use ports::{PortsError, PortsRule};
@@ -83,6 +87,8 @@ pub struct CreateSpec {
     pub snapshot: Option<SnapshotId>,
     /// What is agreed about its time.
     pub lease: Lease,
+    /// What it may reach; what the snapshot's sandbox might, or else the internet, when `None`.
+    pub network: Option<Policy>,
     /// How clean memory reaches it; the node's setting when `None`.
     pub memory: Option<MemoryPath>,
     /// Whether the working set is brought in first; the node's setting when `None`.
@@ -254,6 +260,7 @@ pub struct SandboxHandle {
     asks: mpsc::Sender<Ask>,
     activity: Activity,
     ports: Ports,
+    network: Network,
 }
 
 impl SandboxHandle {

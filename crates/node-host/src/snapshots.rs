@@ -17,19 +17,19 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api_node::{Errand, Quota};
+use api_node::{Errand, Policy, Quota};
 use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use node_quota::QuotaExceeded;
 use serde::{Deserialize, Serialize};
 
-use crate::sandbox::Moment;
+use crate::sandbox::{Moment, nothing};
 use crate::step;
 use crate::template::bytes_in;
 
 /// What says that a snapshot is there.
 const FACTS_FILE: &str = "snapshot.json";
-/// LIMIT: eight short fields.
-const FACTS_BYTES_MAX: u64 = 64 * 1024;
+/// LIMIT: short fields, and one policy with as many rules of as many bytes as it may have.
+const FACTS_BYTES_MAX: u64 = 256 * 1024;
 
 /// A moment of a sandbox on disk.
 #[derive(Debug)]
@@ -73,6 +73,9 @@ pub struct SnapshotFacts {
     pub size: Size,
     /// When it was taken, milliseconds since 1970 UTC.
     pub created_at_ms: u64,
+    /// What that sandbox might reach.
+    #[serde(default = "nothing")]
+    pub network: Policy,
     /// Bytes its files take on disk.
     pub bytes: u64,
     /// The create it was made by, where that must not happen twice.

@@ -143,6 +143,7 @@ impl NodeApi for SimNode {
             let (snapshot, moment) = found.ok_or_else(|| Failure::no_snapshot(id))?;
             (request.template, request.size) = (snapshot.template.clone(), snapshot.size);
             files = moment.files.clone();
+            request.network.get_or_insert_with(|| moment.network.clone());
         }
         self.template_get(request.template.clone(), request.size).await?;
         self.admit(caller.project, request.size)?;
@@ -172,6 +173,8 @@ impl NodeApi for SimNode {
             shown: shown.clone(),
             env: request.env,
             timeout_s: request.timeout_s,
+            network: request.network.unwrap_or_default(),
+            flows: Vec::new(),
             files,
             directories: [].into(),
             watches: Vec::new(),

@@ -7,6 +7,7 @@
 mod api;
 mod files;
 mod life;
+mod policy;
 mod ports;
 mod process;
 mod program;
@@ -19,8 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use api_node::{
-    AccessApi as _, Addresses, ErrorCode, Failure, Limits, PhaseTimes, ProcessId, PtySize, Sandbox,
-    Secret, Snapshot, TemplateState, Used,
+    AccessApi as _, Addresses, ErrorCode, Failure, FlowEntry, Limits, PhaseTimes, Policy,
+    ProcessId, PtySize, Sandbox, Secret, Snapshot, TemplateState, Used,
 };
 use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use node_access::Access;
@@ -50,6 +51,8 @@ pub(crate) struct SimSandbox {
     pub(crate) shown: Sandbox,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) timeout_s: u32,
+    pub(crate) network: Policy,
+    pub(crate) flows: Vec<FlowEntry>,
     pub(crate) files: BTreeMap<String, Vec<u8>>,
     /// Those that were made; others are there as long as something is in them.
     pub(crate) directories: BTreeSet<String>,

@@ -21,6 +21,8 @@ impl SimSandbox {
             shown: self.shown.clone(),
             env: self.env.clone(),
             timeout_s: self.timeout_s,
+            network: self.network.clone(),
+            flows: Vec::new(),
             files: self.files.clone(),
             directories: self.directories.clone(),
             watches: Vec::new(),

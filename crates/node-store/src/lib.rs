@@ -107,6 +107,8 @@ pub struct SandboxRow {
     pub snapshot: Option<SnapshotId>,
     /// What was agreed about its time.
     pub lease: LeaseRow,
+    /// What it may reach, as the node wrote it.
+    pub network: String,
     /// Where it is.
     pub state: StoredState,
     /// When it was asked for, milliseconds since 1970 UTC.
@@ -199,6 +201,16 @@ impl Store {
         lease: LeaseRow,
     ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
         self.work(move |connection| thread::set_lease(connection, id, lease))
+    }
+
+    /// Remembers what a sandbox may reach, also over a power cut, and says whether it did: a sandbox
+    /// that is not there is left so.
+    pub fn sandbox_set_network(
+        &self,
+        id: SandboxId,
+        network: String,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send + use<> {
+        self.work(move |connection| thread::set_network(connection, id, &network))
     }
 
     /// Forgets a sandbox, also over a power cut. One that is not there is no error.

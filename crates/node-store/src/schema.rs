@@ -90,6 +90,10 @@ const MIGRATIONS: &[&str] = &[
     CREATE INDEX answers_of_project ON answers (project, created_at_ms);
     CREATE INDEX answers_by_age ON answers (created_at_ms);
 ",
+    // What sandboxes may reach. Those of before reached nothing.
+    "
+    ALTER TABLE sandboxes ADD COLUMN network TEXT NOT NULL DEFAULT '{\"base\":\"none\"}';
+",
 ];
 
 /// LIMIT: only a person with a SQLite shell competes for the lock.
@@ -131,4 +135,37 @@ fn keep_private(path: &Path) {
     use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
     let file = File::options().create(true).append(true).mode(MODE).open(path);
     let _ = file.and_then(|file| file.set_permissions(Permissions::from_mode(MODE)));
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::Store;
+
+    /// A database as a node of an earlier version left it.
+    fn database(path: &Path, version: usize) -> Connection {
+        let connection = Connection::open(path).unwrap();
+        for step in &MIGRATIONS[..version] {
+            connection.execute_batch(step).unwrap();
+        }
+        connection.pragma_update(None, "user_version", version as u32).unwrap();
+        connection
+    }
+
+    #[tokio::test]
+    async fn sandboxes_of_every_earlier_version_are_read_and_reach_nothing() {
+        for version in 1..MIGRATIONS.len() {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("node.db");
+            let connection = database(&path, version);
+            let row = "INSERT INTO sandboxes (id, name, template, size, state, created_at_ms)
+                VALUES ('sbx_0000000000000001', 'charts', 'agent', 'nano', 'running', 7)";
+            connection.execute(row, []).unwrap();
+            drop(connection);
+            let rows = Store::open(&path).unwrap().sandbox_list().await.unwrap();
+            let [row] = &rows[..] else { panic!("{version}: {rows:?}") };
+            assert_eq!((row.name.as_deref(), row.created_at_ms), (Some("charts"), 7), "{version}");
+            assert_eq!(row.network, r#"{"base":"none"}"#, "{version}");
+        }
+    }
 }

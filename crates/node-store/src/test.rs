@@ -17,6 +17,7 @@ fn row(bits: u64) -> SandboxRow {
         metadata: [("owner".to_owned(), format!("agent {bits}"))].into(),
         snapshot: (bits == 3).then(|| SnapshotId::from_bits(bits)),
         lease: LeaseRow::default(),
+        network: format!("policy {bits}"),
         errand: (bits == 3).then_some([3; 32]),
     }
 }
@@ -198,4 +199,22 @@ async fn who_may_reach_ports_is_remembered_as_long_as_the_sandbox() {
     assert_eq!(store.ports_list().await.unwrap(), [ports(1, 1, &[8000])]);
     let shown = format!("{:?}", ports(1, 77, &[8000]));
     assert!(!shown.contains("77"), "{shown}");
+}
+
+#[tokio::test]
+async fn what_a_sandbox_may_reach_is_remembered_as_it_was_set_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.db");
+    let store = Store::open(&path).unwrap();
+    let (one, two) = (SandboxId::from_bits(1), SandboxId::from_bits(2));
+    store.sandbox_insert(row(1)).await.unwrap();
+    store.sandbox_insert(row(2)).await.unwrap();
+    for network in ["first", "second"] {
+        assert!(store.sandbox_set_network(one, network.into()).await.unwrap());
+    }
+    store.sandbox_delete(two).await.unwrap();
+    assert!(!store.sandbox_set_network(two, "third".into()).await.unwrap());
+    drop(store);
+    let rows = Store::open(&path).unwrap().sandbox_list().await.unwrap();
+    assert_eq!(rows, [SandboxRow { network: "second".into(), ..row(1) }]);
 }

@@ -40,8 +40,9 @@ pub(crate) fn run(connection: Connection, asks: &mpsc::Receiver<Ask>) {
 fn insert(connection: &Connection, row: &SandboxRow) -> Result<(), StoreError> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO sandboxes (id, name, template, size, state, created_at_ms, reason, env, times,
-             project, metadata, snapshot, timeout_s, idle_timeout_s, on_timeout, ends_at_ms, errand)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+             project, metadata, snapshot, timeout_s, idle_timeout_s, on_timeout, ends_at_ms, errand,
+             network)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
     )?;
     let env = serde_json::to_string(&row.env).map_err(StoreError::Unwritable)?;
     let metadata = serde_json::to_string(&row.metadata).map_err(StoreError::Unwritable)?;
@@ -63,6 +64,7 @@ fn insert(connection: &Connection, row: &SandboxRow) -> Result<(), StoreError> {
         on_timeout_name(row.lease.pause),
         row.lease.ends_at_ms.map(milliseconds),
         row.errand,
+        row.network,
     ])?;
     Ok(())
 }
@@ -93,6 +95,22 @@ pub(crate) fn set_lease(
         lease.ends_at_ms.map(milliseconds),
     ])?;
     Ok(())
+}
+
+/// Flushed to the disk: what was taken from a sandbox must not be open again after a power cut.
+pub(crate) fn set_network(
+    connection: &Connection,
+    id: SandboxId,
+    network: &str,
+) -> Result<bool, StoreError> {
+    let mut kept = 0;
+    durably(connection, |connection| {
+        let sql = "UPDATE sandboxes SET network = ?2 WHERE id = ?1";
+        let mut statement = connection.prepare_cached(sql)?;
+        kept = statement.execute(params![id.to_string(), network])?;
+        Ok(kept)
+    })?;
+    Ok(kept > 0)
 }
 
 fn set_running(
@@ -168,7 +186,8 @@ pub(crate) fn creates_since(
 fn list(connection: &Connection) -> Result<Vec<SandboxRow>, StoreError> {
     let mut statement = connection.prepare_cached(
         "SELECT id, name, template, size, state, created_at_ms, reason, env, times,
-             project, metadata, snapshot, timeout_s, idle_timeout_s, on_timeout, ends_at_ms, errand
+             project, metadata, snapshot, timeout_s, idle_timeout_s, on_timeout, ends_at_ms, errand,
+             network
          FROM sandboxes ORDER BY created_at_ms, id",
     )?;
     let mut rows = statement.query([])?;
@@ -213,6 +232,7 @@ fn read(row: &Row<'_>) -> Result<SandboxRow, StoreError> {
             .transpose()?,
         lease,
         errand: row.get(16)?,
+        network: row.get(17)?,
     })
 }
 

@@ -464,7 +464,8 @@ impl NodeApi for Node {
 /// What the host side is asked for.
 fn spec(request: CreateSandbox, project: ProjectId, quota: Quota) -> CreateSpec {
     let lease = lifecycle::lease(&request);
-    let CreateSandbox { template, size, name, env, metadata, snapshot, options, .. } = request;
+    let CreateSandbox { template, size, name, env, metadata, snapshot, network, options, .. } =
+        request;
     let memory = options.memory_path.map(|path| match path {
         MemoryPath::Private => api_vmm::MemoryPath::Private,
         MemoryPath::Userfault => api_vmm::MemoryPath::Userfault,
@@ -481,6 +482,7 @@ fn spec(request: CreateSandbox, project: ProjectId, quota: Quota) -> CreateSpec 
         metadata,
         snapshot,
         lease,
+        network,
         memory,
         prefetch,
         cold,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api_node::{
     Caller, CreateSandbox, CreateSnapshot, Errand, ErrorCode, Failure, Fork, Forked, OnTimeout,
-    Quota, Sandbox, Snapshot,
+    Policy, Quota, Sandbox, Snapshot,
 };
 use base_types::SandboxId;
 use node_access::Access;
@@ -102,6 +102,7 @@ fn spec_of_child(
         metadata: facts.metadata.clone(),
         snapshot: facts.snapshot,
         lease: parent.view().lease,
+        network: Some(Policy::clone(&parent.policy())),
         memory: None,
         prefetch: None,
         cold: false,

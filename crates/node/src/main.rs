@@ -12,6 +12,7 @@ mod first_key;
 mod lifecycle;
 mod listen;
 mod measure;
+mod policy;
 mod ports;
 mod process;
 mod quota;

@@ -13,7 +13,7 @@ use api_node::{
 };
 use base_types::SandboxId;
 use node_audit::AuditLog;
-use node_host::{Host, KvmKind as FoundKvm, Verdict};
+use node_host::{Deed, Host, KvmKind as FoundKvm, Verdict};
 use node_witness::{Gauges, Witness};
 
 use crate::system;
@@ -70,7 +70,8 @@ pub(crate) async fn node(
 pub(crate) fn keep_journal(host: &Host, witness: &Arc<Witness>) {
     let keeping = witness.clone();
     host.keep_journal(move |id, deed, why| {
-        keeping.node_did(deed.name(), id.to_string(), "ok", Some(why.to_owned()));
+        let result = if deed == Deed::NetworkDenied { "denied" } else { "ok" };
+        keeping.node_did(deed.name(), id.to_string(), result, Some(why.to_owned()));
     });
     for sandbox in host.sandboxes() {
         let found = sandbox.view();

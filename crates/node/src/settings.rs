@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use api_node::{Domain, Limits, SecretHash};
+use api_node::{Cidr, Domain, Limits, SecretHash};
 use api_vmm::MemoryPath;
 use base_types::Size;
 use clap::{Parser, ValueEnum};
@@ -57,6 +57,10 @@ pub(crate) struct Options {
     /// must lead to this node.
     #[arg(long, value_name = "DOMAIN", default_value_t)]
     sandbox_domain: Domain,
+    /// Addresses that are as those of the internet to sandboxes, although they are private or this
+    /// machine's own, such as 10.1.2.0/24. May be repeated.
+    #[arg(long, value_name = "CIDR")]
+    gateway_allow: Vec<Cidr>,
     /// Shells kept ready, for each size that should have some.
     #[arg(long, value_name = "SIZE=COUNT", value_parser = parse_pool, default_value = "nano=24")]
     pool: Vec<(Size, usize)>,
@@ -166,6 +170,7 @@ impl Options {
             ready_within: Duration::from_millis(self.ready_timeout_ms),
             boot_within: Duration::from_millis(self.boot_timeout_ms),
             check_roots: self.check_roots == Switch::On,
+            gateway_allow: self.gateway_allow,
         };
         Ok(Settings {
             exposure,
@@ -230,6 +235,14 @@ mod test {
     }
 
     #[test]
+    fn addresses_that_are_opened_to_policies_are_named_one_by_one() {
+        assert!(resolve(&[]).unwrap().host.gateway_allow.is_empty());
+        let given = ["--gateway-allow", "10.1.2.0/24", "--gateway-allow", "127.0.0.1"];
+        let allowed = resolve(&given).unwrap().host.gateway_allow;
+        assert_eq!(allowed.iter().map(Cidr::to_string).collect::<Vec<_>>(), [given[1], given[3]]);
+    }
+
+    #[test]
     fn the_guide_has_every_setting_with_its_default() {
         let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guides/operations.md");
         let guide = fs::read_to_string(guide).unwrap();
@@ -273,6 +286,8 @@ mod test {
             ["--memory-path", "magic"],
             ["--prefetch", "maybe"],
             ["--max-sandboxes", "0"],
+            ["--gateway-allow", "10.1.2.3/24"],
+            ["--gateway-allow", "localhost"],
             ["--max-connections", "0"],
             ["--max-requests-per-sandbox", "256"],
             ["--max-head-kib", "4"],

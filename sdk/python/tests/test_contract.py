@@ -33,6 +33,7 @@ CREATE: dict[str, Any] = {
     "idle_timeout": 5,
     "on_timeout": "pause",
     "snapshot": "snap_1",
+    "network": {"base": "none", "allow": ["pypi.org"]},
 }
 ASKS: list[Ask[Any]] = [
     operations.health(),
@@ -49,6 +50,9 @@ ASKS: list[Ask[Any]] = [
     operations.sandbox_snapshot("sbx_1", "n"),
     operations.sandbox_metrics("sbx_1"),
     operations.sandbox_logs("sbx_1"),
+    operations.policy_get("sbx_1"),
+    operations.policy_set("sbx_1", "none"),
+    operations.flow_list("sbx_1", 5, 10),
     operations.port_get("sbx_1", 8000),
     operations.port_set("sbx_1", 8000, True),
     operations.snapshot_list(),

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-PYTHON = ["docs/guides/python.md", "docs/guides/quickstart.md", "sdk/python/README.md"]
+PYTHON = [
+    "docs/guides/network.md",
+    "docs/guides/python.md",
+    "docs/guides/quickstart.md",
+    "sdk/python/README.md",
+]
 FRONT_PAGE = """\
 sb = Sandbox.create("agent", size="nano")
 sb.upload(csv_bytes, "/home/agent/data.csv")
@@ -59,6 +64,7 @@ SHELL = {
     "docs/guides/api.md": ("TGludXgg", '"code":"not_found"', "b25lCnR3bwo=", "paused"),
     "docs/guides/audit.md": ("ACTION", '"entries": ['),
     "docs/guides/cli.md": ("exit code 7\n", "/tmp\nfrom a file\n", "Initialized empty Git"),
+    "docs/guides/network.md": ("base   none\n", "is not found any more\n"),
     "docs/guides/operations.md": ("prj_", "team"),
     "docs/guides/ports.md": (".localhost:", '<a href="now">now</a>'),
     "docs/guides/quickstart.md": ("42\n", "agent\n/home/agent\n", "45\n", "print(sum("),

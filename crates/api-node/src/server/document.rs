@@ -4,11 +4,16 @@
 use base_types::Size;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
-use utoipa::openapi::schema::{KnownFormat, Object, ObjectBuilder, Schema, SchemaFormat};
+use utoipa::openapi::schema::{
+    ArrayItems, KnownFormat, Object, ObjectBuilder, Schema, SchemaFormat,
+};
 use utoipa::openapi::{Content, OpenApi, PathItem, RefOr, Required, Type};
 
 use crate::server::idempotency::{CREATES, KEY_BYTES_MAX, REPLAYED};
-use crate::{FORK_COUNT_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, PTY_SIDE_MAX};
+use crate::{
+    FORK_COUNT_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, POLICY_RULE_BYTES_MAX, POLICY_RULES_MAX,
+    PTY_SIDE_MAX,
+};
 
 /// What an id in a path looks like, by what the path begins with.
 const IDS: [(&str, &str); 4] = [
@@ -33,10 +38,16 @@ enum Form {
     /// At least one of a list.
     Some,
     Between(usize, usize),
+    /// Rules of a policy.
+    Rules,
 }
 
+/// Every rule is of this form, and most of this form are rules.
+const RULE: &str =
+    "^(\\*|(\\*\\.)?[A-Za-z0-9._-]+(/[0-9]{1,2})?)(:[0-9]{1,5}(-[0-9]{1,5})?)?(/(tcp|udp))?$";
+
 /// The fields of bodies that have a form.
-const FIELDS: [(&str, &str, Form); 18] = [
+const FIELDS: [(&str, &str, Form); 20] = [
     ("CreateSandbox", "name", Form::Name),
     ("CreateSandbox", "template", Form::TemplateName),
     ("CreateSandbox", "size", Form::Size),
@@ -55,6 +66,8 @@ const FIELDS: [(&str, &str, Form); 18] = [
     ("MakeDirectory", "path", Form::Path),
     ("MoveFile", "from", Form::Path),
     ("MoveFile", "to", Form::Path),
+    ("Policy", "allow", Form::Rules),
+    ("Policy", "deny", Form::Rules),
 ];
 
 /// The parameters of queries that have one.
@@ -160,6 +173,12 @@ fn describe(path: &str, parameter: &mut Parameter) {
 fn apply(form: Form, schema: &mut Schema) {
     match (form, schema) {
         (Form::Some, Schema::Array(list)) => list.min_items = Some(1),
+        (Form::Rules, Schema::Array(list)) => {
+            list.max_items = Some(POLICY_RULES_MAX);
+            let rule = ObjectBuilder::new().schema_type(Type::String).pattern(Some(RULE));
+            let rule = rule.max_length(Some(POLICY_RULE_BYTES_MAX));
+            list.items = ArrayItems::RefOrSchema(Box::new(rule.into()));
+        }
         (_, Schema::Object(object)) => apply_to_one(form, object),
         _ => {}
     }
@@ -178,7 +197,7 @@ fn apply_to_one(form: Form, object: &mut Object) {
             object.minimum = Some(least.into());
             object.maximum = Some(most.into());
         }
-        Form::Some => {}
+        Form::Some | Form::Rules => {}
     }
 }
 
@@ -231,7 +250,7 @@ mod test {
         let schemas = &document["components"]["schemas"];
         for (name, field, form) in FIELDS {
             let schema = &schemas[name]["properties"][field];
-            let formed = ["pattern", "enum", "minItems", "maximum"]
+            let formed = ["pattern", "enum", "minItems", "maxItems", "maximum"]
                 .iter()
                 .any(|word| !schema[word].is_null());
             assert!(formed, "{name}.{field}, {form:?}: {schema}");

@@ -20,6 +20,8 @@ mod lifecycle_routes;
 mod limits;
 mod nobody;
 mod page;
+mod policy_api;
+mod policy_routes;
 mod port;
 mod process_routes;
 mod reply;
@@ -38,6 +40,7 @@ pub use api::{
     UploadStream,
 };
 pub use limits::Limits;
+pub use policy_api::PolicyApi;
 pub use port::{Addresses, Domain, ParseDomainError, PortIo, PortsAccess, PortsApi};
 pub use routes::{openapi, router};
 pub use seen::{AtPort, Made, Noted, Origin, RequestId};

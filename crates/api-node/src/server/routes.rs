@@ -25,6 +25,7 @@ use crate::server::lifecycle_routes::lifecycle_routes;
 use crate::server::limits::Limits;
 use crate::server::nobody::Nobody;
 use crate::server::page;
+use crate::server::policy_routes::policy_routes;
 use crate::server::port::{self, Addresses, port_routes};
 use crate::server::process_routes::process_routes;
 use crate::server::reply::ndjson;
@@ -291,6 +292,7 @@ fn routes<A: NodeApi>() -> OpenApiRouter<Arc<A>> {
         .merge(process_routes())
         .merge(lifecycle_routes())
         .merge(port_routes())
+        .merge(policy_routes())
         .merge(file_routes())
 }
 

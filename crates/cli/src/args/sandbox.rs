@@ -4,7 +4,7 @@ use api_node::{FORK_COUNT_MAX, OnTimeout};
 use base_types::{SandboxId, Size, SnapshotId, TemplateName};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
-use super::{Format, Process, Surroundings};
+use super::{Format, NetworkOptions, Process, Surroundings};
 use crate::cp::Place as CopyPlace;
 use crate::duration::parse_lifetime;
 
@@ -92,6 +92,7 @@ Examples:
   id=$(sandflare create --name charts --size small)
   sandflare create --timeout 8h --idle-timeout 10m --on-timeout pause
   sandflare create -e KEY=value --metadata team:charts -o json
+  sandflare create --network none --allow pypi.org --allow '*.pythonhosted.org:443'
   sandflare create --snapshot snap_0123456789abcdef")]
 pub(crate) struct Create {
     /// A name for people; it need not be unique.
@@ -121,6 +122,8 @@ pub(crate) struct Create {
     /// What happens when its time is over: it is destroyed, or paused until it is used again.
     #[arg(long, value_enum, default_value = "kill")]
     pub(crate) on_timeout: AtTimeout,
+    #[command(flatten)]
+    pub(crate) network: NetworkOptions,
     #[command(flatten)]
     pub(crate) format: Format,
 }

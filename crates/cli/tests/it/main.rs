@@ -5,6 +5,7 @@
 mod access;
 mod bench;
 mod node;
+mod policy;
 mod run;
 mod sandbox;
 mod sandflare;

@@ -200,7 +200,7 @@ async fn completions_name_the_verbs_in_the_shells_own_language() {
         let mut command = sandflare.command(&["completions", shell]);
         command.env_remove("SANDFLARE_HOME").env("SANDFLARE_API_KEY", "none");
         let script = text(&command.output().await.unwrap());
-        for word in [mark, "snapshots", "idle-timeout", "fork"] {
+        for word in [mark, "snapshots", "idle-timeout", "fork", "policy", "deny"] {
             assert!(script.contains(word), "{shell}: {word}");
         }
     }

@@ -4,5 +4,6 @@
 mod files;
 mod hostile;
 mod operations;
+mod policy;
 mod ports;
 mod processes;

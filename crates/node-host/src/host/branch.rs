@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use api_node::{ANSWER_KEPT_MS, Errand, Quota};
+use api_node::{ANSWER_KEPT_MS, Errand, Policy, Quota};
 use base_types::{ProjectId, SnapshotId};
 
 use super::Host;
@@ -84,6 +84,7 @@ impl Host {
             template: of.template.clone(),
             size: of.size,
             created_at_ms: now_ms(),
+            network: Policy::clone(&sandbox.policy()),
             bytes: 0,
             errand,
         };
@@ -152,6 +153,7 @@ impl Host {
         let Some(id) = spec.snapshot else { return Ok(Origin::Template) };
         let (facts, kept) = self.snapshots.get(id).ok_or(CreateError::NoSnapshot(id))?;
         (spec.template, spec.size, spec.cold) = (facts.template, facts.size, false);
+        spec.network.get_or_insert(facts.network);
         Ok(Origin::Moment(kept))
     }
 }

@@ -29,7 +29,7 @@ use crate::machine;
 use crate::phase::Phase;
 use crate::sandbox::{
     CreateError, CreateTimes, Found, Lease, OnTimeout, PortsRule, SandboxFacts, SandboxFiles,
-    explain,
+    explain, read_policy,
 };
 use crate::vmm::{AdoptError, MachineOver, VmmLauncher, VmmProcess};
 
@@ -228,6 +228,7 @@ fn take(
         lease: lease(row),
         ends_at_ms: row.lease.ends_at_ms.filter(|_| phase == Phase::Running),
         ports: PortsRule::default(),
+        network: read_policy(row.id, &row.network),
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_node::Policy;
 use api_vmm::MemoryPath;
 use base_types::Chain;
 use node_store::{LeaseRow, SandboxRow, Store, StoreError, StoredState};
@@ -16,12 +17,14 @@ use super::activity::{Activity, now_ms};
 use super::files::SandboxFiles;
 use super::lease::{Due, Lease, OnTimeout, Over, due};
 use super::make::{Made, Making, Origin, make};
+use super::network::{Network, written};
 use super::orders::Ask;
 use super::ports::{Ports, PortsRule};
 use super::{
     ASKS_PENDING_MAX, CreateError, CreateSpec, CreateTimes, SandboxFacts, SandboxHandle,
     SandboxView,
 };
+use crate::flows::{FlowLog, OpenFlows};
 use crate::journal::{Deed, Journal};
 use crate::phase::{Action, Event, Phase};
 use crate::shells::Shells;
@@ -47,6 +50,7 @@ pub(crate) struct Surroundings {
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     pub(crate) journal: Journal,
+    pub(crate) flows: FlowLog,
 }
 
 /// Told once whether the sandbox serves.
@@ -87,6 +91,8 @@ pub(crate) struct Found {
     pub(crate) ends_at_ms: Option<u64>,
     /// Who may reach its ports.
     pub(crate) ports: PortsRule,
+    /// What it may reach.
+    pub(crate) network: Policy,
 }
 
 /// The sandbox of these facts: a handle, and the task that makes it, serves it and removes it.
@@ -110,10 +116,12 @@ pub(crate) fn own<R: Send + 'static>(
     };
     let (mut process, mut files, mut new) = (None, None, None);
     let mut ports = PortsRule::default();
-    match birth {
+    let policy = match birth {
         Birth::New { spec, origin, ready } => {
             view.lease = spec.lease;
+            let policy = spec.network.clone().unwrap_or_default();
             new = Some((spec, origin, ready));
+            policy
         }
         Birth::Found(found) => {
             view.phase = found.phase;
@@ -123,8 +131,9 @@ pub(crate) fn own<R: Send + 'static>(
             view.ends_at_ms = found.ends_at_ms;
             view.control = found.process.as_ref().map(|process| process.control().clone());
             (process, files, ports) = (found.process, found.files, found.ports);
+            found.network
         }
-    }
+    };
     let (view_sender, view) = watch::channel(view);
     let facts = Arc::new(facts);
     let activity = Activity::new();
@@ -135,10 +144,24 @@ pub(crate) fn own<R: Send + 'static>(
         asks: asks_sender,
         activity: activity.clone(),
         ports: Ports::new(ports),
+        network: Network::new(policy),
     };
     let killers = Vec::new();
     let view = view_sender;
-    let owner = Owner { around, facts, view, kills, asks, activity, killers, process, files };
+    let (network, flows) = (handle.network.clone(), around.flows.open(facts.id));
+    let owner = Owner {
+        around,
+        facts,
+        view,
+        kills,
+        asks,
+        activity,
+        killers,
+        process,
+        files,
+        network,
+        _flows: flows,
+    };
     (handle, owner.live(new, registration))
 }
 
@@ -154,6 +177,10 @@ pub(super) struct Owner {
     pub(super) killers: Vec<oneshot::Sender<()>>,
     pub(super) process: Option<VmmProcess>,
     pub(super) files: Option<SandboxFiles>,
+    /// What it may reach.
+    pub(super) network: Network,
+    /// They are kept as long as there is an owner.
+    _flows: OpenFlows,
 }
 
 /// What an owner is to do next.
@@ -422,6 +449,7 @@ impl Owner {
             metadata: facts.metadata.clone(),
             snapshot: facts.snapshot,
             lease,
+            network: written(&self.network.policy()),
             state: StoredState::Creating,
             created_at_ms: facts.created_at_ms,
             reason: None,

@@ -135,13 +135,13 @@ impl SandboxHandle {
 }
 
 #[cfg(test)]
-mod test {
+pub(super) mod test {
     use base_types::{ProjectId, Size};
     use node_store::{LeaseRow, SandboxRow, StoredState};
 
     use super::*;
 
-    fn row(id: SandboxId) -> SandboxRow {
+    pub(in crate::sandbox) fn row(id: SandboxId) -> SandboxRow {
         SandboxRow {
             id,
             project: ProjectId::DEFAULT,
@@ -156,6 +156,7 @@ mod test {
             metadata: [].into(),
             snapshot: None,
             lease: LeaseRow::default(),
+            network: String::new(),
             errand: None,
         }
     }

@@ -11,6 +11,7 @@ fn facts(bits: u64) -> SnapshotFacts {
         size: Size::Nano,
         created_at_ms: 100 - bits,
         errand: None,
+        network: Policy::default(),
         bytes: 0,
     }
 }
@@ -123,4 +124,28 @@ fn a_project_keeps_as_many_as_its_quota_says_those_in_the_making_with_them() {
     snapshots.delete(id).unwrap();
     assert!(begin(ProjectId::DEFAULT).is_ok());
     drop(begun);
+}
+
+#[test]
+fn a_snapshot_keeps_what_its_sandbox_might_reach() {
+    let parent = tempfile::tempdir().unwrap();
+    let open = || Snapshots::open(parent.path().to_owned()).unwrap();
+    // As long as a policy can be.
+    let rule = format!("*.{}:10000-20000/tcp", "a.".repeat(126).trim_end_matches('.'));
+    let longest = vec![rule.parse().unwrap(); api_node::POLICY_RULES_MAX];
+    let snapshots = open();
+    for (bits, allow) in [(1, Vec::new()), (2, longest)] {
+        write_moment(&snapshots, bits);
+        let network = Policy { allow, ..nothing() };
+        snapshots.keep(SnapshotFacts { network, ..facts(bits) }).unwrap();
+    }
+    let before = snapshots.list();
+    assert_eq!(open().list(), before);
+    // Of one that says nothing, it was nothing.
+    let file = snapshots.place(SnapshotId::from_bits(1)).join(FACTS_FILE);
+    let mut text: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    text.as_object_mut().unwrap().remove("network").unwrap();
+    fs::write(&file, text.to_string()).unwrap();
+    let again = open();
+    assert_eq!(again.get(SnapshotId::from_bits(1)).unwrap().0.network, nothing());
 }

@@ -19,6 +19,7 @@ fn settings(data: &Path, pool: usize) -> HostSettings {
         prefetch: true,
         ready_within: Duration::from_secs(10),
         boot_within: Duration::from_secs(10),
+        gateway_allow: Vec::new(),
         check_roots: true,
     }
 }
@@ -33,6 +34,7 @@ fn spec() -> CreateSpec {
         env: BTreeMap::new(),
         metadata: BTreeMap::new(),
         snapshot: None,
+        network: None,
         lease: Lease::default(),
         memory: None,
         prefetch: None,

@@ -3,6 +3,7 @@
 
 mod door;
 mod limits;
+mod policy;
 mod ports;
 mod tenancy;
 mod world;

@@ -71,6 +71,9 @@ const ROWS: &[(&str, Gets)] = &[
     ("get /v1/sandboxes/{id}/ports", Gets::Nothing),
     ("get /v1/sandboxes/{id}/ports/{port}", Gets::Nothing),
     ("put /v1/sandboxes/{id}/ports/{port}", Gets::Nothing),
+    ("get /v1/sandboxes/{id}/policy", Gets::Nothing),
+    ("put /v1/sandboxes/{id}/policy", Gets::Nothing),
+    ("get /v1/sandboxes/{id}/flows", Gets::Nothing),
     ("get /v1/sandboxes/{id}/files", Gets::Nothing),
     ("put /v1/sandboxes/{id}/files", Gets::Nothing),
     ("delete /v1/sandboxes/{id}/files", Gets::Nothing),
@@ -101,6 +104,7 @@ fn body(operation: &str) -> Option<Value> {
     let (method, path) = operation.split_once(' ').unwrap();
     let body = match path.rsplit('/').next().unwrap() {
         "{port}" if method == "put" => json!({"public": true}),
+        "policy" if method == "put" => json!({"base": "none"}),
         _ if method != "post" => return None,
         "stdin" | "pause" | "resume" | "stop" | "cold-boot" | "build" => return None,
         "exec" | "processes" => json!({"argv": ["true"]}),

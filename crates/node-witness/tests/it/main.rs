@@ -172,6 +172,25 @@ async fn what_changes_something_has_a_line_and_what_reads_has_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_sandbox_may_reach_has_a_line_that_sums_it_up() {
+    let node = served().await;
+    let url = &node.url;
+    let made = post(url, "/v1/sandboxes", &json!({}));
+    let sandbox = format!("/v1/sandboxes/{}", made.json()["id"].as_str().unwrap());
+    let policy = json!({ "base": "none", "allow": ["pypi.org", "*:443"], "deny": ["*:25"] });
+    let body = policy.to_string();
+    let set = ask(url, "PUT", &format!("{sandbox}/policy"), &[JSON], body.as_bytes());
+    assert_eq!((set.status, set.json()), (200, policy));
+    get(url, &format!("{sandbox}/policy"));
+    get(url, &format!("{sandbox}/flows"));
+    let lines = entries(url);
+    let last = lines.last().unwrap();
+    assert_eq!((&last["action"], &last["result"]), (&json!("policy_set"), &json!("ok")));
+    assert_eq!(last["object"], made.json()["id"]);
+    assert_eq!(last["detail"], "base none, 2 allowed, 1 denied");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_did_it_is_the_key_and_who_was_not_let_in_is_seen() {
     logged();
     let (node, secret) = SimNode::new().serve_with_keys().await;

@@ -10,14 +10,17 @@ from typing import Any, Union
 
 from sandflare._ask import Ask, Body, given, idempotency, many, nothing, one, page, parsed, segment
 from sandflare._ask import text as as_text
+from sandflare._policy import Network, policy
 from sandflare._retry import Again
 from sandflare.errors import ConfigurationError, TooLarge
 from sandflare.models import (
     CreatedKey,
     FileEntry,
+    Flow,
     Health,
     Key,
     Metrics,
+    Policy,
     Port,
     ProcessInfo,
     Project,
@@ -92,6 +95,7 @@ def sandbox_create(
     idle_timeout: float | None,
     on_timeout: str | None,
     snapshot: str | Snapshot | None,
+    network: Network | None,
 ) -> Ask[SandboxInfo]:
     body = given(
         name=name,
@@ -103,6 +107,7 @@ def sandbox_create(
         idle_timeout_s=seconds("idle_timeout", idle_timeout),
         on_timeout=on_timeout,
         snapshot=snapshot.id if isinstance(snapshot, Snapshot) else snapshot,
+        network=policy(network) if network is not None else None,
     )
     return Ask(
         "POST",
@@ -190,6 +195,22 @@ def sandbox_metrics(id: str) -> Ask[Metrics]:
 
 def sandbox_logs(id: str) -> Ask[str]:
     return Ask("GET", _of(id, "/logs"), as_text, again=Again.SAFE)
+
+
+def policy_get(id: str) -> Ask[Policy]:
+    return Ask("GET", _of(id, "/policy"), one(Policy), again=Again.SAFE)
+
+
+def policy_set(id: str, network: Network) -> Ask[Policy]:
+    return Ask("PUT", _of(id, "/policy"), one(Policy), json=policy(network), again=Again.SAFE)
+
+
+def flow_list(id: str, after: int | None, limit: int | None) -> Ask[list[Flow]]:
+    params = given(
+        after=str(after) if after is not None else None,
+        limit=str(limit) if limit is not None else None,
+    )
+    return Ask("GET", _of(id, "/flows"), many(Flow, "flows"), params=params, again=Again.SAFE)
 
 
 def port_get(id: str, port: int) -> Ask[Port]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sandflare.errors import BadAnswer, CommandFailed, SandflareError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 M = TypeVar("M", bound="Model")
 
@@ -100,6 +100,73 @@ class Metrics(Model):
     def private_kib(self) -> int:
         """Guest memory that is this sandbox's own, in KiB."""
         return self.private_pages * 4
+
+
+@dataclass(frozen=True)
+class Policy(Model):
+    """What a sandbox may reach.
+
+    Private addresses, the node's machine and other sandboxes are never reached. Then ``deny``
+    counts, then ``allow``, then ``base``.
+
+    Attributes:
+        base: ``default``, the internet is reached where no rule says otherwise, or ``none``.
+        allow: rules: a domain, ``*.domain``, an address, a CIDR or ``*``, then perhaps ``:port``
+            or ``:port-port``, then perhaps ``/tcp`` or ``/udp``.
+        deny: the same.
+
+    """
+
+    base: str = "default"
+    allow: Sequence[str] = ()
+    deny: Sequence[str] = ()
+    raw: Mapping[str, Any] = _RAW
+
+    @classmethod
+    def parse(cls, answer: Any) -> Policy:
+        """Make one from JSON."""
+        parsed = super().parse(answer)
+        return dataclasses.replace(parsed, allow=tuple(parsed.allow), deny=tuple(parsed.deny))
+
+
+@dataclass(frozen=True)
+class Flow(Model):
+    """Something a sandbox reached, when that was over, or that it was denied.
+
+    Attributes:
+        index: its place among the sandbox's flows.
+        at_ms: when it began, in milliseconds since 1970.
+        protocol: ``tcp``, ``udp``, ``icmp``, ``dns`` (a question for a name) or ``other``.
+        verdict: ``allowed`` or ``denied``.
+        reason: what decided that.
+        name: the name that was asked for, or whose answer gave the address.
+        address: where to.
+        port: at which port.
+        bytes_up: bytes that left the sandbox.
+        bytes_down: bytes that came back.
+        duration_ms: how long it was.
+        count: how many denials it stands for.
+
+    """
+
+    index: int
+    at_ms: int
+    protocol: str
+    verdict: str
+    reason: str
+    name: str | None = None
+    address: str | None = None
+    port: int | None = None
+    bytes_up: int = 0
+    bytes_down: int = 0
+    duration_ms: int = 0
+    count: int = 1
+    raw: Mapping[str, Any] = _RAW
+
+    @property
+    def denied(self) -> bool:
+        """Whether it was not let out."""
+        return self.verdict == "denied"
 
 
 @dataclass(frozen=True)

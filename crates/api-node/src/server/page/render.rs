@@ -10,11 +10,12 @@ use super::html::{Prose, Text};
 /// LIMIT: how deep fields of fields are shown; what is deeper is named only.
 const DEPTH_MAX: usize = 3;
 /// Tags, in the order a newcomer needs them; others follow by name.
-const TAGS: [&str; 9] = [
+const TAGS: [&str; 10] = [
     "sandboxes",
     "processes",
     "files",
     "ports",
+    "network",
     "snapshots",
     "templates",
     "access",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
+    from sandflare._policy import Network
     from sandflare.models import CreatedKey, Health, Key, Project, Snapshot, Template, Usage
 
 
@@ -79,6 +80,7 @@ class AsyncClient:
         idle_timeout: float | None = None,
         on_timeout: str | None = None,
         snapshot: str | Snapshot | None = None,
+        network: Network | None = None,
         request_timeout: float | None = None,
     ) -> AsyncSandbox:
         """Create a sandbox; see :meth:`AsyncSandbox.create`."""
@@ -92,6 +94,7 @@ class AsyncClient:
             idle_timeout=idle_timeout,
             on_timeout=on_timeout,
             snapshot=snapshot,
+            network=network,
         )
         return AsyncSandbox(self._transport, await self._transport.ask(ask, request_timeout))
 
@@ -111,6 +114,7 @@ class AsyncClient:
         idle_timeout: float | None = None,
         on_timeout: str | None = None,
         snapshot: str | Snapshot | None = None,
+        network: Network | None = None,
         request_timeout: float | None = None,
     ) -> AsyncSandbox:
         """Get or create a sandbox; see :meth:`AsyncSandbox.get_or_create`."""
@@ -127,6 +131,7 @@ class AsyncClient:
             idle_timeout=idle_timeout,
             on_timeout=on_timeout,
             snapshot=snapshot,
+            network=network,
             request_timeout=request_timeout,
         )
 

@@ -16,8 +16,10 @@ from sandflare._async.process import AsyncEvents, AsyncProcess
 from sandflare.errors import NotFound
 from sandflare.models import (
     FileEntry,
+    Flow,
     LocalCopy,
     Metrics,
+    Policy,
     Port,
     ProcessInfo,
     Result,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from sandflare._async.transport import AsyncTransport
     from sandflare._input import Input
     from sandflare._operations import Command
+    from sandflare._policy import Network
     from sandflare._transfer import Source, Target
 
 
@@ -77,6 +80,7 @@ class AsyncSandbox:
         idle_timeout: float | None = None,
         on_timeout: str | None = None,
         snapshot: str | Snapshot | None = None,
+        network: Network | None = None,
         client: AsyncClient | None = None,
         api_key: str | None = None,
         url: str | None = None,
@@ -94,6 +98,9 @@ class AsyncSandbox:
             idle_timeout: seconds it may live unused; 0 (default) is without end.
             on_timeout: ``kill`` (default) or ``pause``.
             snapshot: a snapshot to create it from, instead of a template.
+            network: what it may reach: ``none``, ``default``, a :class:`Policy`, or a dictionary
+                such as ``{"base": "none", "allow": ["pypi.org"]}``. Default: the internet, or
+                what the snapshot's sandbox might.
             client: the node to ask; default: the one that ``url`` and ``api_key`` name.
             api_key: see :class:`AsyncClient`.
             url: see :class:`AsyncClient`.
@@ -110,6 +117,7 @@ class AsyncSandbox:
             idle_timeout=idle_timeout,
             on_timeout=on_timeout,
             snapshot=snapshot,
+            network=network,
             request_timeout=request_timeout,
         )
 
@@ -138,6 +146,7 @@ class AsyncSandbox:
         idle_timeout: float | None = None,
         on_timeout: str | None = None,
         snapshot: str | Snapshot | None = None,
+        network: Network | None = None,
         client: AsyncClient | None = None,
         api_key: str | None = None,
         url: str | None = None,
@@ -157,6 +166,7 @@ class AsyncSandbox:
             idle_timeout=idle_timeout,
             on_timeout=on_timeout,
             snapshot=snapshot,
+            network=network,
             request_timeout=request_timeout,
         )
 
@@ -414,6 +424,23 @@ class AsyncSandbox:
         else:
             ask = operations.port_set(self.id, port, public)
         return await self._transport.ask(ask)
+
+    async def policy(self) -> Policy:
+        """What it may reach."""
+        return await self._transport.ask(operations.policy_get(self.id))
+
+    async def set_policy(self, network: Network) -> Policy:
+        """Give it another policy, as ``network`` of :meth:`create`; it holds when this returns."""
+        return await self._transport.ask(operations.policy_set(self.id, network))
+
+    async def flows(
+        self, *, after: int | None = None, limit: int | None = None
+    ) -> builtins.list[Flow]:
+        """What it reached and was denied, oldest first: the newest, or those after an ``index``.
+
+        At most 100 unless ``limit`` says otherwise, up to 1000.
+        """
+        return await self._transport.ask(operations.flow_list(self.id, after, limit))
 
     async def metrics(self) -> Metrics:
         """Counters of its machine since it was made."""

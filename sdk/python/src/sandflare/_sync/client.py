@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
+    from sandflare._policy import Network
     from sandflare.models import CreatedKey, Health, Key, Project, Snapshot, Template, Usage
 
 
@@ -80,6 +81,7 @@ class Client:
         idle_timeout: float | None = None,
         on_timeout: str | None = None,
         snapshot: str | Snapshot | None = None,
+        network: Network | None = None,
         request_timeout: float | None = None,
     ) -> Sandbox:
         """Create a sandbox; see :meth:`Sandbox.create`."""
@@ -93,6 +95,7 @@ class Client:
             idle_timeout=idle_timeout,
             on_timeout=on_timeout,
             snapshot=snapshot,
+            network=network,
         )
         return Sandbox(self._transport, self._transport.ask(ask, request_timeout))
 
@@ -112,6 +115,7 @@ class Client:
         idle_timeout: float | None = None,
         on_timeout: str | None = None,
         snapshot: str | Snapshot | None = None,
+        network: Network | None = None,
         request_timeout: float | None = None,
     ) -> Sandbox:
         """Get or create a sandbox; see :meth:`Sandbox.get_or_create`."""
@@ -128,6 +132,7 @@ class Client:
             idle_timeout=idle_timeout,
             on_timeout=on_timeout,
             snapshot=snapshot,
+            network=network,
             request_timeout=request_timeout,
         )
 

@@ -17,8 +17,10 @@ from sandflare._sync.process import Events, Process
 from sandflare.errors import NotFound
 from sandflare.models import (
     FileEntry,
+    Flow,
     LocalCopy,
     Metrics,
+    Policy,
     Port,
     ProcessInfo,
     Result,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     from sandflare._input import Input
     from sandflare._operations import Command
+    from sandflare._policy import Network
     from sandflare._sync.client import Client
     from sandflare._sync.transport import Transport
     from sandflare._transfer import Source, Target
@@ -78,6 +81,7 @@ class Sandbox:
         idle_timeout: float | None = None,
         on_timeout: str | None = None,
         snapshot: str | Snapshot | None = None,
+        network: Network | None = None,
         client: Client | None = None,
         api_key: str | None = None,
         url: str | None = None,
@@ -95,6 +99,9 @@ class Sandbox:
             idle_timeout: seconds it may live unused; 0 (default) is without end.
             on_timeout: ``kill`` (default) or ``pause``.
             snapshot: a snapshot to create it from, instead of a template.
+            network: what it may reach: ``none``, ``default``, a :class:`Policy`, or a dictionary
+                such as ``{"base": "none", "allow": ["pypi.org"]}``. Default: the internet, or
+                what the snapshot's sandbox might.
             client: the node to ask; default: the one that ``url`` and ``api_key`` name.
             api_key: see :class:`Client`.
             url: see :class:`Client`.
@@ -111,6 +118,7 @@ class Sandbox:
             idle_timeout=idle_timeout,
             on_timeout=on_timeout,
             snapshot=snapshot,
+            network=network,
             request_timeout=request_timeout,
         )
 
@@ -139,6 +147,7 @@ class Sandbox:
         idle_timeout: float | None = None,
         on_timeout: str | None = None,
         snapshot: str | Snapshot | None = None,
+        network: Network | None = None,
         client: Client | None = None,
         api_key: str | None = None,
         url: str | None = None,
@@ -158,6 +167,7 @@ class Sandbox:
             idle_timeout=idle_timeout,
             on_timeout=on_timeout,
             snapshot=snapshot,
+            network=network,
             request_timeout=request_timeout,
         )
 
@@ -414,6 +424,21 @@ class Sandbox:
         else:
             ask = operations.port_set(self.id, port, public)
         return self._transport.ask(ask)
+
+    def policy(self) -> Policy:
+        """What it may reach."""
+        return self._transport.ask(operations.policy_get(self.id))
+
+    def set_policy(self, network: Network) -> Policy:
+        """Give it another policy, as ``network`` of :meth:`create`; it holds when this returns."""
+        return self._transport.ask(operations.policy_set(self.id, network))
+
+    def flows(self, *, after: int | None = None, limit: int | None = None) -> builtins.list[Flow]:
+        """What it reached and was denied, oldest first: the newest, or those after an ``index``.
+
+        At most 100 unless ``limit`` says otherwise, up to 1000.
+        """
+        return self._transport.ask(operations.flow_list(self.id, after, limit))
 
     def metrics(self) -> Metrics:
         """Counters of its machine since it was made."""
