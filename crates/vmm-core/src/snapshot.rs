@@ -9,13 +9,13 @@ use crate::devices::FrozenDevices;
 use crate::kvm::{VcpuState, VmState};
 
 /// Shape of the machine; read first, so that a snapshot of another shape is refused early.
-const MACHINE: (Tag, u32) = (Tag(*b"MACH"), 1);
+const MACHINE: (Tag, u32) = (Tag(*b"MACH"), 2);
 /// One [`VcpuState`] per vCPU.
 const VCPUS: (Tag, u32) = (Tag(*b"VCPU"), 1);
 /// [`VmState`].
 const VM: (Tag, u32) = (Tag(*b"KVM "), 1);
 /// [`FrozenDevices`].
-const DEVICES: (Tag, u32) = (Tag(*b"DEVS"), 1);
+const DEVICES: (Tag, u32) = (Tag(*b"DEVS"), 2);
 /// [`FrozenSerial`].
 const SERIAL: (Tag, u32) = (Tag(*b"SERL"), 1);
 
