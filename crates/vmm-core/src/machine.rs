@@ -215,8 +215,13 @@ impl Machine {
         .map_err(|_| {
             MachineError::Contradiction("the snapshot's serial port state is not valid")
         })?;
-        let devices =
-            Devices::thaw(state.devices, files.devices, ram.memory(), lines.devices, &around.epoll)?;
+        let devices = Devices::thaw(
+            state.devices,
+            files.devices,
+            ram.memory(),
+            lines.devices,
+            &around.epoll,
+        )?;
         bus.attach(com1, devices.windows());
         let machine = Self {
             vcpus,

@@ -23,6 +23,7 @@ use super::{
     SandboxView,
 };
 use crate::journal::{Deed, Journal};
+use crate::network::Networks;
 use crate::phase::{Action, Event, Phase};
 use crate::shells::Shells;
 use crate::step;
@@ -47,6 +48,7 @@ pub(crate) struct Surroundings {
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     pub(crate) journal: Journal,
+    pub(crate) networks: Arc<dyn Networks>,
 }
 
 /// Told once whether the sandbox serves.

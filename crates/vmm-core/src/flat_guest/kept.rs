@@ -16,7 +16,7 @@ use rustix::net::{
 use tempfile::TempDir;
 
 use super::kernel::counting;
-use super::test::{MEMORY_MIB, PATIENCE, disk, file_with};
+use super::test::{MEMORY_MIB, PATIENCE, disk, file_with, frame_sockets};
 use crate::control::RunError;
 
 /// A node's end of a control socket.
@@ -95,6 +95,12 @@ impl Vmm {
 
     /// With a guest that runs.
     fn booted(kernel: &[u8]) -> (Self, Node) {
+        let (_, frames) = frame_sockets();
+        Self::booted_with(kernel, &frames)
+    }
+
+    /// With a guest that runs and has this frame socket.
+    fn booted_with(kernel: &[u8], frames: &OwnedFd) -> (Self, Node) {
         let (vmm, node) = Self::start();
         assert_eq!(node.progress(), Progress::Empty);
         let shell = ShellSpec { vcpus: 1, memory_mib: MEMORY_MIB };
@@ -102,7 +108,8 @@ impl Vmm {
         let mut files = vec![file_with(kernel), file_with(b"initrd")];
         files.extend(disk());
         files.push(tempfile::tempfile().unwrap());
-        let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        let mut files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        files.push(frames.as_fd());
         let boot = BootSpec { cmdline: "quiet".into(), disk: DiskSpec { files: 2 } };
         node.send(Command::Boot(boot), &files);
         (vmm, node)

@@ -478,10 +478,7 @@ fn edited_state_is_refused() {
         let mut edited = frozen.clone();
         edit(&mut edited.device);
         let thawed = card.guest.thaw(edited, host(pair().1));
-        assert!(matches!(
-            thawed,
-            Err(ThawTransportError::Device(ThawNetError::OtherCard { .. }))
-        ));
+        assert!(matches!(thawed, Err(ThawTransportError::Device(ThawNetError::OtherCard { .. }))));
     }
     let file = tempfile::tempfile().unwrap();
     let thawed = card.guest.thaw(frozen, host(file.into()));
