@@ -105,7 +105,7 @@ fn snapshot(machine: &Machine, around: &Surroundings, only_dirty: bool) -> (Take
 }
 
 /// The template memfd of a full snapshot, sealed, as the node makes it.
-fn template(memory: &File) -> File {
+pub(super) fn template(memory: &File) -> File {
     use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
     use std::os::unix::fs::FileExt;
     let memfd = memfd_create("template", MemfdFlags::ALLOW_SEALING).unwrap();
