@@ -47,8 +47,8 @@ pub use file::{
     DirectoryList, FileEntry, FileKind, FileQuery, FileWriteQuery, MakeDirectory, MoveFile,
     RemoveQuery, UnpackQuery,
 };
-pub use listing::{LogsQuery, SandboxList, SandboxListQuery};
 pub use flow::{FLOW_LIMIT_MAX, Flow, FlowEntry, FlowList, FlowProtocol, FlowQuery, Verdict};
+pub use listing::{LogsQuery, SandboxList, SandboxListQuery};
 pub use measure::{MEASURE_MIB_MAX, MEASURE_RUNS_MAX, Measure, Measured};
 pub use node::{
     ColdBoot, ColdBootQuery, CreateTimes, DataUsage, Floor, FloorPhase, FloorQuery, Health, Kvm,

@@ -6,6 +6,7 @@
 
 mod layout;
 mod modules;
+mod network;
 mod user;
 
 use std::fs;
@@ -28,8 +29,8 @@ const BACKLOG: i32 = 128;
 /// LIMIT: open files. Soft: more than the agent's workers use and enough for any server a user
 /// starts; hard: what Debian gives, so that a user may raise it.
 const OPEN_FILES: Rlimit = Rlimit { current: Some(65_536), maximum: Some(1_048_576) };
-/// LIMIT: how long the root disk may take to appear, on the slowest host there is.
-const DISK_WAIT: Duration = Duration::from_secs(30);
+/// LIMIT: how long a device may take to appear, on the slowest host there is.
+const DEVICE_WAIT: Duration = Duration::from_secs(30);
 
 /// Brings the machine up and serves. Never returns: a PID 1 that ends takes the machine with it, and
 /// says why first.
@@ -71,9 +72,9 @@ fn up_and_serve() -> anyhow::Result<std::convert::Infallible> {
     };
     modules::load_all(Path::new("/modules"))?;
     let disk = Path::new(parameter("root").unwrap_or("/dev/vda"));
-    layout::enter_root(disk, DISK_WAIT)?;
+    layout::enter_root(disk, DEVICE_WAIT)?;
     layout::mount_rest()?;
-    kernel::loopback_up().context("cannot bring the loopback interface up")?;
+    network::bring_up(DEVICE_WAIT)?;
     let hostname = parameter("sandflare.hostname")
         .filter(|name| identity::is_hostname(name))
         .unwrap_or("sandbox");

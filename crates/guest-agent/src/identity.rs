@@ -29,8 +29,7 @@ const HOSTS_BYTES_MAX: usize = 64 * 1024;
 const RUN: &str = "run/sandflare";
 /// The host name's line in the hosts file starts with this, as Debian's does.
 const HOSTS_MARK: &str = "127.0.1.1";
-const HOSTS_BASE: &str = "127.0.0.1\tlocalhost\n\
-                          ::1\tlocalhost ip6-localhost ip6-loopback\n";
+const HOSTS_BASE: &str = "127.0.0.1\tlocalhost\n";
 
 /// The identity of this machine, and what is needed to change it fast.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::mem::size_of;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
@@ -87,25 +88,69 @@ const fn address_length() -> libc::socklen_t {
     size_of::<libc::sockaddr_vm>() as libc::socklen_t
 }
 
-/// Brings the loopback interface up.
-pub(crate) fn loopback_up() -> Result<(), Errno> {
+/// Brings the interface `name` up.
+pub(crate) fn interface_up(name: &str) -> Result<(), Errno> {
+    let mut request = interface_request(name);
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    interface_ioctl(libc::SIOCSIFFLAGS, &request)
+}
+
+/// Gives the interface `name` its address.
+pub(crate) fn interface_address(
+    name: &str,
+    address: Ipv4Addr,
+    netmask: Ipv4Addr,
+) -> Result<(), Errno> {
+    let mut request = interface_request(name);
+    request.ifr_ifru.ifru_addr = internet_address(address);
+    interface_ioctl(libc::SIOCSIFADDR, &request)?;
+    request.ifr_ifru.ifru_netmask = internet_address(netmask);
+    interface_ioctl(libc::SIOCSIFNETMASK, &request)
+}
+
+/// Sends every packet for elsewhere to `gateway`.
+pub(crate) fn default_route(gateway: Ipv4Addr) -> Result<(), Errno> {
+    // SAFETY: all zero is a valid `rtentry`: addresses without a family, and no device's name.
+    let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
+    route.rt_dst = internet_address(Ipv4Addr::UNSPECIFIED);
+    route.rt_genmask = internet_address(Ipv4Addr::UNSPECIFIED);
+    route.rt_gateway = internet_address(gateway);
+    route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
+    let socket = datagram_socket()?;
+    // SAFETY: the kernel reads one `rtentry`, whose device's name is null.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCADDRT, &raw const route) }).map(drop)
+}
+
+fn interface_request(name: &str) -> libc::ifreq {
+    let mut place = [0; libc::IFNAMSIZ];
+    // The last byte stays zero.
+    for (place, byte) in place.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.bytes()) {
+        *place = byte as libc::c_char;
+    }
+    libc::ifreq { ifr_name: place, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: 0 } }
+}
+
+fn interface_ioctl(code: libc::Ioctl, request: &libc::ifreq) -> Result<(), Errno> {
+    let socket = datagram_socket()?;
+    // SAFETY: the kernel reads one `ifreq`.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), code, &raw const *request) }).map(drop)
+}
+
+fn datagram_socket() -> Result<OwnedFd, Errno> {
     let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
     // SAFETY: creates a descriptor, touches no memory.
     let raw = check(unsafe { libc::socket(libc::AF_INET, kind, 0) })?;
     // SAFETY: `raw` was just created and nobody else has it.
-    let socket = unsafe { OwnedFd::from_raw_fd(raw) };
-    let mut name = [0; libc::IFNAMSIZ];
-    for (place, byte) in name.iter_mut().zip(b"lo") {
-        *place = *byte as libc::c_char;
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// `sockaddr_in` of no port, in the form of any other address.
+fn internet_address(address: Ipv4Addr) -> libc::sockaddr {
+    let mut data = [0; 14];
+    for (place, octet) in data.iter_mut().skip(size_of::<libc::in_port_t>()).zip(address.octets()) {
+        *place = octet as libc::c_char;
     }
-    let flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    let request = libc::ifreq {
-        ifr_name: name,
-        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags },
-    };
-    // SAFETY: the kernel reads one `ifreq`.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })?;
-    Ok(())
+    libc::sockaddr { sa_family: libc::AF_INET as libc::sa_family_t, sa_data: data }
 }
 
 /// Waits until some child has exited and names it, without taking its status: until that is done,

@@ -27,9 +27,10 @@ const PORTABLE_MODULES: [&str; 6] =
     ["virtio_pci", "virtio_blk", "virtio_net", "irqbypass", "kvm", "kvm-amd"];
 
 /// What a microVM needs that the kernel does not have built in.
-const GUEST_MODULES: [&str; 6] = [
+const GUEST_MODULES: [&str; 7] = [
     "virtio_mmio",
     "virtio_blk",
+    "virtio_net",
     "vsock",
     "vmw_vsock_virtio_transport_common",
     "vmw_vsock_virtio_transport",

@@ -29,6 +29,7 @@ use crate::flows::FlowLog;
 use crate::images::Images;
 use crate::journal::{Deed, Journal};
 use crate::machine::random;
+use crate::network::Networks;
 use crate::phase::Phase;
 use crate::sandbox::{
     Birth, CreateError, CreateSpec, Origin, SandboxFacts, SandboxHandle, Surroundings, now_ms, own,
@@ -147,8 +148,11 @@ impl Drop for Registration {
 
 impl Host {
     /// Takes over the sandboxes of an earlier run, removes what else it left behind, and starts
-    /// filling the pool. Must be called in a runtime.
-    pub async fn start(settings: HostSettings) -> Result<Self, StartError> {
+    /// filling the pool. Guests are on `networks`. Must be called in a runtime.
+    pub async fn start(
+        settings: HostSettings,
+        networks: Arc<dyn Networks>,
+    ) -> Result<Self, StartError> {
         let dir = |path: PathBuf| move |source| StartError::Dir { path, source };
         let data_dir = settings.data_dir;
         let sandboxes_dir = data_dir.join("sandboxes");
@@ -200,14 +204,16 @@ impl Host {
             stop,
             flows: FlowLog::new(journal.clone()),
             journal,
+            networks,
         };
         let (around, sandboxes) = (Arc::new(around), Registry::default());
-        for (facts, found) in found.into_sandboxes() {
+        for (facts, mut found) in found.into_sandboxes() {
             let id = facts.id;
             let registration = Registration { registry: sandboxes.clone(), id };
-            if let Some(process) = &found.process {
-                let greeting = recover::greet(process.control().clone(), around.ready_within);
-                around.tasks.spawn(greeting);
+            if let Some(process) = &mut found.process {
+                let frames = recover::plug(process, around.networks.as_ref(), id);
+                let control = process.control().clone();
+                around.tasks.spawn(recover::greet(control, frames, around.ready_within));
             }
             let birth = Birth::Found(Box::new(found));
             let (handle, task) = own(around.clone(), facts, birth, registration);

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 /// LIMIT: a manifest names a few thousand packages at most.
 const MANIFEST_BYTES_MAX: u64 = 4 << 20;
 /// Changes when snapshots made by an earlier node must not be used any more.
-const SNAPSHOT_FORMAT: u32 = 2;
+const SNAPSHOT_FORMAT: u32 = 3;
 
 /// Why an image cannot be used.
 #[derive(Debug, thiserror::Error)]

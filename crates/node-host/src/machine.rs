@@ -1,5 +1,6 @@
 //! Bringing a guest into a shell: by booting its kernel, or by restoring a template's snapshot.
 
+mod files;
 mod freeze;
 
 use std::fs::File;
@@ -10,8 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use api_guest::{AGENT_PORT, Identify, Request, SetClock};
 use api_vmm::{
-    Answer, BootSpec, Command, DiskSpec, MemoryPath, PrimeSpec, PrimeTimes, RestoreSpec,
-    RestoreTimes,
+    Answer, BootSpec, Command, MemoryPath, PrimeSpec, PrimeTimes, RestoreSpec, RestoreTimes,
 };
 use base_types::SandboxId;
 use tokio::net::UnixStream;
@@ -24,6 +24,8 @@ use crate::images::Kernel;
 use crate::template::Template;
 use crate::vmm::{MachineOver, VmmProcess};
 
+pub(crate) use files::MachineFiles;
+use files::disk_spec;
 pub(crate) use freeze::{FreezeFiles, freeze};
 
 /// Kernel command line of every guest.
@@ -92,32 +94,6 @@ const CONNECTING: &str = "open a connection to the guest";
 
 fn told(console: &Option<String>) -> String {
     console.as_ref().map_or_else(String::new, |line| format!("; its console's last word: {line}"))
-}
-
-/// Where a machine's disk and console go.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct MachineFiles<'a> {
-    /// The raw base image, for reading.
-    pub(crate) root: &'a File,
-    /// Overlays that are frozen, lowest first, for reading.
-    pub(crate) frozen: &'a [&'a File],
-    /// The overlay this machine writes to.
-    pub(crate) overlay: &'a File,
-    /// Console log.
-    pub(crate) console: &'a File,
-}
-
-impl<'a> MachineFiles<'a> {
-    fn disk(&self) -> DiskSpec {
-        disk_spec(self.frozen.len() + 2)
-    }
-
-    fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'a>> {
-        let frozen = self.frozen.iter().map(|file| file.as_fd());
-        std::iter::once(self.root.as_fd())
-            .chain(frozen)
-            .chain([self.overlay.as_fd(), self.console.as_fd()])
-    }
 }
 
 /// How a snapshot's memory comes into a shell.
@@ -348,11 +324,6 @@ fn answer(told: Result<(), GuestError>, console: &File) -> Result<(), MachineErr
         }
         Err(error) => Err(MachineError::Agent(error)),
     }
-}
-
-/// What a chain of `files` is told as.
-fn disk_spec(files: usize) -> DiskSpec {
-    DiskSpec { files: u8::try_from(files).unwrap_or(u8::MAX) }
 }
 
 /// Lets a machine that was stopped go on.

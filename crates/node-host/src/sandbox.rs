@@ -127,6 +127,9 @@ pub enum CreateError {
     /// There is no machine for it.
     #[error("get a machine for the sandbox")]
     Shell(#[from] ShellError),
+    /// There is no network for it.
+    #[error("give the sandbox a network")]
+    Network(#[source] io::Error),
     /// Its guest did not come up.
     #[error(transparent)]
     Machine(#[from] MachineError),

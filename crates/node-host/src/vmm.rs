@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::cgroup::{Cgroup, CgroupTree, IoUnlimited};
 use crate::control::{Control, ControlError, MachineEnd, PendingReply, shown};
 use crate::keeper;
+use crate::network::{NetworkGuard, Plugged};
 use crate::spawn::{Program, SpawnError, Spawned, Spawner};
 use crate::uid::{UidLease, Uids};
 use crate::watched::watched;
@@ -247,7 +248,7 @@ impl VmmLauncher {
             drop(uid);
             exit_sender.send_replace(Some(status));
         });
-        Ok(VmmProcess { control, uid: id, group, exit, words, guard })
+        Ok(VmmProcess { control, uid: id, group, exit, words, guard, network: None })
     }
 }
 
@@ -260,6 +261,8 @@ pub(crate) struct VmmProcess {
     exit: watch::Receiver<Option<String>>,
     words: watch::Receiver<String>,
     guard: KillOnDrop,
+    /// What its frames go to.
+    network: Option<Plugged>,
 }
 
 /// A machine that was told to outlive the daemon.
@@ -285,6 +288,11 @@ impl VmmProcess {
     /// User it runs as, its alone.
     pub(crate) fn uid(&self) -> u32 {
         self.uid
+    }
+
+    /// Keeps what is behind its frame socket, as long as this is there.
+    pub(crate) fn plug(&mut self, network: NetworkGuard) {
+        self.network = Some(Plugged::new(network));
     }
 
     /// Lifts the limit of its disk requests while what is returned is held: the node waits for them,

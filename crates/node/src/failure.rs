@@ -31,6 +31,9 @@ pub(crate) fn of_create(error: &CreateError) -> Failure {
         CreateError::Shell(shell) => of_shell(shell),
         CreateError::Machine(machine) => of_machine(machine),
         CreateError::DiskFull { .. } => told(ErrorCode::DiskFull, error),
+        CreateError::Network(_) => {
+            Failure::because(ErrorCode::Internal, "the sandbox could not be given a network", error)
+        }
         CreateError::File { .. } => {
             Failure::because(ErrorCode::Internal, "the sandbox's files could not be made", error)
         }

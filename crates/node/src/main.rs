@@ -98,7 +98,9 @@ async fn serve(settings: Settings) -> Result<()> {
     let verdict = node_host::probe(&vmm).await.context("find out what KVM can do")?;
     check(&verdict)?;
     let data_dir = settings.host.data_dir.clone();
-    let host = Host::start(settings.host).await.context("start the node")?;
+    // Guests have a network card, and nobody has the other end of its wire.
+    let networks = Arc::new(node_host::Unplugged);
+    let host = Host::start(settings.host, networks).await.context("start the node")?;
     let host = Arc::new(host);
     let access = Access::open(host.store(), system::now_ms, settings.exposure.keys).await;
     let access = access.context("find out who may do what")?;

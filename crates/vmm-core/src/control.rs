@@ -20,7 +20,7 @@ use vmm_jail::{KernelFiles, Thread};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_virtio::split_token;
 
-use crate::devices::Devices;
+use crate::devices::{DeviceFiles, Devices};
 use crate::line::{CONTROL_TOKEN, Heard, KEEPER_TOKEN, Line};
 use crate::machine::{BootFiles, Machine, MachineError, RestoreFiles, Surroundings};
 use crate::memory::PageScanner;
@@ -81,6 +81,8 @@ enum RequestError {
     TooMany,
     #[error("open a connection to the guest")]
     Connect(#[source] std::io::Error),
+    #[error("use another frame socket")]
+    Network(#[source] std::io::Error),
     #[error("watch a file descriptor")]
     Watch(#[source] std::io::Error),
     #[error(transparent)]
@@ -263,12 +265,16 @@ impl Control {
                 Answer::Done
             }
             Command::Connect { port } => {
-                let stream = take_files("connect", 1, fds)?.pop();
+                let stream = take("connect", 1, fds)?.pop();
                 if let (Held::Machine(machine), Some(stream)) = (&self.held, stream) {
-                    machine
-                        .devices()
-                        .connect(port, OwnedFd::from(stream))
-                        .map_err(RequestError::Connect)?;
+                    machine.devices().connect(port, stream).map_err(RequestError::Connect)?;
+                }
+                Answer::Done
+            }
+            Command::Network => {
+                let frames = take("network", 1, fds)?.pop();
+                if let (Held::Machine(machine), Some(frames)) = (&self.held, frames) {
+                    machine.devices().use_frames(frames).map_err(RequestError::Network)?;
                 }
                 Answer::Done
             }
@@ -286,9 +292,9 @@ impl Control {
                 Answer::Done
             }
             Command::Keep => {
-                let keeper = take_files("keep", 1, fds)?.pop();
+                let keeper = take("keep", 1, fds)?.pop();
                 if let Some(keeper) = keeper {
-                    self.line.keep(OwnedFd::from(keeper)).map_err(RequestError::Keep)?;
+                    self.line.keep(keeper).map_err(RequestError::Keep)?;
                 }
                 Answer::Done
             }
@@ -381,11 +387,11 @@ impl Control {
 
     fn boot_files(&self, disk: u8, fds: Vec<OwnedFd>) -> Result<BootFiles, RequestError> {
         let disk = disk_files(disk)?;
-        let mut files = take_files("boot", disk + 3, fds)?.into_iter();
+        let mut files = take("boot", disk + 4, fds)?.into_iter();
         let mut next = || files.next().ok_or(RequestError::TooMany);
-        let (kernel, initrd) = (next()?, next()?);
-        let disk = (0..disk).map(|_| next()).collect::<Result<_, _>>()?;
-        Ok(BootFiles { kernel, initrd, disk, console: next()? })
+        let (kernel, initrd) = (next()?.into(), next()?.into());
+        let (devices, console) = device_files(disk, next)?;
+        Ok(BootFiles { kernel, initrd, devices, console })
     }
 
     fn prime_files(spec: &PrimeSpec, fds: Vec<OwnedFd>) -> Result<PrimeFiles, RequestError> {
@@ -404,10 +410,10 @@ impl Control {
 
     fn restore_files(spec: &RestoreSpec, fds: Vec<OwnedFd>) -> Result<RestoreFiles, RequestError> {
         let disk = disk_files(spec.disk.files)?;
-        let mut files = take_files("restore", disk + 1, fds)?.into_iter();
-        let mut next = || files.next().ok_or(RequestError::TooMany);
-        let disk = (0..disk).map(|_| next()).collect::<Result<_, _>>()?;
-        Ok(RestoreFiles { disk, console: next()? })
+        let mut files = take("restore", disk + 2, fds)?.into_iter();
+        let next = || files.next().ok_or(RequestError::TooMany);
+        let (devices, console) = device_files(disk, next)?;
+        Ok(RestoreFiles { devices, console })
     }
 
     fn on_guest_end(&mut self) -> Result<Next, RunError> {
@@ -446,15 +452,33 @@ fn disk_files(files: u8) -> Result<usize, RequestError> {
     }
 }
 
+/// A disk of `disk` files, a console log and a frame socket, in this order.
+fn device_files(
+    disk: usize,
+    mut next: impl FnMut() -> Result<OwnedFd, RequestError>,
+) -> Result<(DeviceFiles, File), RequestError> {
+    let disk = (0..disk).map(|_| next().map(File::from)).collect::<Result<_, _>>()?;
+    let console = next()?.into();
+    Ok((DeviceFiles { disk, frames: next()? }, console))
+}
+
+fn take(
+    asked: &'static str,
+    wanted: usize,
+    fds: Vec<OwnedFd>,
+) -> Result<Vec<OwnedFd>, RequestError> {
+    match fds.len() {
+        found if found == wanted => Ok(fds),
+        found => Err(RequestError::Descriptors { asked, wanted, found }),
+    }
+}
+
 fn take_files(
     asked: &'static str,
     wanted: usize,
     fds: Vec<OwnedFd>,
 ) -> Result<Vec<File>, RequestError> {
-    if fds.len() != wanted {
-        return Err(RequestError::Descriptors { asked, wanted, found: fds.len() });
-    }
-    Ok(fds.into_iter().map(File::from).collect())
+    Ok(take(asked, wanted, fds)?.into_iter().map(File::from).collect())
 }
 
 fn micros(since: Instant) -> u64 {

@@ -1,4 +1,4 @@
-//! The three virtio devices of every machine, in window order: root disk, vsock, entropy.
+//! The four virtio devices of every machine, in window order: root disk, vsock, entropy, network.
 
 use std::fs::File;
 use std::io;
@@ -6,14 +6,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
+use api_vmm::{NET_MAC, NET_MTU};
 use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::Epoll;
 use vmm_virtio::block::{Disk, DiskError, FrozenBlock};
+use vmm_virtio::net::{FrozenNet, NetHost, NetSettings};
 use vmm_virtio::vsock::FrozenVsock;
 use vmm_virtio::{
-    Block, Device, Events, Freeze, FrozenTransport, Lines, MmioDevice, MmioTransport, Registrar,
-    Rng, TransportHost, Vsock,
+    Block, Device, Events, Freeze, FrozenTransport, Lines, MmioDevice, MmioTransport, Net,
+    Registrar, Rng, TransportHost, Vsock,
 };
 
 /// Name the guest finds the root disk by.
@@ -21,6 +23,7 @@ const ROOT_DISK: &str = "root";
 const BLOCK: u32 = 0;
 const VSOCK: u32 = 1;
 const RNG: u32 = 2;
+const NET: u32 = 3;
 
 /// Why the devices could not be made or brought to rest.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +58,7 @@ pub(crate) struct FrozenDevices {
     block: FrozenTransport<FrozenBlock>,
     vsock: FrozenTransport<FrozenVsock>,
     rng: FrozenTransport<<Rng as Freeze>::Frozen>,
+    net: FrozenTransport<FrozenNet>,
 }
 
 /// See the module.
@@ -62,6 +66,16 @@ pub(crate) struct Devices {
     block: Arc<MmioTransport<Block>>,
     vsock: Arc<MmioTransport<Vsock>>,
     rng: Arc<MmioTransport<Rng>>,
+    net: Arc<MmioTransport<Net>>,
+}
+
+/// What the devices work on, as the node passed it.
+#[derive(Debug)]
+pub(crate) struct DeviceFiles {
+    /// Base image and overlays of the root disk.
+    pub(crate) disk: Vec<File>,
+    /// The frame socket.
+    pub(crate) frames: OwnedFd,
 }
 
 impl std::fmt::Debug for Devices {
@@ -84,6 +98,11 @@ impl Around<'_> {
     fn registrar(&self, index: u32) -> Registrar {
         Registrar::new(Arc::clone(self.epoll), index)
     }
+
+    fn net(&self, socket: OwnedFd) -> NetHost {
+        let settings = NetSettings { mac: NET_MAC, mtu: NET_MTU };
+        NetHost { settings, socket, registrar: self.registrar(NET) }
+    }
 }
 
 fn setup(device: &'static str) -> impl Fn(io::Error) -> DeviceError {
@@ -96,25 +115,29 @@ fn thawed<E: std::error::Error + Send + Sync + 'static>(
     move |error| DeviceError::Thaw { device, source: Box::new(error) }
 }
 
-fn three(lines: Vec<Lines>) -> Result<[Lines; 3], DeviceError> {
+fn each(lines: Vec<Lines>) -> Result<[Lines; 4], DeviceError> {
     lines.try_into().map_err(|_| DeviceError::Lines)
 }
 
 impl Devices {
     /// Queues of each device, for building shells.
-    pub(crate) const QUEUES: [usize; 3] =
-        [Block::QUEUE_SIZES.len(), Vsock::QUEUE_SIZES.len(), Rng::QUEUE_SIZES.len()];
+    pub(crate) const QUEUES: [usize; 4] = [
+        Block::QUEUE_SIZES.len(),
+        Vsock::QUEUE_SIZES.len(),
+        Rng::QUEUE_SIZES.len(),
+        Net::QUEUE_SIZES.len(),
+    ];
 
     /// Devices as after power-on.
     pub(crate) fn new(
-        disk: Vec<File>,
+        files: DeviceFiles,
         memory: &Arc<GuestMemoryMmap<()>>,
         lines: Vec<Lines>,
         epoll: &Arc<Epoll>,
     ) -> Result<Self, DeviceError> {
         let around = Around { memory, epoll };
-        let [block_lines, vsock_lines, rng_lines] = three(lines)?;
-        let mut disk = Disk::new(disk).map_err(DeviceError::Disk)?;
+        let [block_lines, vsock_lines, rng_lines, net_lines] = each(lines)?;
+        let mut disk = Disk::new(files.disk).map_err(DeviceError::Disk)?;
         disk.open().map_err(DeviceError::Disk)?;
         let block =
             MmioTransport::new(Block::new(disk, ROOT_DISK), around.host(BLOCK, block_lines))
@@ -126,20 +149,27 @@ impl Devices {
         .map_err(setup("vsock"))?;
         let rng =
             MmioTransport::new(Rng::new(), around.host(RNG, rng_lines)).map_err(setup("rng"))?;
-        Ok(Self { block: Arc::new(block), vsock: Arc::new(vsock), rng: Arc::new(rng) })
+        let net = Net::new(around.net(files.frames)).map_err(setup("net"))?;
+        let net = MmioTransport::new(net, around.host(NET, net_lines)).map_err(setup("net"))?;
+        Ok(Self {
+            block: Arc::new(block),
+            vsock: Arc::new(vsock),
+            rng: Arc::new(rng),
+            net: Arc::new(net),
+        })
     }
 
     /// Devices as they were frozen. The disk is opened on the guest's first request.
     pub(crate) fn thaw(
         frozen: FrozenDevices,
-        disk: Vec<File>,
+        files: DeviceFiles,
         memory: &Arc<GuestMemoryMmap<()>>,
         lines: Vec<Lines>,
         epoll: &Arc<Epoll>,
     ) -> Result<Self, DeviceError> {
         let around = Around { memory, epoll };
-        let [block_lines, vsock_lines, rng_lines] = three(lines)?;
-        let disk = Disk::new(disk).map_err(DeviceError::Disk)?;
+        let [block_lines, vsock_lines, rng_lines, net_lines] = each(lines)?;
+        let disk = Disk::new(files.disk).map_err(DeviceError::Disk)?;
         let block = MmioTransport::thaw(frozen.block, (around.host(BLOCK, block_lines), disk))
             .map_err(thawed("block"))?;
         let vsock = MmioTransport::thaw(
@@ -149,7 +179,15 @@ impl Devices {
         .map_err(thawed("vsock"))?;
         let rng = MmioTransport::thaw(frozen.rng, (around.host(RNG, rng_lines), ()))
             .map_err(thawed("rng"))?;
-        Ok(Self { block: Arc::new(block), vsock: Arc::new(vsock), rng: Arc::new(rng) })
+        let net = around.net(files.frames);
+        let net = MmioTransport::thaw(frozen.net, (around.host(NET, net_lines), net))
+            .map_err(thawed("net"))?;
+        Ok(Self {
+            block: Arc::new(block),
+            vsock: Arc::new(vsock),
+            rng: Arc::new(rng),
+            net: Arc::new(net),
+        })
     }
 
     /// The register windows, in order.
@@ -158,6 +196,7 @@ impl Devices {
             Arc::clone(&self.block) as Arc<dyn MmioDevice>,
             Arc::clone(&self.vsock) as Arc<dyn MmioDevice>,
             Arc::clone(&self.rng) as Arc<dyn MmioDevice>,
+            Arc::clone(&self.net) as Arc<dyn MmioDevice>,
         ]
     }
 
@@ -166,6 +205,7 @@ impl Devices {
             BLOCK => Some(self.block.as_ref()),
             VSOCK => Some(self.vsock.as_ref()),
             RNG => Some(self.rng.as_ref()),
+            NET => Some(self.net.as_ref()),
             _ => None,
         }
     }
@@ -191,6 +231,7 @@ impl Devices {
         self.block.kick();
         self.vsock.kick();
         self.rng.kick();
+        self.net.kick();
     }
 
     /// With the vCPUs held: finishes what the guest has begun, down to stable storage.
@@ -198,6 +239,7 @@ impl Devices {
         self.block.drain_and_flush().map_err(DeviceError::Disk)?;
         self.vsock.drain();
         self.rng.drain();
+        self.net.drain();
         Ok(())
     }
 
@@ -207,6 +249,7 @@ impl Devices {
             block: self.block.freeze(),
             vsock: self.vsock.freeze(),
             rng: self.rng.freeze(),
+            net: self.net.freeze(),
         }
     }
 
@@ -218,6 +261,11 @@ impl Devices {
     /// Splices `stream` onto a new connection to `port` of the guest.
     pub(crate) fn connect(&self, port: u32, stream: OwnedFd) -> io::Result<()> {
         self.vsock.connect(port, UnixStream::from(stream)).map_err(io::Error::other)
+    }
+
+    /// From now on frames of the guest's go to and come from `frames`.
+    pub(crate) fn use_frames(&self, frames: OwnedFd) -> io::Result<()> {
+        self.net.use_socket(frames)
     }
 
     /// Bytes the guest wrote to its disk.

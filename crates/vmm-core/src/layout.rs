@@ -26,7 +26,7 @@ pub(crate) const CMDLINE_BYTES_MAX: usize = 2048;
 pub(crate) const LOW_RAM_END: u64 = 0x9_fc00;
 /// ACPI tables, RSDP first.
 pub(crate) const ACPI: u64 = 0xe_0000;
-/// LIMIT: room for ACPI tables; 8 vCPUs and 4 devices need under 2 KiB.
+/// LIMIT: room for ACPI tables; 8 vCPUs and 5 devices need under 2 KiB.
 pub(crate) const ACPI_BYTES_MAX: usize = 0x1_0000;
 /// Page that holds the VM generation id.
 pub(crate) const GENERATION_ID: u64 = 0xf_f000;
@@ -60,7 +60,7 @@ pub(crate) const SLEEP_TYPE_OFF: u8 = 5;
 /// Sleep type in bits 2 to 4 and the enable bit (ACPI 6.5, section 4.8.3.7).
 pub(crate) const POWER_OFF: u8 = SLEEP_TYPE_OFF << 2 | 1 << 5;
 /// Interrupt of the ACPI generic event device that announces a new VM generation id.
-pub(crate) const GENERATION_GSI: u32 = 19;
+pub(crate) const GENERATION_GSI: u32 = 16 + VIRTIO_DEVICES;
 /// Interrupt of virtio device `index`. Lines 16 and up are IOAPIC only: the PIC never sees them.
 pub(crate) const fn virtio_gsi(index: u32) -> u32 {
     16 + index
@@ -69,8 +69,8 @@ pub(crate) const fn virtio_gsi(index: u32) -> u32 {
 pub(crate) const fn virtio_mmio(index: u32) -> u64 {
     VIRTIO_MMIO + index as u64 * VIRTIO_MMIO_BYTES
 }
-/// The virtio devices of every machine, in window order: root disk, vsock, entropy.
-pub(crate) const VIRTIO_DEVICES: u32 = 3;
+/// The virtio devices of every machine, in window order: root disk, vsock, entropy, network.
+pub(crate) const VIRTIO_DEVICES: u32 = 4;
 
 /// One piece of guest RAM: where the guest sees it and where it lies in the RAM image, which is
 /// what memfds, layers and the VMM's own mapping are addressed by.
@@ -111,5 +111,7 @@ mod test {
         assert!(virtio_mmio(0) >= RAM_BELOW_4G_MAX);
         assert!(virtio_mmio(VIRTIO_DEVICES) <= u64::from(IOAPIC));
         assert!(virtio_gsi(VIRTIO_DEVICES - 1) < GENERATION_GSI);
+        // The IOAPIC has 24 lines.
+        assert!(GENERATION_GSI < 24);
     }
 }

@@ -19,7 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::{self, BootError};
 use crate::bus::Bus;
-use crate::devices::{DeviceError, Devices};
+use crate::devices::{DeviceError, DeviceFiles, Devices};
 use crate::kvm::{self, KvmError};
 use crate::layout;
 use crate::memory::{FaultCounters, MemoryError, PageScanner, Ram};
@@ -97,19 +97,19 @@ pub(crate) struct Surroundings {
     pub(crate) epoll: Arc<Epoll>,
 }
 
-/// The files of a boot, in the order of [`BootSpec`].
+/// What a boot works on, as [`BootSpec`] lists it.
 #[derive(Debug)]
 pub(crate) struct BootFiles {
     pub(crate) kernel: File,
     pub(crate) initrd: File,
-    pub(crate) disk: Vec<File>,
+    pub(crate) devices: DeviceFiles,
     pub(crate) console: File,
 }
 
-/// The files of a restore, in the order of [`RestoreSpec`].
+/// What a restore works on, as [`RestoreSpec`] lists it.
 #[derive(Debug)]
 pub(crate) struct RestoreFiles {
-    pub(crate) disk: Vec<File>,
+    pub(crate) devices: DeviceFiles,
     pub(crate) console: File,
 }
 
@@ -167,7 +167,7 @@ impl Machine {
         }
         let console = ConsoleLog::new(files.console).map_err(file("open the console log"))?;
         let com1: Com1 = Serial::new(Line(lines.com1), console);
-        let devices = Devices::new(files.disk, ram.memory(), lines.devices, &around.epoll)?;
+        let devices = Devices::new(files.devices, ram.memory(), lines.devices, &around.epoll)?;
         bus.attach(com1, devices.windows());
         Ok(Self {
             vcpus,
@@ -215,8 +215,13 @@ impl Machine {
         .map_err(|_| {
             MachineError::Contradiction("the snapshot's serial port state is not valid")
         })?;
-        let devices =
-            Devices::thaw(state.devices, files.disk, ram.memory(), lines.devices, &around.epoll)?;
+        let devices = Devices::thaw(
+            state.devices,
+            files.devices,
+            ram.memory(),
+            lines.devices,
+            &around.epoll,
+        )?;
         bus.attach(com1, devices.windows());
         let machine = Self {
             vcpus,

@@ -108,6 +108,12 @@ impl Phase {
                     refused("connect", "running or paused")
                 }
             },
+            Command::Network => match self {
+                P::Paused | P::Running => Ok(self),
+                P::Empty | P::Shell | P::Primed | P::Stopped => {
+                    refused("network", "running or paused")
+                }
+            },
             // A process without a guest is worth nothing to the next node.
             Command::Keep => match self {
                 P::Paused | P::Running => Ok(self),
@@ -155,6 +161,7 @@ mod test {
             Command::Snapshot(SnapshotSpec { disk: None, only_dirty: false }),
             Command::Merge(MergeSpec { below: 1, run: 1 }),
             Command::Connect { port: 1 },
+            Command::Network,
             Command::TakeWorkingSet,
             Command::Keep,
             Command::Stats,

@@ -9,13 +9,13 @@ use crate::devices::FrozenDevices;
 use crate::kvm::{VcpuState, VmState};
 
 /// Shape of the machine; read first, so that a snapshot of another shape is refused early.
-const MACHINE: (Tag, u32) = (Tag(*b"MACH"), 1);
+const MACHINE: (Tag, u32) = (Tag(*b"MACH"), 2);
 /// One [`VcpuState`] per vCPU.
 const VCPUS: (Tag, u32) = (Tag(*b"VCPU"), 1);
 /// [`VmState`].
 const VM: (Tag, u32) = (Tag(*b"KVM "), 1);
 /// [`FrozenDevices`].
-const DEVICES: (Tag, u32) = (Tag(*b"DEVS"), 1);
+const DEVICES: (Tag, u32) = (Tag(*b"DEVS"), 2);
 /// [`FrozenSerial`].
 const SERIAL: (Tag, u32) = (Tag(*b"SERL"), 1);
 
@@ -28,6 +28,18 @@ pub enum StateError {
     /// A section is missing or too new.
     #[error("find a part of the snapshot")]
     Section(#[source] base_snapshot::SectionError),
+    /// A section is of an earlier build, whose machines were others.
+    #[error(
+        "the {part} of the snapshot has version {found}, machines of this build have {wanted}; make the snapshot again"
+    )]
+    Earlier {
+        /// What it is.
+        part: &'static str,
+        /// In the snapshot.
+        found: u32,
+        /// Of this build.
+        wanted: u32,
+    },
     /// A section that passed its checksum does not decode: written by another build.
     #[error("decode the {0} of the snapshot")]
     Decode(&'static str, #[source] postcard::Error),
@@ -179,5 +191,8 @@ fn get<T: DeserializeOwned>(
     what: &'static str,
 ) -> Result<T, StateError> {
     let section = state.section(tag, version).map_err(StateError::Section)?;
+    if section.version != version {
+        return Err(StateError::Earlier { part: what, found: section.version, wanted: version });
+    }
     postcard::from_bytes(section.bytes).map_err(|e| StateError::Decode(what, e))
 }

@@ -283,6 +283,11 @@ impl<D: Device> Guest<D> {
         self.memory.write_obj(index, GuestAddress(index_at)).unwrap();
     }
 
+    /// Descriptors that nobody uses.
+    pub(crate) fn free(&self, queue: usize) -> usize {
+        self.rings[queue].free.len()
+    }
+
     pub(crate) fn notify(&self, queue: usize) {
         self.set(0x50, queue as u32);
     }

@@ -1,5 +1,5 @@
-//! Virtio devices of a microVM: block, vsock and entropy, each behind a virtio-mmio register
-//! window.
+//! Virtio devices of a microVM: block, vsock, entropy and network, each behind a virtio-mmio
+//! register window.
 //!
 //! This crate never touches KVM, never opens a path and starts no thread. The caller owns one
 //! event-loop thread and the vCPU threads:
@@ -27,6 +27,7 @@ mod device;
 mod driver;
 mod lines;
 pub mod mmio;
+pub mod net;
 mod queues;
 mod registrar;
 pub mod rng;
@@ -38,6 +39,7 @@ pub use chain::{CHAIN_DESCRIPTORS_MAX, Chain};
 pub use device::{Device, Freeze, GuestFault};
 pub use lines::Lines;
 pub use mmio::{FrozenTransport, MmioDevice, MmioTransport, ThawTransportError, TransportHost};
+pub use net::Net;
 pub use queues::Queues;
 pub use registrar::{Events, Registrar, split_token};
 pub use rng::Rng;

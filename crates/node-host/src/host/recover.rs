@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use node_store::{SandboxRow, Store, StoreError, StoredState};
 use crate::console;
 use crate::control::{Control, ControlError};
 use crate::machine;
+use crate::network::Networks;
 use crate::phase::Phase;
 use crate::sandbox::{
     CreateError, CreateTimes, Found, Lease, OnTimeout, PortsRule, SandboxFacts, SandboxFiles,
@@ -36,8 +38,9 @@ use crate::vmm::{AdoptError, MachineOver, VmmLauncher, VmmProcess};
 /// LIMIT: a VMM answers from memory, unless it is writing a snapshot that the daemon before this one
 /// asked for, which on a slow disk takes a while.
 const HELLO_WITHIN: Duration = Duration::from_secs(60);
-/// LIMIT: vCPUs are released; as for other commands, on a machine that is busy.
-const RESUME_WITHIN: Duration = Duration::from_secs(20);
+/// LIMIT: vCPUs are released, or a socket changes hands; as for other commands, on a machine that is
+/// busy.
+const ORDER_WITHIN: Duration = Duration::from_secs(20);
 
 /// What becomes of a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,14 +245,36 @@ fn lost(console: Option<String>) -> String {
     explain(over, console)
 }
 
-/// Makes sure that a machine taken over serves: its guest runs and its agent answers within `limit`.
-/// Otherwise its owner is told that it failed.
-pub(super) async fn greet(control: Control, limit: Duration) {
+/// A network for a machine taken over, whose own went with the daemon before this one. Without one it
+/// is as it is already: what its guest sends is lost.
+pub(super) fn plug(
+    process: &mut VmmProcess,
+    networks: &dyn Networks,
+    id: SandboxId,
+) -> Option<OwnedFd> {
+    match networks.open(id) {
+        Ok((frames, network)) => {
+            process.plug(network);
+            Some(frames)
+        }
+        Err(error) => {
+            tracing::error!(sandbox = %id, "it has no network any more: {error}");
+            None
+        }
+    }
+}
+
+/// Makes sure that a machine taken over serves: its frames go to `frames`, its guest runs and its agent
+/// answers within `limit`. Otherwise its owner is told that it failed.
+pub(super) async fn greet(control: Control, frames: Option<OwnedFd>, limit: Duration) {
     let fit = async {
         let held = control.hello(HELLO_WITHIN).await? == Progress::Paused;
+        if let Some(frames) = frames {
+            control.order(Command::Network, &[frames.as_fd()], ORDER_WITHIN).await?;
+        }
         if held {
             // The daemon before this one died while it held the guest for something.
-            control.order(Command::Resume, &[], RESUME_WITHIN).await?;
+            control.order(Command::Resume, &[], ORDER_WITHIN).await?;
         }
         Ok::<_, ControlError>(held)
     };

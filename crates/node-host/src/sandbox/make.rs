@@ -2,7 +2,7 @@
 //! measurements, a booted kernel; and making it again after a pause.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -138,11 +138,12 @@ async fn begin(
     files: SandboxFiles,
     row: SandboxRow,
 ) -> Result<Making, CreateError> {
-    let Primed { process, template, claim_us, primed, built_for_claim, begun, .. } = primed;
+    let Primed { mut process, template, claim_us, primed, built_for_claim, begun, .. } = primed;
     let identity = identity_of(facts)?;
     let limit = spec.ready_within.unwrap_or(around.ready_within);
     let frozen = frozen(&template, &files);
-    let machine_files = machine_files(&template, &frozen, &files);
+    let frames = plug(around, facts, &mut process)?;
+    let machine_files = machine_files(&template, &frozen, &files, frames.as_fd());
     let restoring = machine::begin_restore(&process, machine_files, &identity).await?;
     // While the guest wakes. Until it is remembered that the sandbox serves, the next daemon ends it.
     let keeping = process.keep_soon(files.dir()).await;
@@ -167,9 +168,15 @@ async fn make_cold(
     let (dir, id, disk_bytes) = (around.dir.clone(), facts.id, root.manifest.root_bytes);
     let making = move || SandboxFiles::create(&dir, id, disk_bytes, None);
     let (shell, files, claim_us) = gather(around, facts, None, making).await?;
-    let Shell { process, built_for_claim, .. } = shell;
-    let machine_files =
-        MachineFiles { root: &base, frozen: &[], overlay: &files.overlay, console: &files.console };
+    let Shell { mut process, built_for_claim, .. } = shell;
+    let frames = plug(around, facts, &mut process)?;
+    let machine_files = MachineFiles {
+        root: &base,
+        frozen: &[],
+        overlay: &files.overlay,
+        console: &files.console,
+        frames: frames.as_fd(),
+    };
     let limit = spec.ready_within.unwrap_or(around.boot_within);
     let remembered = Box::pin(around.store.sandbox_insert(row));
     let booting = Instant::now();
@@ -236,10 +243,17 @@ pub(super) struct Standing {
 }
 
 /// Makes a machine that was prepared what it was. Its guest does not run yet.
-pub(super) async fn stand(primed: Primed, files: &SandboxFiles) -> Result<Standing, CreateError> {
-    let Primed { process, template, lazy, claim_us, primed, built_for_claim, begun } = primed;
+pub(super) async fn stand(
+    around: &Surroundings,
+    facts: &SandboxFacts,
+    primed: Primed,
+    files: &SandboxFiles,
+) -> Result<Standing, CreateError> {
+    let Primed { mut process, template, lazy, claim_us, primed, built_for_claim, begun } = primed;
     let frozen = frozen(&template, files);
-    let restored = machine::stand(&process, machine_files(&template, &frozen, files)).await?;
+    let frames = plug(around, facts, &mut process)?;
+    let machine_files = machine_files(&template, &frozen, files, frames.as_fd());
+    let restored = machine::stand(&process, machine_files).await?;
     let restored = Restored { times: restored, reseed_us: 0 };
     let times = times(begun, claim_us, primed, restored, built_for_claim);
     Ok(Standing { process, lazy, times, begun })
@@ -296,8 +310,21 @@ fn machine_files<'a>(
     template: &'a Template,
     frozen: &'a [&'a File],
     files: &'a SandboxFiles,
+    frames: BorrowedFd<'a>,
 ) -> MachineFiles<'a> {
-    MachineFiles { root: &template.root, frozen, overlay: &files.overlay, console: &files.console }
+    let (overlay, console) = (&files.overlay, &files.console);
+    MachineFiles { root: &template.root, frozen, overlay, console, frames }
+}
+
+/// A frame socket for the machine `process`, which has the sandbox's network from now on.
+fn plug(
+    around: &Surroundings,
+    facts: &SandboxFacts,
+    process: &mut VmmProcess,
+) -> Result<OwnedFd, CreateError> {
+    let (frames, network) = around.networks.open(facts.id).map_err(CreateError::Network)?;
+    process.plug(network);
+    Ok(frames)
 }
 
 fn times(

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::flows::{FlowLog, OpenFlows};
 use crate::journal::{Deed, Journal};
+use crate::network::Networks;
 use crate::phase::{Action, Event, Phase};
 use crate::shells::Shells;
 use crate::step;
@@ -51,6 +52,7 @@ pub(crate) struct Surroundings {
     pub(crate) stop: CancellationToken,
     pub(crate) journal: Journal,
     pub(crate) flows: FlowLog,
+    pub(crate) networks: Arc<dyn Networks>,
 }
 
 /// Told once whether the sandbox serves.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use crate::images::{Kernel, RootImage, checksum, open, snapshot_key};
 use crate::machine::{
     self, Identity, MachineError, MachineFiles, Memory, RestoreOptions, micros, wall_clock_ns,
 };
+use crate::network::unplugged;
 use crate::vmm::VmmProcess;
 
 /// LIMIT: a warm-up command imports a few big Python packages, a minute under emulation.
@@ -172,7 +173,14 @@ async fn make(
     let disk = scratch.create_overlay("disk.qcow2", root.manifest.root_bytes)?;
     let console = scratch.create_file("console.log")?;
     let base = open(&root.root)?;
-    let files = MachineFiles { root: &base, frozen: &[], overlay: &disk, console: &console };
+    let frames = no_frames()?;
+    let files = MachineFiles {
+        root: &base,
+        frozen: &[],
+        overlay: &disk,
+        console: &console,
+        frames: frames.as_fd(),
+    };
 
     steps.at(5, "boot the kernel");
     let shell = shared.shells.claim(size, None).await?;
@@ -372,11 +380,13 @@ async fn record(
     remove(&scratch.path("record.log"))?;
     let shell = shared.shells.claim(size, None).await?;
     let identity = Identity::random(SandboxId::from_bits(0), "template".to_owned());
+    let frames = no_frames()?;
     let files = MachineFiles {
         root: &template.root,
         frozen: &[&template.disk],
         overlay: &overlay,
         console: &console,
+        frames: frames.as_fd(),
     };
     let options = RestoreOptions { memory: MemoryPath::Userfault, prefetch: false, record: true };
     let identity = identity.map_err(machine)?;
@@ -390,6 +400,15 @@ async fn record(
         .await
         .map_err(|source| machine(MachineError::Vmm { doing: "write the working set", source }))?;
     Ok(working_set)
+}
+
+/// What a template is made with: nobody is there who could tell it something that all clones then know.
+fn no_frames() -> Result<OwnedFd, TemplateError> {
+    let failed = |source| TemplateError::Machine {
+        doing: "prepare a machine",
+        source: MachineError::Prepare(source),
+    };
+    unplugged().map_err(failed)
 }
 
 /// Room on the disk.

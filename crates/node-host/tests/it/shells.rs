@@ -1,12 +1,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use api_node::Quota;
 use api_vmm::MemoryPath;
 use base_types::{Chain, ProjectId, Size};
-use node_host::{CreateError, CreateSpec, Host, HostSettings, Lease, TemplateError};
+use node_host::{CreateError, CreateSpec, Host, HostSettings, Lease, TemplateError, Unplugged};
 
 fn settings(data: &Path, pool: usize) -> HostSettings {
     HostSettings {
@@ -58,7 +59,7 @@ fn machines() -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pool_fills_with_real_machines_and_closing_leaves_none() {
     let dir = tempfile::tempdir().unwrap();
-    let host = Host::start(settings(dir.path(), 2)).await.unwrap();
+    let host = Host::start(settings(dir.path(), 2), Arc::new(Unplugged)).await.unwrap();
     let filled = async {
         while host.pool().ready < 2 {
             tokio::task::yield_now().await;
@@ -73,7 +74,7 @@ async fn the_pool_fills_with_real_machines_and_closing_leaves_none() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_create_that_cannot_be_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let host = Host::start(settings(dir.path(), 0)).await.unwrap();
+    let host = Host::start(settings(dir.path(), 0), Arc::new(Unplugged)).await.unwrap();
     for cold in [false, true] {
         let error = host.create(CreateSpec { cold, ..spec() }).await.unwrap_err();
         assert!(matches!(error, CreateError::Template(_)), "{error}");
@@ -95,7 +96,7 @@ async fn what_an_earlier_run_left_is_removed_at_the_start() {
         fs::create_dir_all(left).unwrap();
         fs::write(left.join("memory"), "half").unwrap();
     }
-    let host = Host::start(settings(dir.path(), 0)).await.unwrap();
+    let host = Host::start(settings(dir.path(), 0), Arc::new(Unplugged)).await.unwrap();
     assert!(!half_made.exists() && !sandbox.exists());
     assert!(host.sandboxes().is_empty());
     host.close().await;
@@ -122,7 +123,7 @@ async fn an_image_that_lies_is_refused_with_its_file_and_the_next_try_looks_agai
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
-    let host = Host::start(settings(dir.path(), 0)).await.unwrap();
+    let host = Host::start(settings(dir.path(), 0), Arc::new(Unplugged)).await.unwrap();
     for _ in 0..2 {
         let error = host.create(spec()).await.unwrap_err();
         let CreateError::Template(template) = &error else { panic!("{error}") };

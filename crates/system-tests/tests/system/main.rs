@@ -15,6 +15,7 @@ mod inside;
 mod kills;
 mod lifecycle;
 mod neighbours;
+mod network;
 mod pauses;
 mod ports;
 mod power;

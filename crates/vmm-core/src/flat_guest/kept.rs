@@ -16,28 +16,28 @@ use rustix::net::{
 use tempfile::TempDir;
 
 use super::kernel::counting;
-use super::test::{MEMORY_MIB, PATIENCE, disk, file_with};
+use super::test::{MEMORY_MIB, PATIENCE, disk, file_with, frame_sockets};
 use crate::control::RunError;
 
 /// A node's end of a control socket.
-struct Node(OwnedFd);
+pub(super) struct Node(OwnedFd);
 
 impl Node {
-    fn hear(&self) -> Option<Message> {
+    pub(super) fn hear(&self) -> Option<Message> {
         let mut packet = vec![0; api_vmm::PACKET_BYTES_MAX];
         let (length, _) =
             rustix::net::recv(&self.0, packet.as_mut_slice(), RecvFlags::empty()).unwrap();
         (length > 0).then(|| api_vmm::decode(&packet[..length]).unwrap())
     }
 
-    fn progress(&self) -> Progress {
+    pub(super) fn progress(&self) -> Progress {
         match self.hear() {
             Some(Message::Hello { protocol: api_vmm::PROTOCOL, progress }) => progress,
             other => panic!("{other:?} is no hello"),
         }
     }
 
-    fn send(&self, command: Command, files: &[BorrowedFd<'_>]) {
+    pub(super) fn send(&self, command: Command, files: &[BorrowedFd<'_>]) {
         let packet = api_vmm::encode(&Request { seq: 1, command }).unwrap();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -46,7 +46,7 @@ impl Node {
         rustix::net::sendmsg(&self.0, &parts, &mut ancillary, SendFlags::NOSIGNAL).unwrap();
     }
 
-    fn ask(&self, command: Command, files: &[BorrowedFd<'_>]) -> Result<Answer, String> {
+    pub(super) fn ask(&self, command: Command, files: &[BorrowedFd<'_>]) -> Result<Answer, String> {
         self.send(command, files);
         match self.hear() {
             Some(Message::Reply { result, .. }) => result,
@@ -62,7 +62,7 @@ impl Node {
     }
 
     /// Whether the guest runs: it leaves its machine for the monitor all the time.
-    fn assert_counting(&self) {
+    pub(super) fn assert_counting(&self) {
         let (before, begun) = (self.exits(), Instant::now());
         while self.exits() <= before {
             assert!(begun.elapsed() < PATIENCE, "the guest stands still");
@@ -71,13 +71,13 @@ impl Node {
 }
 
 /// A control loop on a thread of its own, instead of a process of its own.
-struct Vmm {
+pub(super) struct Vmm {
     dir: TempDir,
     thread: JoinHandle<Result<(), RunError>>,
 }
 
 impl Vmm {
-    fn start() -> (Self, Node) {
+    pub(super) fn start() -> (Self, Node) {
         let (ours, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -95,6 +95,12 @@ impl Vmm {
 
     /// With a guest that runs.
     fn booted(kernel: &[u8]) -> (Self, Node) {
+        let (_, frames) = frame_sockets();
+        Self::booted_with(kernel, &frames)
+    }
+
+    /// With a guest that runs and has this frame socket.
+    pub(super) fn booted_with(kernel: &[u8], frames: &OwnedFd) -> (Self, Node) {
         let (vmm, node) = Self::start();
         assert_eq!(node.progress(), Progress::Empty);
         let shell = ShellSpec { vcpus: 1, memory_mib: MEMORY_MIB };
@@ -102,7 +108,8 @@ impl Vmm {
         let mut files = vec![file_with(kernel), file_with(b"initrd")];
         files.extend(disk());
         files.push(tempfile::tempfile().unwrap());
-        let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        let mut files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        files.push(frames.as_fd());
         let boot = BootSpec { cmdline: "quiet".into(), disk: DiskSpec { files: 2 } };
         node.send(Command::Boot(boot), &files);
         (vmm, node)
@@ -130,7 +137,7 @@ impl Vmm {
         Node(socket)
     }
 
-    fn ended(self) -> Result<(), RunError> {
+    pub(super) fn ended(self) -> Result<(), RunError> {
         self.thread.join().unwrap()
     }
 }

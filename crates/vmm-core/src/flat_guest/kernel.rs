@@ -36,6 +36,50 @@ pub(super) fn resetting() -> Vec<u8> {
     elf(&code)
 }
 
+/// One step of [`following`].
+#[derive(Clone, Copy)]
+pub(super) enum Step {
+    /// Writes a word to a guest-physical address.
+    Write(u32, u32),
+    /// Waits until the word at a guest-physical address is this one.
+    Wait(u32, u32),
+}
+
+/// Does these steps, then waits for ever. While it waits it reads the serial port's line status.
+pub(super) fn following(steps: &[Step]) -> Vec<u8> {
+    #[rustfmt::skip]
+    let mut code = vec![
+        0xfc,                               // cld
+        0xba, 0xfd, 0x03, 0x00, 0x00,       // mov  edx, 0x3fd
+        0xbe, 0x00, 0x00, 0x00, 0x00,       // mov  esi, the steps
+        0xad,                               // lodsd               <- next
+        0x89, 0xc1,                         // mov  ecx, eax
+        0xad,                               // lodsd
+        0x89, 0xc7,                         // mov  edi, eax
+        0xad,                               // lodsd
+        0x89, 0xc3,                         // mov  ebx, eax
+        0x85, 0xc9,                         // test ecx, ecx
+        0x75, 0x04,                         // jnz  wait
+        0x89, 0x1f,                         // mov  [edi], ebx
+        0xeb, 0xef,                         // jmp  next
+        0xec,                               // in   al, dx         <- wait
+        0x39, 0x1f,                         // cmp  [edi], ebx
+        0x75, 0xfb,                         // jne  wait
+        0xeb, 0xe8,                         // jmp  next
+    ];
+    let steps_at = LOAD + code.len() as u32;
+    code[7..11].copy_from_slice(&steps_at.to_le_bytes());
+    // Nobody ever writes there.
+    for step in steps.iter().chain([&Step::Wait(0x9_0000, 1)]) {
+        let words = match *step {
+            Step::Write(address, value) => [0, address, value],
+            Step::Wait(address, value) => [1, address, value],
+        };
+        code.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+    }
+    elf(&code)
+}
+
 /// A 64-bit ELF with `code` at [`LOAD`] and a PVH note that enters it there.
 fn elf(code: &[u8]) -> Vec<u8> {
     let note_at = 64 + 2 * 56;

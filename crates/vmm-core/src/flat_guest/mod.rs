@@ -5,4 +5,5 @@
 
 mod kept;
 mod kernel;
+mod network;
 mod test;

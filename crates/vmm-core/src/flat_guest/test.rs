@@ -1,16 +1,18 @@
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api_vmm::{BootSpec, DiskSpec, MemoryPath, PrimeSpec, RestoreSpec, ShellSpec};
 use base_types::PAGE_SIZE;
 use kvm_ioctls::Kvm;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::epoll::Epoll;
 
 use super::kernel::{COUNTER, counting, resetting};
-use crate::devices::Devices;
+use crate::devices::{DeviceFiles, Devices};
 use crate::machine::{BootFiles, Machine, RestoreFiles, Surroundings};
 use crate::memory::PageScanner;
 use crate::prime::{PrimeFiles, Primed};
@@ -52,12 +54,24 @@ pub(super) fn disk() -> Vec<File> {
     vec![base, overlay]
 }
 
+/// A disk, and a frame socket with nobody at its other end.
+fn devices() -> DeviceFiles {
+    let (frames, _) = frame_sockets();
+    DeviceFiles { disk: disk(), frames }
+}
+
+/// Both ends of the wire between a network card and whoever has its frames.
+pub(super) fn frame_sockets() -> (OwnedFd, OwnedFd) {
+    let flags = SocketFlags::CLOEXEC;
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
+}
+
 fn boot(kernel: &[u8]) -> (Machine, Surroundings) {
     let around = around();
     let files = BootFiles {
         kernel: file_with(kernel),
         initrd: file_with(b"initrd"),
-        disk: disk(),
+        devices: devices(),
         console: tempfile::tempfile().unwrap(),
     };
     let spec = BootSpec { cmdline: "quiet".into(), disk: DiskSpec { files: 2 } };
@@ -91,7 +105,7 @@ fn snapshot(machine: &Machine, around: &Surroundings, only_dirty: bool) -> (Take
 }
 
 /// The template memfd of a full snapshot, sealed, as the node makes it.
-fn template(memory: &File) -> File {
+pub(super) fn template(memory: &File) -> File {
     use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
     use std::os::unix::fs::FileExt;
     let memfd = memfd_create("template", MemfdFlags::ALLOW_SEALING).unwrap();
@@ -132,7 +146,7 @@ fn restore(
     };
     let (primed, _) = Primed::new(shell(), &spec, files, &mut around).unwrap();
     let spec = RestoreSpec { disk: DiskSpec { files: 2 }, resume: false, generation_id: [7; 16] };
-    let files = RestoreFiles { disk: disk(), console: tempfile::tempfile().unwrap() };
+    let files = RestoreFiles { devices: devices(), console: tempfile::tempfile().unwrap() };
     let (machine, _) = Machine::restore(primed, &spec, files, &around).unwrap();
     (machine, around)
 }

@@ -179,7 +179,7 @@ impl<D: Device> MmioTransport<D> {
             });
         } else {
             // The device hears of it, as an edge comes but once; there are no queues to use.
-            let mut queues = Queues { memory: &self.memory, queues: &mut [], lines: &self.lines };
+            let mut queues = Queues::of(&self.memory, &mut [], &self.lines, 0);
             if let Err(fault) = state.device.backend_event(sub_token, events, &mut queues) {
                 state.fail(&fault, &self.lines);
             }
@@ -211,8 +211,8 @@ impl<D: Device> MmioTransport<D> {
     /// Lets the caller use the device, with its queues, under the transport's lock.
     pub fn with<R>(&self, work: impl FnOnce(&mut D, &mut Queues<'_>) -> R) -> R {
         let state = &mut *self.lock();
-        let mut queues =
-            Queues { memory: &self.memory, queues: &mut state.queues, lines: &self.lines };
+        let features = state.registers.driver_features;
+        let mut queues = Queues::of(&self.memory, &mut state.queues, &self.lines, features);
         work(&mut state.device, &mut queues)
     }
 
@@ -371,7 +371,8 @@ impl<D: Device> State<D> {
         if !registers::runs(self.registers.status) {
             return;
         }
-        let mut queues = Queues { memory, queues: &mut self.queues, lines };
+        let features = self.registers.driver_features;
+        let mut queues = Queues::of(memory, &mut self.queues, lines, features);
         if let Err(fault) = work(&mut self.device, &mut queues) {
             self.fail(&fault, lines);
         }
