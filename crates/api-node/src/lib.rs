@@ -18,6 +18,7 @@ mod file;
 mod listing;
 mod measure;
 mod node;
+mod policy;
 mod port;
 mod process;
 mod range;
@@ -46,6 +47,10 @@ pub use measure::{MEASURE_MIB_MAX, MEASURE_RUNS_MAX, Measure, Measured};
 pub use node::{
     ColdBoot, ColdBootQuery, CreateTimes, DataUsage, Floor, FloorPhase, FloorQuery, Health, Kvm,
     KvmKind, MemoryUsage, Node, Pool, Spread,
+};
+pub use policy::{
+    Base, Cidr, DomainName, POLICY_RULE_BYTES_MAX, POLICY_RULES_MAX, ParseRuleError, Policy, Ports,
+    Protocol, Rule, Target,
 };
 pub use port::{
     PORT_HEADER, PORT_SANDBOX_HEADER, PORT_TOKEN_HEADER, PORT_TOKEN_NAME, PUBLIC_PORTS_MAX,
