@@ -65,6 +65,7 @@
 mod codec;
 mod frames;
 mod message;
+pub mod network;
 mod surface;
 
 pub use codec::{Decoder, FrameError, HEADER_BYTES, Message, decode_all, raw_header};

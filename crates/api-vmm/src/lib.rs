@@ -30,6 +30,15 @@ pub const DISK_FILES_MAX: usize = 24;
 /// LIMIT: memory layers of one restore.
 pub const MEMORY_LAYERS_MAX: usize = 24;
 
+/// Address of every guest's network card. Locally administered; no two of them share a link.
+pub const NET_MAC: [u8; 6] = [0x02, 0x53, 0x46, 0x00, 0x00, 0x02];
+/// Address of whoever is at the other end of a network card's link.
+pub const NET_GATEWAY_MAC: [u8; 6] = [0x02, 0x53, 0x46, 0x00, 0x00, 0x01];
+/// LIMIT: bytes of one packet on a network card's link. What costs is the packet, not its bytes.
+pub const NET_MTU: u16 = 9000;
+/// LIMIT: one Ethernet frame: its header and a packet. Longer ones are dropped on both sides.
+pub const NET_FRAME_BYTES_MAX: usize = NET_MTU as usize + 14;
+
 /// What to build before it is known what will run: VM, irqchip, vCPUs, memory slots over reserved
 /// address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +69,8 @@ pub enum MemoryPath {
 
 /// Boot a kernel in the shell.
 ///
-/// Descriptors: kernel (vmlinux ELF), initrd, the disk's files, console log (read-write).
+/// Descriptors: kernel (vmlinux ELF), initrd, the disk's files, console log (read-write), [frame
+/// socket](Command::Network).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootSpec {
     /// Kernel command line, at most 2047 bytes.
@@ -91,7 +101,7 @@ pub struct PrimeSpec {
 
 /// Continue the snapshot a shell is primed with.
 ///
-/// Descriptors: the disk's files, console log (read-write).
+/// Descriptors: the disk's files, console log (read-write), [frame socket](Command::Network).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreSpec {
     /// Root disk.
@@ -154,6 +164,17 @@ pub enum Command {
         /// vsock port in the guest.
         port: u32,
     },
+    /// Use another frame socket in place of the present one, for a daemon that took over a machine
+    /// whose frames went to the daemon before it. Frames on their way are lost.
+    ///
+    /// A frame socket is a connected `SOCK_SEQPACKET` Unix socket. Each of its packets is one Ethernet
+    /// frame of at most [`NET_FRAME_BYTES_MAX`] bytes, without check sequence, to or from the guest's
+    /// network card, whose address is [`NET_MAC`]. Whoever has the other end must take frames, or the
+    /// guest's wait; it must not wait itself when the guest takes none. When the other end is closed
+    /// the machine goes on, and what its guest sends is lost.
+    ///
+    /// Descriptors: a frame socket.
+    Network,
     /// End recording and write the working set to the file passed along.
     TakeWorkingSet,
     /// Let the machine outlive this connection. From now on the end of the control socket does not end the
@@ -293,7 +314,7 @@ pub enum Message {
 }
 
 /// Version of this protocol. Node and VMM are shipped together, so they must be equal.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// A packet that is not a message.
 #[derive(Debug, thiserror::Error)]
