@@ -15,6 +15,7 @@ mod audit;
 mod check;
 mod failure;
 mod file;
+mod flow;
 mod listing;
 mod measure;
 mod node;
@@ -42,6 +43,7 @@ pub use file::{
     DirectoryList, FileEntry, FileKind, FileQuery, FileWriteQuery, MakeDirectory, MoveFile,
     RemoveQuery, UnpackQuery,
 };
+pub use flow::{FLOW_LIMIT_MAX, Flow, FlowEntry, FlowList, FlowProtocol, FlowQuery, Verdict};
 pub use listing::{LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, LogsQuery, SandboxList, SandboxListQuery};
 pub use measure::{MEASURE_MIB_MAX, MEASURE_RUNS_MAX, Measure, Measured};
 pub use node::{
