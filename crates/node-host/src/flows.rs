@@ -218,7 +218,9 @@ mod test {
     }
 
     /// A log, and what its journal is told.
-    fn log() -> (FlowLog, Arc<Mutex<Vec<(SandboxId, Deed, String)>>>) {
+    type Telling = Arc<Mutex<Vec<(SandboxId, Deed, String)>>>;
+
+    fn log() -> (FlowLog, Telling) {
         let (journal, told) = (Journal::default(), Arc::new(Mutex::new(Vec::new())));
         let keeping = told.clone();
         journal.keep(Box::new(move |id, deed, why| {

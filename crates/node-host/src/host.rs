@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use api_node::{ANSWER_KEPT_MS, Cidr, Errand, Used};
+use api_node::{ANSWER_KEPT_MS, Errand, Used};
 use api_vmm::MemoryPath;
 use base_types::{ProjectId, SandboxId, Size, TemplateName};
 use node_store::{OpenStoreError, Store, StoreError};
@@ -68,8 +68,6 @@ pub struct HostSettings {
     pub boot_within: Duration,
     /// Whether a root disk is compared with its manifest before a snapshot is made of it.
     pub check_roots: bool,
-    /// Addresses that are as those of the internet to sandboxes, although they would never be reached.
-    pub gateway_allow: Vec<Cidr>,
 }
 
 /// Why the host side did not start.
@@ -83,6 +81,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// There is nobody for the networks of sandboxes.
+    #[error("make the network of sandboxes")]
+    Networks(#[source] io::Error),
     /// Another node has it.
     #[error("another node uses `{}`; stop it first, or choose another directory", path.display())]
     InUse {
@@ -148,10 +149,11 @@ impl Drop for Registration {
 
 impl Host {
     /// Takes over the sandboxes of an earlier run, removes what else it left behind, and starts
-    /// filling the pool. Guests are on `networks`. Must be called in a runtime.
+    /// filling the pool. Guests are on what `networks` makes, which tells the log it is given of their
+    /// flows. Must be called in a runtime.
     pub async fn start(
         settings: HostSettings,
-        networks: Arc<dyn Networks>,
+        networks: impl FnOnce(FlowLog) -> io::Result<Arc<dyn Networks>>,
     ) -> Result<Self, StartError> {
         let dir = |path: PathBuf| move |source| StartError::Dir { path, source };
         let data_dir = settings.data_dir;
@@ -190,6 +192,8 @@ impl Host {
         )
         .map_err(dir(templates_dir))?;
         let journal = Journal::default();
+        let flows = FlowLog::new(journal.clone());
+        let networks = networks(flows.clone()).map_err(StartError::Networks)?;
         let around = Surroundings {
             shells,
             launcher,
@@ -202,7 +206,7 @@ impl Host {
             boot_within: settings.boot_within,
             tasks,
             stop,
-            flows: FlowLog::new(journal.clone()),
+            flows,
             journal,
             networks,
         };
@@ -211,7 +215,8 @@ impl Host {
             let id = facts.id;
             let registration = Registration { registry: sandboxes.clone(), id };
             if let Some(process) = &mut found.process {
-                let frames = recover::plug(process, around.networks.as_ref(), id);
+                let frames =
+                    recover::plug(process, around.networks.as_ref(), id, found.network.watch());
                 let control = process.control().clone();
                 around.tasks.spawn(recover::greet(control, frames, around.ready_within));
             }

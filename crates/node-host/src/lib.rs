@@ -47,7 +47,7 @@ pub use images::{ImageError, Images};
 pub use journal::Deed;
 pub use machine::MachineError;
 pub use measure::{FloorReport, KvmKind, MeasureError, PhaseSpread, Spread, Verdict, floor, probe};
-pub use network::{NetworkGuard, Networks, Unplugged};
+pub use network::{NetworkGuard, Networks, PolicyWatch, Unplugged};
 pub use phase::Phase;
 pub use sandbox::{
     AskError, CreateError, CreateSpec, CreateTimes, Lease, OnTimeout, OrderError, PolicyError,

@@ -39,7 +39,6 @@ use crate::template::TemplateError;
 use crate::vmm::KeepError;
 
 use activity::Activity;
-use network::Network;
 use orders::{Ask, word};
 use ports::Ports;
 
@@ -51,7 +50,7 @@ pub(crate) use layout::{Moment, Stamp};
 pub use lease::{Lease, OnTimeout};
 pub(crate) use make::Origin;
 pub use network::PolicyError;
-pub(crate) use network::{nothing, read as read_policy};
+pub(crate) use network::{Network, nothing, read as read_policy};
 pub use orders::OrderError;
 pub(crate) use owner::{Birth, Found, Surroundings, explain, own};
 pub use ports::{PortsError, PortsRule};

@@ -12,6 +12,7 @@ mod first_key;
 mod lifecycle;
 mod listen;
 mod measure;
+mod network;
 mod policy;
 mod ports;
 mod process;
@@ -98,8 +99,8 @@ async fn serve(settings: Settings) -> Result<()> {
     let verdict = node_host::probe(&vmm).await.context("find out what KVM can do")?;
     check(&verdict)?;
     let data_dir = settings.host.data_dir.clone();
-    // Guests have a network card, and nobody has the other end of its wire.
-    let networks = Arc::new(node_host::Unplugged);
+    let gateway = settings.gateway;
+    let networks = |flows| network::networks(gateway, flows);
     let host = Host::start(settings.host, networks).await.context("start the node")?;
     let host = Arc::new(host);
     let access = Access::open(host.store(), system::now_ms, settings.exposure.keys).await;

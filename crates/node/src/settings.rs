@@ -13,6 +13,7 @@ use api_node::{Cidr, Domain, Limits, SecretHash};
 use api_vmm::MemoryPath;
 use base_types::Size;
 use clap::{Parser, ValueEnum};
+use node_gateway::GatewaySettings;
 use node_host::HostSettings;
 use tokio_rustls::TlsAcceptor;
 
@@ -131,6 +132,7 @@ pub(crate) struct Settings {
     pub(crate) log: String,
     pub(crate) limits: Limits,
     pub(crate) sandbox_domain: Domain,
+    pub(crate) gateway: GatewaySettings,
     pub(crate) host: HostSettings,
 }
 
@@ -170,8 +172,9 @@ impl Options {
             ready_within: Duration::from_millis(self.ready_timeout_ms),
             boot_within: Duration::from_millis(self.boot_timeout_ms),
             check_roots: self.check_roots == Switch::On,
-            gateway_allow: self.gateway_allow,
         };
+        let gateway =
+            GatewaySettings { allowance: self.gateway_allow, ..GatewaySettings::default() };
         Ok(Settings {
             exposure,
             admin_key_hash: self.admin_key_hash,
@@ -180,6 +183,7 @@ impl Options {
             log: self.log,
             limits: self.limits.resolve(),
             sandbox_domain: self.sandbox_domain,
+            gateway,
             host,
         })
     }
@@ -236,9 +240,9 @@ mod test {
 
     #[test]
     fn addresses_that_are_opened_to_policies_are_named_one_by_one() {
-        assert!(resolve(&[]).unwrap().host.gateway_allow.is_empty());
+        assert!(resolve(&[]).unwrap().gateway.allowance.is_empty());
         let given = ["--gateway-allow", "10.1.2.0/24", "--gateway-allow", "127.0.0.1"];
-        let allowed = resolve(&given).unwrap().host.gateway_allow;
+        let allowed = resolve(&given).unwrap().gateway.allowance;
         assert_eq!(allowed.iter().map(Cidr::to_string).collect::<Vec<_>>(), [given[1], given[3]]);
     }
 

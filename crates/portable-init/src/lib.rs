@@ -41,6 +41,9 @@ pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 /// The way out of QEMU's user network.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
+/// Who is asked for names in QEMU's user network: it asks whoever the machine around asks.
+pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
+
 /// How many processors, from the first on, run no program and so no microVM.
 ///
 /// QEMU up to 10.0 at least, emulating several processors on threads of their own: whenever a processor restores

@@ -5,9 +5,11 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
-use portable_init::{ADDRESS, GATEWAY};
+use portable_init::{ADDRESS, GATEWAY, RESOLVER};
 use rustix::net::{AddressFamily, SocketType};
 
+/// Read by whoever resolves names: the gateway of the sandboxes.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
 const LOOPBACK_NETMASK: Ipv4Addr = Ipv4Addr::new(255, 0, 0, 0);
 
@@ -19,6 +21,8 @@ pub(crate) fn configure() -> Result<()> {
     if std::path::Path::new("/sys/class/net/eth0").exists() {
         up(&socket, "eth0", ADDRESS, NETMASK).context("cannot bring up eth0")?;
         default_route(&socket, GATEWAY).context("cannot set the default route")?;
+        let resolver = format!("nameserver {RESOLVER}\n");
+        std::fs::write(RESOLV_CONF, resolver).context("cannot say who is asked for names")?;
     }
     Ok(())
 }

@@ -27,11 +27,11 @@ use node_store::{SandboxRow, Store, StoreError, StoredState};
 use crate::console;
 use crate::control::{Control, ControlError};
 use crate::machine;
-use crate::network::Networks;
+use crate::network::{Networks, PolicyWatch};
 use crate::phase::Phase;
 use crate::sandbox::{
-    CreateError, CreateTimes, Found, Lease, OnTimeout, PortsRule, SandboxFacts, SandboxFiles,
-    explain, read_policy,
+    CreateError, CreateTimes, Found, Lease, Network, OnTimeout, PortsRule, SandboxFacts,
+    SandboxFiles, explain, read_policy,
 };
 use crate::vmm::{AdoptError, MachineOver, VmmLauncher, VmmProcess};
 
@@ -231,7 +231,7 @@ fn take(
         lease: lease(row),
         ends_at_ms: row.lease.ends_at_ms.filter(|_| phase == Phase::Running),
         ports: PortsRule::default(),
-        network: read_policy(row.id, &row.network),
+        network: Network::new(read_policy(row.id, &row.network)),
     }
 }
 
@@ -251,8 +251,9 @@ pub(super) fn plug(
     process: &mut VmmProcess,
     networks: &dyn Networks,
     id: SandboxId,
+    policy: PolicyWatch,
 ) -> Option<OwnedFd> {
-    match networks.open(id) {
+    match networks.open(id, policy) {
         Ok((frames, network)) => {
             process.plug(network);
             Some(frames)

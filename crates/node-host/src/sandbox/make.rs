@@ -16,6 +16,7 @@ use super::owner::Surroundings;
 use super::{CreateError, CreateSpec, CreateTimes, SandboxFacts};
 use crate::images::{ImageError, open};
 use crate::machine::{self, Identity, MachineFiles, Memory, RestoreOptions, Restored, micros};
+use crate::network::PolicyWatch;
 use crate::shells::{Recipe, Shell};
 use crate::snapshots::Kept;
 use crate::step;
@@ -34,6 +35,14 @@ pub(super) struct Made {
     pub(super) process: VmmProcess,
     pub(super) files: SandboxFiles,
     pub(super) times: CreateTimes,
+}
+
+/// What a new sandbox begins with, beside what is wanted.
+pub(super) struct New {
+    /// What is remembered of it.
+    pub(super) row: SandboxRow,
+    /// What it may reach.
+    pub(super) policy: PolicyWatch,
 }
 
 /// A machine whose agent has answered, and what was begun while it woke.
@@ -63,12 +72,12 @@ pub(super) async fn make(
     facts: &SandboxFacts,
     spec: &CreateSpec,
     origin: &Origin,
-    row: SandboxRow,
+    new: New,
 ) -> Result<Making, CreateError> {
     match origin {
-        Origin::Moment(kept) => make_branch(around, facts, spec, kept, row).await,
-        Origin::Template if spec.cold => make_cold(around, facts, spec, row).await,
-        Origin::Template => make_warm(around, facts, spec, row).await,
+        Origin::Moment(kept) => make_branch(around, facts, spec, kept, new).await,
+        Origin::Template if spec.cold => make_cold(around, facts, spec, new).await,
+        Origin::Template => make_warm(around, facts, spec, new).await,
     }
 }
 
@@ -76,7 +85,7 @@ async fn make_warm(
     around: &Arc<Surroundings>,
     facts: &SandboxFacts,
     spec: &CreateSpec,
-    row: SandboxRow,
+    new: New,
 ) -> Result<Making, CreateError> {
     let template = around.templates.ready(&spec.template, spec.size).await?;
     let begun = Instant::now();
@@ -101,7 +110,7 @@ async fn make_warm(
     };
     let lazy = options.memory == MemoryPath::Userfault;
     let primed = Primed { process, template, lazy, claim_us, primed, built_for_claim, begun };
-    begin(around, facts, spec, primed, files, row).await
+    begin(around, facts, spec, primed, files, new).await
 }
 
 /// A machine that goes on from one moment of another sandbox's, as a machine of its own.
@@ -110,7 +119,7 @@ async fn make_branch(
     facts: &SandboxFacts,
     spec: &CreateSpec,
     kept: &Arc<Kept>,
-    row: SandboxRow,
+    new: New,
 ) -> Result<Making, CreateError> {
     let moment = &kept.moment;
     let template = template_of(around, &moment.layout).await?;
@@ -126,7 +135,7 @@ async fn make_branch(
     let Shell { process, built_for_claim, .. } = shell;
     let primed = machine::prime(&process, memory(&template, &from), options).await?;
     let primed = Primed { process, template, lazy, claim_us, primed, built_for_claim, begun };
-    begin(around, facts, spec, primed, files, row).await
+    begin(around, facts, spec, primed, files, new).await
 }
 
 /// Lets a machine that was prepared begin as the sandbox of `facts`.
@@ -136,18 +145,18 @@ async fn begin(
     spec: &CreateSpec,
     primed: Primed,
     files: SandboxFiles,
-    row: SandboxRow,
+    new: New,
 ) -> Result<Making, CreateError> {
     let Primed { mut process, template, claim_us, primed, built_for_claim, begun, .. } = primed;
     let identity = identity_of(facts)?;
     let limit = spec.ready_within.unwrap_or(around.ready_within);
     let frozen = frozen(&template, &files);
-    let frames = plug(around, facts, &mut process)?;
+    let frames = plug(around, facts, new.policy, &mut process)?;
     let machine_files = machine_files(&template, &frozen, &files, frames.as_fd());
     let restoring = machine::begin_restore(&process, machine_files, &identity).await?;
     // While the guest wakes. Until it is remembered that the sandbox serves, the next daemon ends it.
     let keeping = process.keep_soon(files.dir()).await;
-    let remembered = Box::pin(around.store.sandbox_insert(row));
+    let remembered = Box::pin(around.store.sandbox_insert(new.row));
     let restored = restoring.finish(&identity, limit).await?;
     let times = times(begun, claim_us, primed, restored, built_for_claim);
     let made = Made { process, files, times };
@@ -158,7 +167,7 @@ async fn make_cold(
     around: &Arc<Surroundings>,
     facts: &SandboxFacts,
     spec: &CreateSpec,
-    row: SandboxRow,
+    new: New,
 ) -> Result<Making, CreateError> {
     let image = |error: ImageError| Arc::new(TemplateError::Image(error));
     let kernel = around.templates.images().kernel().map_err(image)?;
@@ -169,7 +178,7 @@ async fn make_cold(
     let making = move || SandboxFiles::create(&dir, id, disk_bytes, None);
     let (shell, files, claim_us) = gather(around, facts, None, making).await?;
     let Shell { mut process, built_for_claim, .. } = shell;
-    let frames = plug(around, facts, &mut process)?;
+    let frames = plug(around, facts, new.policy, &mut process)?;
     let machine_files = MachineFiles {
         root: &base,
         frozen: &[],
@@ -178,7 +187,7 @@ async fn make_cold(
         frames: frames.as_fd(),
     };
     let limit = spec.ready_within.unwrap_or(around.boot_within);
-    let remembered = Box::pin(around.store.sandbox_insert(row));
+    let remembered = Box::pin(around.store.sandbox_insert(new.row));
     let booting = Instant::now();
     machine::boot(&process, &kernel, machine_files, limit).await?;
     machine::identify(&process, &identity_of(facts)?, around.ready_within).await?;
@@ -246,12 +255,13 @@ pub(super) struct Standing {
 pub(super) async fn stand(
     around: &Surroundings,
     facts: &SandboxFacts,
+    policy: PolicyWatch,
     primed: Primed,
     files: &SandboxFiles,
 ) -> Result<Standing, CreateError> {
     let Primed { mut process, template, lazy, claim_us, primed, built_for_claim, begun } = primed;
     let frozen = frozen(&template, files);
-    let frames = plug(around, facts, &mut process)?;
+    let frames = plug(around, facts, policy, &mut process)?;
     let machine_files = machine_files(&template, &frozen, files, frames.as_fd());
     let restored = machine::stand(&process, machine_files).await?;
     let restored = Restored { times: restored, reseed_us: 0 };
@@ -320,9 +330,10 @@ fn machine_files<'a>(
 fn plug(
     around: &Surroundings,
     facts: &SandboxFacts,
+    policy: PolicyWatch,
     process: &mut VmmProcess,
 ) -> Result<OwnedFd, CreateError> {
-    let (frames, network) = around.networks.open(facts.id).map_err(CreateError::Network)?;
+    let (frames, network) = around.networks.open(facts.id, policy).map_err(CreateError::Network)?;
     process.plug(network);
     Ok(frames)
 }

@@ -241,7 +241,8 @@ impl Owner {
         paused: &Layout,
     ) -> Result<(VmmProcess, CreateTimes), ThawError> {
         let standing = async {
-            let standing = stand(&self.around, &self.facts, primed, &files).await?;
+            let standing =
+                stand(&self.around, &self.facts, self.network.watch(), primed, &files).await?;
             standing.process.keep(files.dir()).await?;
             Ok(standing)
         };

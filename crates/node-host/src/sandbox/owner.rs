@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_node::Policy;
 use api_vmm::MemoryPath;
 use base_types::Chain;
 use node_store::{LeaseRow, SandboxRow, Store, StoreError, StoredState};
@@ -16,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::activity::{Activity, now_ms};
 use super::files::SandboxFiles;
 use super::lease::{Due, Lease, OnTimeout, Over, due};
-use super::make::{Made, Making, Origin, make};
+use super::make::{Made, Making, New, Origin, make};
 use super::network::{Network, written};
 use super::orders::Ask;
 use super::ports::{Ports, PortsRule};
@@ -94,7 +93,7 @@ pub(crate) struct Found {
     /// Who may reach its ports.
     pub(crate) ports: PortsRule,
     /// What it may reach.
-    pub(crate) network: Policy,
+    pub(crate) network: Network,
 }
 
 /// The sandbox of these facts: a handle, and the task that makes it, serves it and removes it.
@@ -118,12 +117,12 @@ pub(crate) fn own<R: Send + 'static>(
     };
     let (mut process, mut files, mut new) = (None, None, None);
     let mut ports = PortsRule::default();
-    let policy = match birth {
+    let network = match birth {
         Birth::New { spec, origin, ready } => {
             view.lease = spec.lease;
             let policy = spec.network.clone().unwrap_or_default();
             new = Some((spec, origin, ready));
-            policy
+            Network::new(policy)
         }
         Birth::Found(found) => {
             view.phase = found.phase;
@@ -146,7 +145,7 @@ pub(crate) fn own<R: Send + 'static>(
         asks: asks_sender,
         activity: activity.clone(),
         ports: Ports::new(ports),
-        network: Network::new(policy),
+        network,
     };
     let killers = Vec::new();
     let view = view_sender;
@@ -231,9 +230,9 @@ impl Owner {
         origin: &Origin,
         mut ready: Ready,
     ) -> Result<(), (Ready, CreateError)> {
-        let row = self.row();
+        let new = New { row: self.row(), policy: self.network.watch() };
         let making = async {
-            let making = make(&self.around, &self.facts, spec, origin, row).await?;
+            let making = make(&self.around, &self.facts, spec, origin, new).await?;
             let Making { made, keeping, remembered } = making;
             step::reached("create: agent answered");
             keeping.done().await?;

@@ -20,7 +20,6 @@ fn settings(data: &Path, pool: usize) -> HostSettings {
         prefetch: true,
         ready_within: Duration::from_secs(10),
         boot_within: Duration::from_secs(10),
-        gateway_allow: Vec::new(),
         check_roots: true,
     }
 }
@@ -59,7 +58,7 @@ fn machines() -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pool_fills_with_real_machines_and_closing_leaves_none() {
     let dir = tempfile::tempdir().unwrap();
-    let host = Host::start(settings(dir.path(), 2), Arc::new(Unplugged)).await.unwrap();
+    let host = Host::start(settings(dir.path(), 2), |_| Ok(Arc::new(Unplugged))).await.unwrap();
     let filled = async {
         while host.pool().ready < 2 {
             tokio::task::yield_now().await;
@@ -74,7 +73,7 @@ async fn the_pool_fills_with_real_machines_and_closing_leaves_none() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_create_that_cannot_be_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let host = Host::start(settings(dir.path(), 0), Arc::new(Unplugged)).await.unwrap();
+    let host = Host::start(settings(dir.path(), 0), |_| Ok(Arc::new(Unplugged))).await.unwrap();
     for cold in [false, true] {
         let error = host.create(CreateSpec { cold, ..spec() }).await.unwrap_err();
         assert!(matches!(error, CreateError::Template(_)), "{error}");
@@ -96,7 +95,7 @@ async fn what_an_earlier_run_left_is_removed_at_the_start() {
         fs::create_dir_all(left).unwrap();
         fs::write(left.join("memory"), "half").unwrap();
     }
-    let host = Host::start(settings(dir.path(), 0), Arc::new(Unplugged)).await.unwrap();
+    let host = Host::start(settings(dir.path(), 0), |_| Ok(Arc::new(Unplugged))).await.unwrap();
     assert!(!half_made.exists() && !sandbox.exists());
     assert!(host.sandboxes().is_empty());
     host.close().await;
@@ -123,7 +122,7 @@ async fn an_image_that_lies_is_refused_with_its_file_and_the_next_try_looks_agai
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
-    let host = Host::start(settings(dir.path(), 0), Arc::new(Unplugged)).await.unwrap();
+    let host = Host::start(settings(dir.path(), 0), |_| Ok(Arc::new(Unplugged))).await.unwrap();
     for _ in 0..2 {
         let error = host.create(spec()).await.unwrap_err();
         let CreateError::Template(template) = &error else { panic!("{error}") };
