@@ -395,6 +395,7 @@ mod test {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ENV_BYTES_MAX;
 
     fn exec(argv: &[&str]) -> ExecRequest {
         let argv = argv.iter().map(|&text| text.to_owned()).collect();

@@ -102,9 +102,9 @@ pub(crate) fn with_forms(mut document: OpenApi) -> OpenApi {
 
 /// Says that a create takes an idempotency key, and how its answer tells that it was given before.
 fn happens_once(create: &mut Operation) {
-    // What a header can carry without being changed on the way.
+    // What a header carries that is text.
     let key = ObjectBuilder::new().schema_type(Type::String);
-    let key = key.pattern(Some(format!("^[!-~]{{1,{KEY_BYTES_MAX}}}$")));
+    let key = key.pattern(Some(format!("^[\\t -~]{{1,{KEY_BYTES_MAX}}}$")));
     let parameter = ParameterBuilder::new()
         .name("Idempotency-Key")
         .parameter_in(ParameterIn::Header)

@@ -124,8 +124,12 @@ fn errand(project: ProjectId, key: &str, fingerprint: &Fingerprint) -> Errand {
 fn again(answer: KeptAnswer) -> Response {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     // A failure is written anew, with the id of this request.
-    let failure = || serde_json::from_slice::<Failure>(&answer.body).ok();
-    let mut response = match if status.is_success() { None } else { failure() } {
+    let failure = if status.is_success() {
+        None
+    } else {
+        serde_json::from_slice::<Failure>(&answer.body).ok()
+    };
+    let mut response = match failure {
         Some(failure) => failure.into_response(),
         None => (status, Body::from(answer.body)).into_response(),
     };
