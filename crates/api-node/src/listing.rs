@@ -1,12 +1,12 @@
 //! Lists of sandboxes: which, how many, and where the next ones begin.
 
-use base_types::SandboxId;
+use base_types::{ProjectId, SandboxId};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Check, Refused, refuse};
-use crate::{METADATA_NAME_BYTES_MAX, METADATA_VALUE_BYTES_MAX, Sandbox, SandboxState};
+use crate::{Caller, METADATA_NAME_BYTES_MAX, METADATA_VALUE_BYTES_MAX, Sandbox, SandboxState};
 
 /// LIMIT: sandboxes in one answer; with all their metadata some MiB.
 pub const LIST_LIMIT_MAX: u32 = 100;
@@ -69,6 +69,16 @@ pub struct SandboxListQuery {
     /// Go on after the last sandbox of an earlier answer: its `next_cursor`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
+    /// Only those of the project that the key is for, also when it is an administrator's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own: bool,
+}
+
+impl SandboxListQuery {
+    /// Whether the sandboxes of `project` are among those asked for.
+    pub fn shows(&self, caller: &Caller, project: ProjectId) -> bool {
+        caller.sees(project) && (!self.own || caller.project == project)
+    }
 }
 
 impl Check for SandboxListQuery {

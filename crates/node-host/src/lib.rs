@@ -47,7 +47,7 @@ pub use measure::{FloorReport, KvmKind, MeasureError, PhaseSpread, Spread, Verdi
 pub use phase::Phase;
 pub use sandbox::{
     AskError, CreateError, CreateSpec, CreateTimes, Lease, OnTimeout, OrderError, PortsError,
-    PortsRule, SandboxFacts, SandboxHandle, SandboxView,
+    PortsRule, SandboxFacts, SandboxHandle, SandboxUsage, SandboxView,
 };
 pub use shells::{PoolStats, ShellError};
 pub use snapshots::SnapshotFacts;

@@ -13,12 +13,13 @@ mod merge;
 mod orders;
 mod owner;
 mod ports;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api_node::{Errand, Quota};
 use api_vmm::{Answer, Command, MachineStats, MemoryPath};
@@ -51,6 +52,7 @@ pub(crate) use make::Origin;
 pub use orders::OrderError;
 pub(crate) use owner::{Birth, Found, Surroundings, explain, own};
 pub use ports::{PortsError, PortsRule};
+pub use usage::SandboxUsage;
 
 /// LIMIT: counters are read from memory and one scan of page tables.
 const STATS_WITHIN: Duration = Duration::from_secs(20);
@@ -241,6 +243,8 @@ pub struct SandboxView {
     /// When its lifetime is over, milliseconds since 1970 UTC; never when `None`.
     pub ends_at_ms: Option<u64>,
     control: Option<Control>,
+    /// Since when this node lets its guest run; not known of one that an earlier node started.
+    running_since: Option<Instant>,
     /// Why it is not remembered where it is.
     unsaved: Option<Arc<StoreError>>,
 }
