@@ -110,14 +110,10 @@ impl ErrorCode {
         }
     }
 
-    /// Whether the same request may succeed later, unchanged.
+    /// Whether the same request may succeed a moment later, unchanged, with nothing done about it.
     pub const fn retryable(self) -> bool {
         match self {
-            Self::NoCapacity
-            | Self::AgentSilent
-            | Self::Stopping
-            | Self::QuotaExceeded
-            | Self::PortUnreachable => true,
+            Self::NoCapacity | Self::AgentSilent | Self::PortUnreachable => true,
             Self::InvalidRequest
             | Self::NotFound
             | Self::TemplateUnknown
@@ -132,6 +128,8 @@ impl ErrorCode {
             | Self::KvmUnusable
             | Self::ImageBroken
             | Self::GuestFailed
+            | Self::Stopping
+            | Self::QuotaExceeded
             | Self::Internal
             | Self::Unauthenticated
             | Self::PortBroken
@@ -329,6 +327,23 @@ mod test {
         for code in ErrorCode::ALL {
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
             assert!((400..600).contains(&code.status()), "{code}");
+        }
+    }
+
+    #[test]
+    fn the_guide_has_every_code_with_its_status_and_what_is_worth_a_second_try() {
+        let guide = include_str!("../../../docs/guides/api.md");
+        let worth = guide.lines().find_map(|line| line.strip_prefix("Worth a second try"));
+        for code in ErrorCode::ALL {
+            let (name, status) = (format!("`{code}`"), code.status().to_string());
+            let told = guide.lines().filter(|line| line.starts_with('|')).any(|line| {
+                let mut cells = line.split('|').skip(1);
+                let (statuses, codes) = (cells.next(), cells.next());
+                statuses.is_some_and(|cell| cell.contains(&status))
+                    && codes.is_some_and(|cell| cell.contains(&name))
+            });
+            assert!(told, "{code} {status}");
+            assert_eq!(worth.unwrap().contains(&name), code.retryable(), "{code}");
         }
     }
 

@@ -1,10 +1,13 @@
 //! Lists of sandboxes: which, and a page of them.
 
+use base_types::ProjectId;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Check, Refused, refuse};
 use crate::paging::page_of;
-use crate::{METADATA_NAME_BYTES_MAX, METADATA_VALUE_BYTES_MAX, PageQuery, Sandbox, SandboxState};
+use crate::{
+    Caller, METADATA_NAME_BYTES_MAX, METADATA_VALUE_BYTES_MAX, PageQuery, Sandbox, SandboxState,
+};
 
 /// LIMIT: names are shorter; a longer one matches nothing.
 const NAME_BYTES_MAX: usize = 63;
@@ -59,6 +62,16 @@ pub struct SandboxListQuery {
     /// Go on after the last sandbox of an earlier answer: its `next_cursor`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
+    /// Only those of the project that the key is for, also when it is an administrator's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own: bool,
+}
+
+impl SandboxListQuery {
+    /// Whether the sandboxes of `project` are among those asked for.
+    pub fn shows(&self, caller: &Caller, project: ProjectId) -> bool {
+        caller.sees(project) && (!self.own || caller.project == project)
+    }
 }
 
 impl SandboxListQuery {

@@ -287,7 +287,10 @@ pub struct PhaseTimes {
     pub pool_empty: bool,
 }
 
-/// Counters of one sandbox's machine, since it was made.
+/// Counters of one sandbox's machine since it was made, and what it takes now.
+///
+/// What the node cannot tell is left out: without cgroup v2, or their controllers, processor time and
+/// memory; of a sandbox that an earlier daemon started, the time it runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(default)]
@@ -306,6 +309,21 @@ pub struct SandboxStats {
     pub disk_written_bytes: u64,
     /// VM exits handled in user space.
     pub exits: u64,
+    /// Processor time its machine has taken, in microseconds; all its vCPUs and its devices together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_time_us: Option<u64>,
+    /// Memory that is charged to its machine now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// As much may be charged to it; when it would be more, it ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_limit_bytes: Option<u64>,
+    /// What its disk takes on the node, with what it shares with its snapshots and forks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
+    /// How long its guest runs, since it was made or last resumed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uptime_ms: Option<u64>,
 }
 
 impl SandboxStats {

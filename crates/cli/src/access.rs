@@ -4,12 +4,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use api_node::{ChangeProject, CreateKey, CreateProject, Key, Project, Quota, QuotaChange};
-use base_types::ProjectId;
+use base_types::{KeyId, ProjectId};
 use client::Client;
 
 use crate::args::{CreateKeyArgs, CreateProjectArgs, KeysCommand, ProjectsCommand, SetProjectArgs};
 use crate::complaint::{End, advise};
 use crate::duration::shown;
+use crate::remove;
 use crate::table::{columns, print, print_json};
 
 /// `sandflare keys`
@@ -26,9 +27,8 @@ pub(crate) async fn keys(client: &Client, command: KeysCommand) -> Result<End> {
             }
         }
         KeysCommand::Rm(rm) => {
-            for id in rm.ids {
-                client.key_delete(id).await?;
-            }
+            let delete = async |id: &KeyId| Ok(client.key_delete(*id).await?);
+            return remove::each(&rm.ids, rm.format, delete).await;
         }
     }
     Ok(End::Done)
@@ -85,9 +85,10 @@ pub(crate) async fn projects(client: &Client, command: ProjectsCommand) -> Resul
             }
         }
         ProjectsCommand::Rm(rm) => {
-            for project in rm.projects {
-                client.project_delete(find(client, &project).await?).await?;
-            }
+            let delete = async |project: &String| {
+                Ok(client.project_delete(find(client, project).await?).await?)
+            };
+            return remove::each(&rm.projects, rm.format, delete).await;
         }
     }
     Ok(End::Done)

@@ -12,7 +12,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 pub(crate) use access::{CreateKeyArgs, CreateProjectArgs, KeysCommand, ProjectsCommand};
 pub(crate) use policy::{NetworkOptions, PolicyCommand, PolicyLog, SetPolicy};
 pub(crate) use sandbox::{
-    Choice, Cp, Create, Exec, ForkArgs, Kill, One, Ps, SandboxCommand, SandboxVerb, Shell,
+    Choice, Cp, Create, Exec, ForkArgs, Kill, Ps, SandboxCommand, SandboxVerb, Shell,
     SnapshotsCommand, TakeSnapshot, Timeout, Url,
 };
 
@@ -65,35 +65,87 @@ pub(crate) enum Command {
     /// Start a node on this machine.
     Up(Up),
     /// Stop the node of this machine, and all its sandboxes.
-    Down,
+    #[command(after_help = "\
+Examples:
+  sandflare down
+  sandflare down -o json      how it ended, for a program
+
+What is paused, and snapshots, are there again after the next `sandflare up`.")]
+    Down(Format),
     /// Show the node.
+    #[command(after_help = "\
+Examples:
+  sandflare status
+  sandflare status -o json | jq .sandboxes")]
     Status(Format),
     /// Show the node's log, or the console of a sandbox.
     Logs(Logs),
     #[command(flatten)]
     Verb(SandboxVerb),
     /// The commands for one sandbox, as a group.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sandflare sandbox ls
+  sandflare sandbox logs sbx_0123456789abcdef"
+    )]
     Sandbox(SandboxCommand),
     /// Show or change what a sandbox may reach, and see what it reached.
     #[command(subcommand)]
     Policy(PolicyCommand),
     /// List or delete the snapshots of sandboxes.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sandflare snapshots ls
+  sandflare snapshots rm snap_0123456789abcdef"
+    )]
     Snapshots(SnapshotsCommand),
     /// List templates, or make their snapshots.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sandflare template ls
+  sandflare template build agent --size small"
+    )]
     Template(TemplateCommand),
     /// Make, list or revoke API keys.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sandflare keys create ci --project team
+  sandflare keys ls"
+    )]
     Keys(KeysCommand),
     /// Make, list or delete projects.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sandflare projects create team --sandboxes 30
+  sandflare projects ls"
+    )]
     Projects(ProjectsCommand),
     /// Read the audit log, or verify that nobody changed it.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sandflare audit log
+  sandflare audit verify /var/lib/sandflare/audit"
+    )]
     Audit(AuditCommand),
     /// Say what this machine can do, what is missing, and what to do about it.
+    #[command(after_help = "\
+Examples:
+  sandflare doctor
+  sandflare doctor -o json
+
+Exit codes: 0 a node can run here, 1 something is missing.")]
     Doctor(Format),
     /// Measure the node.
     Bench(Bench),
@@ -183,6 +235,8 @@ pub(crate) struct Up {
     /// Stay in the foreground and stop the node on Ctrl-C.
     #[arg(long)]
     pub(crate) foreground: bool,
+    #[command(flatten)]
+    pub(crate) format: Format,
     /// Options for the node daemon, after `--`; `sandflared --help` has them.
     #[arg(last = true, value_name = "NODE OPTION")]
     pub(crate) node_options: Vec<String>,
@@ -214,13 +268,16 @@ pub(crate) enum OutputFormat {
 #[command(after_help = "\
 Examples:
   sandflare logs -f                          the log of this machine's node, as it grows
-  sandflare logs sbx_0123456789abcdef        the end of a sandbox's console")]
+  sandflare logs sbx_0123456789abcdef        the end of a sandbox's console
+  sandflare logs -o json                     each line as a JSON object of its own")]
 pub(crate) struct Logs {
     /// The sandbox whose console to show [default: none, but the node's log].
     pub(crate) id: Option<SandboxId>,
     /// Go on as the node's log grows, until Ctrl-C.
     #[arg(short, long, conflicts_with = "id")]
     pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) format: Format,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -246,6 +303,9 @@ pub(crate) enum CompletionShell {
 #[derive(Debug, Subcommand)]
 pub(crate) enum TemplateCommand {
     /// List templates and whether their snapshots are there.
+    #[command(after_help = "\
+Example:
+  sandflare template ls -o json")]
     Ls(Format),
     /// Make a template's snapshot now rather than at the first create.
     Build(TemplateAtSize),
@@ -264,6 +324,8 @@ pub(crate) struct TemplateAtSize {
     /// nano, micro, small, medium or large.
     #[arg(long, default_value = "nano")]
     pub(crate) size: Size,
+    #[command(flatten)]
+    pub(crate) format: Format,
 }
 
 #[derive(Debug, Subcommand)]
@@ -327,7 +389,8 @@ pub(crate) enum MemoryPaths {
 #[command(after_help = "\
 Examples:
   sandflare bench
-  sandflare bench --runs 200 --json > figures.json
+  sandflare bench --runs 200 -o json > figures.json
+  sandflare bench --report figures.json       the table here, the JSON there
   sandflare bench --runs 5 --parallel 0 --alive 0 --cold 1     a quick look
   sandflare bench --neighbours --runs 100     what others in the same machine do to a command
   sandflare bench --api --python venv/bin/python   what the Python SDK makes of it")]
@@ -365,12 +428,11 @@ pub(crate) struct Bench {
     /// Restore paths to measure.
     #[arg(long, value_enum, default_value_t = MemoryPaths::Both)]
     pub(crate) memory_path: MemoryPaths,
-    /// Print JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) format: Format,
     /// Also write the JSON to this file.
     #[arg(long, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
+    pub(crate) report: Option<PathBuf>,
     /// Exit with 1 when a target is not reached.
     #[arg(long)]
     pub(crate) check: bool,
@@ -433,6 +495,64 @@ mod test {
             let parsed = Args::try_parse_from(words(&line));
             assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
         }
+    }
+
+    /// Every command but the program itself, with its words.
+    fn tree(command: &clap::Command, above: &str, found: &mut Vec<(String, clap::Command)>) {
+        for inner in command.get_subcommands() {
+            let words = format!("{above} {}", inner.get_name()).trim_start().to_owned();
+            tree(inner, &words, found);
+            found.push((words, inner.clone()));
+        }
+    }
+
+    fn commands() -> Vec<(String, clap::Command)> {
+        let mut found = Vec::new();
+        tree(&Args::command(), "", &mut found);
+        assert!(found.len() > 50, "{found:?}");
+        found
+    }
+
+    #[test]
+    fn every_command_explains_itself_with_an_example() {
+        for (words, command) in commands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            // A verb in its group is shown as the same verb alone, where there is one.
+            let alone = words.strip_prefix("sandbox ").unwrap_or(&words);
+            let shown = ["sandflare", "sandflare sandbox"]
+                .into_iter()
+                .any(|program| help.contains(&format!("{program} {alone}")));
+            assert!(help.starts_with("Example") && shown, "{words}: {help:?}");
+        }
+    }
+
+    /// Verbs without `-o`, and why.
+    const WITHOUT_FORMAT: [(&str, &str); 6] = [
+        ("run", "passes the output of the command on"),
+        ("exec", "passes the output of the command on"),
+        ("shell", "is a terminal"),
+        ("sandbox exec", "as `exec`"),
+        ("sandbox shell", "as `shell`"),
+        ("completions", "prints a program for a shell"),
+    ];
+
+    #[test]
+    fn every_verb_prints_json_but_those_whose_output_is_not_ours() {
+        let verbs = commands().into_iter().filter(|(_, command)| !command.has_subcommands());
+        let without: Vec<_> = verbs
+            .filter(|(_, command)| {
+                let named = |short, long| {
+                    let mut arguments = command.get_arguments();
+                    arguments.any(|one| one.get_short() == short && one.get_long() == Some(long))
+                };
+                !named(Some('o'), "output") || !named(None, "json")
+            })
+            .map(|(words, _)| words)
+            .collect();
+        let mut expected: Vec<_> = WITHOUT_FORMAT.iter().map(|(words, _)| *words).collect();
+        let mut without: Vec<_> = without.iter().map(String::as_str).collect();
+        (expected.sort_unstable(), without.sort_unstable());
+        assert_eq!(without, expected);
     }
 
     #[test]

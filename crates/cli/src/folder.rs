@@ -48,7 +48,7 @@ pub(crate) async fn download(
     id: SandboxId,
     query: &FileQuery,
     to: &Path,
-) -> Result<()> {
+) -> Result<Unpacked> {
     let archive = client.file_pack(id, query).await?.map_err(io::Error::other);
     let archive = SyncIoBridge::new(StreamReader::new(Box::pin(archive)));
     fs::create_dir_all(to).with_context(|| format!("make {}", to.display()))?;
@@ -59,7 +59,7 @@ pub(crate) async fn download(
     if let Some(note) = note(&made) {
         eprintln!("{note}");
     }
-    Ok(())
+    Ok(made)
 }
 
 /// What is told of things that did not come along.

@@ -4,11 +4,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use api_node::{LIST_LIMIT_MAX, Sandbox, SandboxListQuery, SandboxState, Template, TemplateState};
+use base_types::SandboxId;
 use client::Client;
 
 use crate::args::{Format, Kill, Ps};
 use crate::complaint::{End, advise};
 use crate::duration::shown;
+use crate::remove;
 use crate::table::{bytes, columns, print, print_json};
 
 /// `sandflare ps`
@@ -16,7 +18,7 @@ pub(crate) async fn sandboxes(client: &Client, args: Ps) -> Result<End> {
     let Ps { state, name, metadata, format } = args;
     let state = state.map(|state| parse_state(&state)).transpose()?;
     let limit = Some(LIST_LIMIT_MAX);
-    let query = SandboxListQuery { state, name, metadata, limit, cursor: None };
+    let query = SandboxListQuery { state, name, metadata, limit, ..SandboxListQuery::default() };
     let list = client.sandbox_search(query).await?;
     if format.is_json() {
         print_json(&list)?;
@@ -99,21 +101,13 @@ fn template_table(templates: &[Template]) -> String {
 
 /// `sandflare kill`
 pub(crate) async fn kill(client: &Client, args: &Kill) -> Result<End> {
-    let mut first_failure = None;
-    for id in &args.ids {
-        match client.sandbox_kill(*id).await {
-            Ok(()) => print(&format!("{id}\n"))?,
-            // The rest is still to be killed.
-            Err(error) if first_failure.is_none() => first_failure = Some(error),
-            Err(error) => crate::complaint::print(&error.into()),
-        }
-    }
-    first_failure.map_or(Ok(End::Done), |error| Err(error.into()))
+    let kill = async |id: &SandboxId| Ok(client.sandbox_kill(*id).await?);
+    remove::each(&args.ids, args.format, kill).await
 }
 
 #[cfg(test)]
 mod test {
-    use base_types::{SandboxId, Size};
+    use base_types::Size;
     use expect_test::expect;
 
     use super::*;

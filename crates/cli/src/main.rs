@@ -22,6 +22,7 @@ mod node;
 mod place;
 mod policy;
 mod programs;
+mod remove;
 mod sandbox;
 mod signals;
 mod snapshot;
@@ -103,9 +104,11 @@ async fn command(args: Args) -> Result<End> {
     match command {
         Command::Run(run) => exec::run(&client()?, run).await,
         Command::Up(up) => launch::up(&place()?, &up).await,
-        Command::Down => launch::down(&place()?).await,
+        Command::Down(format) => launch::down(&place()?, format).await,
         Command::Status(format) => node::status(&client()?, format).await,
-        Command::Logs(Logs { id: Some(id), .. }) => sandbox::logs(&client()?, id).await,
+        Command::Logs(Logs { id: Some(id), format, .. }) => {
+            sandbox::logs(&client()?, id, format).await
+        }
         Command::Logs(logs) => launch::logs(&place()?, &logs).await,
         Command::Verb(verb) => sandbox::verb(&client()?, verb).await,
         Command::Sandbox(command) => sandbox::sandbox(&client()?, command).await,

@@ -10,11 +10,11 @@ use api_node::{
 use base_types::SandboxId;
 use client::Client;
 
-use crate::args::{Choice, Create, ForkArgs, Format, One, SandboxCommand, SandboxVerb, Timeout};
+use crate::args::{Choice, Create, ForkArgs, Format, SandboxCommand, SandboxVerb, Timeout};
 use crate::complaint::End;
 use crate::duration::shown;
 use crate::steps::Steps;
-use crate::table::{bytes, columns, print, print_json};
+use crate::table::{bytes, columns, json_line, print, print_json};
 use crate::{cp, exec, listing, snapshot, snapshots, url};
 
 /// LIMIT: characters of a command in a table; JSON has all of it.
@@ -24,7 +24,7 @@ const COMMAND_CHARS_MAX: usize = 60;
 pub(crate) async fn sandbox(client: &Client, command: SandboxCommand) -> Result<End> {
     match command {
         SandboxCommand::Verb(found) => verb(client, found).await,
-        SandboxCommand::Logs(One { id }) => logs(client, id).await,
+        SandboxCommand::Logs(Choice { id, format }) => logs(client, id, format).await,
     }
 }
 
@@ -98,8 +98,13 @@ fn answer(sandbox: &Sandbox, format: Format) -> Result<End> {
 }
 
 /// `sandflare logs ID`
-pub(crate) async fn logs(client: &Client, id: SandboxId) -> Result<End> {
-    print(&client.sandbox_logs(id, LogsQuery::default()).await?)?;
+pub(crate) async fn logs(client: &Client, id: SandboxId, format: Format) -> Result<End> {
+    let text = client.sandbox_logs(id, LogsQuery::default()).await?;
+    if format.is_json() {
+        text.lines().try_for_each(|line| print(&json_line(line)?))?;
+    } else {
+        print(&text)?;
+    }
     Ok(End::Done)
 }
 
@@ -115,7 +120,7 @@ async fn metrics(client: &Client, args: &Choice) -> Result<End> {
 
 fn metrics_table(stats: &SandboxStats) -> String {
     let kib = |kib: u64| bytes(kib.saturating_mul(1024));
-    let rows = [
+    let mut rows = vec![
         ["memory of its own".to_owned(), kib(stats.private_kib())],
         ["memory beside the guest's".to_owned(), kib(stats.overhead_kib)],
         ["pages prefetched".to_owned(), stats.pages_prefetched.to_string()],
@@ -124,6 +129,17 @@ fn metrics_table(stats: &SandboxStats) -> String {
         ["written to disk".to_owned(), bytes(stats.disk_written_bytes)],
         ["exits to user space".to_owned(), stats.exits.to_string()],
     ];
+    let limit = stats.memory_limit_bytes.map(|limit| format!(" of {}", bytes(limit)));
+    let now = [
+        ("processor time", stats.cpu_time_us.map(|us| shown(Duration::from_micros(us)))),
+        (
+            "memory charged now",
+            stats.memory_bytes.map(|used| bytes(used) + &limit.unwrap_or_default()),
+        ),
+        ("disk on the node now", stats.disk_bytes.map(bytes)),
+        ("runs for", stats.uptime_ms.map(|ms| shown(Duration::from_millis(ms)))),
+    ];
+    rows.extend(now.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?])));
     columns(["SINCE IT WAS MADE", "VALUE"], &rows)
 }
 

@@ -8,6 +8,7 @@ use client::{Client, ClientError};
 use crate::args::TemplateAtSize;
 use crate::complaint::End;
 use crate::steps::Steps;
+use crate::table::print_json;
 
 /// Makes the snapshot unless it is there.
 pub(crate) async fn ensure(
@@ -53,11 +54,19 @@ async fn make(client: &Client, steps: &Steps, name: &TemplateName, size: Size) -
 /// `sandflare template build`
 pub(crate) async fn build(client: &Client, args: &TemplateAtSize) -> Result<End> {
     make(client, &Steps::new(), &args.name, args.size).await?;
-    Ok(End::Done)
+    tell(client, args).await
 }
 
 /// `sandflare template rm`
 pub(crate) async fn remove(client: &Client, args: &TemplateAtSize) -> Result<End> {
     client.template_delete(&args.name, args.size).await?;
+    tell(client, args).await
+}
+
+/// As JSON, the template as it is now; a person was told while it was made.
+async fn tell(client: &Client, args: &TemplateAtSize) -> Result<End> {
+    if args.format.is_json() {
+        print_json(&client.template_get(&args.name, args.size).await?)?;
+    }
     Ok(End::Done)
 }

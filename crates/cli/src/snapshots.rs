@@ -4,11 +4,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use api_node::{CreateSnapshot, Snapshot};
+use base_types::SnapshotId;
 use client::Client;
 
 use crate::args::{SnapshotsCommand, TakeSnapshot};
 use crate::complaint::End;
 use crate::duration::shown;
+use crate::remove;
 use crate::table::{bytes, columns, print, print_json};
 
 /// `sandflare snapshot`
@@ -37,16 +39,8 @@ pub(crate) async fn snapshots(client: &Client, command: SnapshotsCommand) -> Res
             Ok(End::Done)
         }
         SnapshotsCommand::Rm(rm) => {
-            let mut first_failure = None;
-            for id in rm.ids {
-                match client.snapshot_delete(id).await {
-                    Ok(()) => print(&format!("{id}\n"))?,
-                    // The rest is still to be deleted.
-                    Err(error) if first_failure.is_none() => first_failure = Some(error),
-                    Err(error) => crate::complaint::print(&error.into()),
-                }
-            }
-            first_failure.map_or(Ok(End::Done), |error| Err(error.into()))
+            let delete = async |id: &SnapshotId| Ok(client.snapshot_delete(*id).await?);
+            remove::each(&rm.ids, rm.format, delete).await
         }
     }
 }
@@ -72,7 +66,7 @@ fn snapshot_table(snapshots: &[Snapshot], now: Duration) -> String {
 
 #[cfg(test)]
 mod test {
-    use base_types::{SandboxId, Size, SnapshotId};
+    use base_types::{SandboxId, Size};
     use expect_test::expect;
 
     use super::*;

@@ -50,6 +50,13 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// A line of a log as a JSON object on a line of its own, so that one that grows can be read as well.
+pub(crate) fn json_line(line: &str) -> anyhow::Result<String> {
+    let mut text = serde_json::to_string(&serde_json::json!({ "line": line }))?;
+    text.push('\n');
+    Ok(text)
+}
+
 /// Writes `value` to standard output as JSON.
 pub(crate) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;

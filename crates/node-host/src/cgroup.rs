@@ -216,6 +216,17 @@ impl Cgroup {
         events.lines().any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count != "0"))
     }
 
+    /// Processor time that everything in it has taken, in microseconds.
+    pub(crate) fn cpu_time_us(&self) -> Option<u64> {
+        let stat = fs::read_to_string(self.path.join("cpu.stat")).ok()?;
+        stat.lines().find_map(|line| line.strip_prefix("usage_usec ")?.trim().parse().ok())
+    }
+
+    /// A figure of its memory, such as `memory.current`; none also where it is without limit.
+    pub(crate) fn memory_bytes(&self, file: &str) -> Option<u64> {
+        fs::read_to_string(self.path.join(file)).ok()?.trim().parse().ok()
+    }
+
     /// Lifts the limit of its disk requests, for work that the node asked its VMM for. Not twice at a
     /// time. Nothing where there is no such limit, or another one than this node set.
     pub(crate) fn io_unlimited(&self) -> Option<IoUnlimited> {
@@ -317,6 +328,21 @@ mod test {
         fs::write(&file, "254:0 wbps=1048576").unwrap();
         assert!(group.io_unlimited().is_none());
         assert!(Cgroup { io: None, ..group }.io_unlimited().is_none());
+    }
+
+    #[test]
+    fn what_a_group_takes_is_read_where_the_kernel_tells_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let group = tree(dir.path()).create(1, Size::Nano).unwrap().unwrap();
+        assert_eq!((group.cpu_time_us(), group.memory_bytes("memory.current")), (None, None));
+        let write = |file: &str, text: &str| fs::write(group.path.join(file), text).unwrap();
+        write("cpu.stat", "usage_usec 3141592\nuser_usec 3000000\nsystem_usec 141592\n");
+        write("memory.current", "104857600\n");
+        assert_eq!(group.cpu_time_us(), Some(3_141_592));
+        assert_eq!(group.memory_bytes("memory.current"), Some(100 << 20));
+        assert_eq!(group.memory_bytes("memory.max"), Some(1_140_850_688));
+        write("memory.max", "max\n");
+        assert_eq!(group.memory_bytes("memory.max"), None);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
+use crate::cgroup::Cgroup;
 use crate::watched::watched;
 
 /// LIMIT: a create has fewer than ten requests under way; more is a mistake of ours.
@@ -82,6 +83,7 @@ type Reply = Result<Answer, ControlError>;
 #[derive(Clone, Debug)]
 pub(crate) struct Control {
     shared: Arc<Shared>,
+    group: Option<Cgroup>,
 }
 
 #[derive(Debug)]
@@ -128,7 +130,17 @@ impl Control {
         let socket = watched(Arc::new(socket), Interest::READABLE | Interest::WRITABLE)?;
         let shared = Arc::new(Shared { socket, pending: Mutex::default(), state });
         tokio::spawn(read_all(shared.clone()));
-        Ok(Self { shared })
+        Ok(Self { shared, group: None })
+    }
+
+    /// The same, of a VMM in `group`.
+    pub(crate) fn within(self, group: Option<Cgroup>) -> Self {
+        Self { group, ..self }
+    }
+
+    /// The resource group its VMM is in.
+    pub(crate) fn group(&self) -> Option<&Cgroup> {
+        self.group.as_ref()
     }
 
     /// What is known; changes as the VMM reports.

@@ -32,7 +32,8 @@ use crate::machine::random;
 use crate::network::Networks;
 use crate::phase::Phase;
 use crate::sandbox::{
-    Birth, CreateError, CreateSpec, Origin, SandboxFacts, SandboxHandle, Surroundings, now_ms, own,
+    Birth, CreateError, CreateSpec, Origin, SandboxFacts, SandboxHandle, SandboxUsage,
+    Surroundings, now_ms, own,
 };
 use crate::shells::{PoolStats, Shells};
 use crate::snapshots::Snapshots;
@@ -364,6 +365,12 @@ impl Host {
     /// why. It must not block. Only the first one counts.
     pub fn keep_journal(&self, keeper: impl Fn(SandboxId, Deed, &str) + Send + Sync + 'static) {
         self.around.journal.keep(Box::new(keeper));
+    }
+
+    /// What a sandbox takes of this machine; nothing is known of one that is not there. Blocks.
+    pub fn usage(&self, id: SandboxId) -> SandboxUsage {
+        let dir = self.around.dir.join(id.to_string());
+        self.sandbox(id).map_or_else(SandboxUsage::default, |sandbox| sandbox.usage(&dir))
     }
 
     /// The last `bytes` of what a sandbox's kernel printed; nothing when it printed nothing. Blocks.

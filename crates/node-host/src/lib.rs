@@ -51,7 +51,7 @@ pub use network::{NetworkGuard, Networks, PolicyWatch, Unplugged};
 pub use phase::Phase;
 pub use sandbox::{
     AskError, CreateError, CreateSpec, CreateTimes, Lease, OnTimeout, OrderError, PolicyError,
-    PortsError, PortsRule, SandboxFacts, SandboxHandle, SandboxView,
+    PortsError, PortsRule, SandboxFacts, SandboxHandle, SandboxUsage, SandboxView,
 };
 pub use shells::{PoolStats, ShellError};
 pub use snapshots::SnapshotFacts;

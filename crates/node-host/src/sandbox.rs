@@ -14,12 +14,13 @@ mod network;
 mod orders;
 mod owner;
 mod ports;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api_node::{Errand, Policy, Quota};
 use api_vmm::{Answer, Command, MachineStats, MemoryPath};
@@ -54,6 +55,7 @@ pub(crate) use network::{Network, nothing, read as read_policy};
 pub use orders::OrderError;
 pub(crate) use owner::{Birth, Found, Surroundings, explain, own};
 pub use ports::{PortsError, PortsRule};
+pub use usage::SandboxUsage;
 
 /// LIMIT: counters are read from memory and one scan of page tables.
 const STATS_WITHIN: Duration = Duration::from_secs(20);
@@ -249,6 +251,8 @@ pub struct SandboxView {
     /// When its lifetime is over, milliseconds since 1970 UTC; never when `None`.
     pub ends_at_ms: Option<u64>,
     control: Option<Control>,
+    /// Since when this node lets its guest run; not known of one that an earlier node started.
+    running_since: Option<Instant>,
     /// Why it is not remembered where it is.
     unsaved: Option<Arc<StoreError>>,
 }

@@ -220,7 +220,7 @@ impl VmmLauncher {
         let (words_sender, words) = watch::channel(String::new());
         let watched = watched(pidfd.clone(), Interest::READABLE);
         let guard = KillOnDrop { pidfd, armed: true };
-        let control = Control::start(control_socket)?;
+        let control = Control::start(control_socket)?.within(cgroup.clone());
         // Of a process that an earlier daemon started, that daemon had the other end.
         let stderr = stderr.map(pipe::Receiver::from_owned_fd).transpose()?;
         let watched = watched?;

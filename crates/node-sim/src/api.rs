@@ -191,7 +191,7 @@ impl NodeApi for SimNode {
         query: SandboxListQuery,
     ) -> Result<SandboxList, Failure> {
         let state = self.lock();
-        let seen = state.sandboxes.values().filter(|sandbox| caller.sees(sandbox.project));
+        let seen = state.sandboxes.values().filter(|one| query.shows(caller, one.project));
         let sandboxes = seen.map(|sandbox| sandbox.shown.clone());
         Ok(SandboxList::page(sandboxes.collect(), &query))
     }
@@ -336,6 +336,11 @@ impl NodeApi for SimNode {
                 overhead_kib: 3_000,
                 disk_written_bytes: 4_096,
                 exits: 50,
+                cpu_time_us: Some(1_500_000),
+                memory_bytes: Some(96 << 20),
+                memory_limit_bytes: Some(1_088 << 20),
+                disk_bytes: Some(8 << 20),
+                uptime_ms: Some(61_000),
             })
         })
     }

@@ -211,7 +211,7 @@ impl NodeApi for Node {
         query: SandboxListQuery,
     ) -> Result<SandboxList, Failure> {
         let all = self.host.sandboxes();
-        let seen = all.iter().filter(|sandbox| caller.sees(sandbox.facts().project));
+        let seen = all.iter().filter(|one| query.shows(caller, one.facts().project));
         Ok(SandboxList::page(seen.map(sandbox).collect(), &query))
     }
 
@@ -316,6 +316,9 @@ impl NodeApi for Node {
 
     async fn sandbox_stats(&self, id: SandboxId) -> Result<SandboxStats, Failure> {
         let stats = self.sandbox(id)?.stats().await.map_err(|error| failure::of_ask(&error))?;
+        let host = self.host.clone();
+        // What cannot be looked at is left out.
+        let usage = tokio::task::spawn_blocking(move || host.usage(id)).await.unwrap_or_default();
         Ok(SandboxStats {
             faults: stats.faults,
             pages_copied: stats.pages_copied,
@@ -324,6 +327,11 @@ impl NodeApi for Node {
             overhead_kib: stats.overhead_kib,
             disk_written_bytes: stats.disk_written_bytes,
             exits: stats.exits,
+            cpu_time_us: usage.cpu_time_us,
+            memory_bytes: usage.memory_bytes,
+            memory_limit_bytes: usage.memory_max_bytes,
+            disk_bytes: usage.disk_bytes,
+            uptime_ms: usage.uptime.and_then(|uptime| u64::try_from(uptime.as_millis()).ok()),
         })
     }
 

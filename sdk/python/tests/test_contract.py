@@ -40,7 +40,9 @@ ASKS: list[Ask[Any]] = [
     operations.templates(),
     operations.template_delete("agent", "nano"),
     operations.sandbox_create(**CREATE),
-    operations.sandbox_list(state="running", name="n", metadata={"k": "v"}, limit=5, cursor="c"),
+    operations.sandbox_list(
+        state="running", name="n", metadata={"k": "v"}, limit=5, cursor="c", own=True
+    ),
     operations.sandbox_get("sbx_1"),
     operations.sandbox_kill("sbx_1"),
     operations.sandbox_timeout("sbx_1", 10),

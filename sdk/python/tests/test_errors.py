@@ -24,6 +24,8 @@ def test_every_code_of_the_node_has_a_class_of_its_own() -> None:
     kinds = [type(refused(500, code)) for code in codes if code != "unknown"]
     assert len(kinds) == len(set(kinds))
     assert errors.SandflareError not in kinds
+    # No class waits for a code that no node sends.
+    assert set(errors._BY_CODE) | {"unknown"} == set(codes)
 
 
 def test_an_error_carries_what_the_node_said() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -109,6 +110,52 @@ def test_a_key_opens_its_project_until_it_is_revoked(client: Client, sandbox: Sa
                 theirs.usage()
     finally:
         client.delete_project(project.id)
+
+
+def test_all_who_ask_for_a_name_at_once_get_one_sandbox(client: Client) -> None:
+    name = "sdk-test-shared"
+    with ThreadPoolExecutor(6) as threads:
+        got = list(threads.map(lambda _: client.get_or_create(name), range(6)))
+    try:
+        assert len({sandbox.id for sandbox in got}) == 1
+        assert [found.id for found in client.list(name=name)] == [got[0].id]
+        assert client.get_or_create(name).id == got[0].id
+    finally:
+        got[0].kill()
+    # The key's answer is remembered, and what it made is gone.
+    with client.get_or_create(name) as other:
+        assert other.id != got[0].id
+        assert other.run("true").ok
+
+
+def test_an_admins_key_gets_no_other_projects_sandbox(client: Client) -> None:
+    project = client.create_project("sdk-test-other", quota={"sandboxes": 1})
+    try:
+        key = client.create_key("agent", project=project.id)
+        with Client(client.url, key.key) as theirs, theirs.create("sdk-test-both") as foreign:
+            assert foreign.id in [found.id for found in client.list(name="sdk-test-both")]
+            with client.get_or_create("sdk-test-both") as own:
+                assert own.id != foreign.id
+            assert theirs.get_or_create("sdk-test-both").id == foreign.id
+    finally:
+        client.delete_project(project.id)
+
+
+def test_what_a_sandbox_takes_is_told(client: Client, sandbox: Sandbox) -> None:
+    before = client.get(sandbox.id).metrics()
+    sandbox.run("python3 -c 'sum(range(3_000_000))'; head -c 4000000 /dev/urandom > file; sync")
+    after = sandbox.metrics()
+    # Where there are no control groups, there is no figure.
+    if before.cpu_time_us is not None and after.cpu_time_us is not None:
+        assert after.cpu_time_us > before.cpu_time_us
+    if after.memory_bytes is not None and after.memory_limit_bytes is not None:
+        assert 0 < after.memory_bytes < after.memory_limit_bytes
+    assert before.disk_bytes is not None
+    assert after.disk_bytes is not None
+    assert after.disk_bytes > before.disk_bytes
+    assert before.uptime_ms is not None
+    assert after.uptime_ms is not None
+    assert after.uptime_ms > before.uptime_ms
 
 
 async def test_the_async_sandbox_does_the_same(client: Client) -> None:

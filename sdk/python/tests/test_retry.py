@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
 from sandflare import errors
 from sandflare._retry import Again, parse_retry_after, pause
 
+GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "api.md"
 BUSY = errors.NoCapacity("full", status=503)
 BROKEN = errors.ConnectionBroken("broke")
 ABSENT = errors.NoNode("nobody")
@@ -36,6 +41,22 @@ def test_only_what_is_safe_and_may_help_is_sent_again(
     again: Again, error: errors.SandflareError, retried: bool
 ) -> None:
     assert (pause(again, error, sent=1) is not None) == retried
+
+
+def test_the_guide_of_the_api_says_the_same() -> None:
+    text = GUIDE.read_text()
+    worth = re.search(r"^Worth a second try, unchanged: (.*)\.$", text, re.MULTILINE)
+    assert worth is not None
+    rows = re.findall(r"^\| ([\d, ]+) \| (`.*?) \|", text, re.MULTILINE)
+    statuses = {code: row[0] for row in rows for code in re.findall(r"`(\w+)`", row[1])}
+    assert len(statuses) > 20
+    retried = set()
+    for code, status in statuses.items():
+        body = json.dumps({"code": code, "message": "no"}).encode()
+        error = errors.from_response(int(status.split(",")[0]), body, None)
+        if pause(Again.SAFE, error, sent=1) is not None:
+            retried.add(code)
+    assert retried == set(re.findall(r"`(\w+)`", worth[1]))
 
 
 def test_retries_end() -> None:

@@ -34,6 +34,18 @@ fn filters_all_have_to_match() {
 }
 
 #[test]
+fn an_administrator_sees_all_and_may_ask_for_its_own() {
+    let (mine, other) = (ProjectId::DEFAULT, ProjectId::from_bits(7));
+    let admin = Caller::ANYBODY;
+    let user = Caller { role: crate::Role::User, ..admin };
+    let shown = |text: &str, caller| [mine, other].map(|one| query(text).shows(caller, one));
+    assert_eq!(shown("{}", &admin), [true, true]);
+    assert_eq!(shown(r#"{"own":true}"#, &admin), [true, false]);
+    assert_eq!(shown("{}", &user), [true, false]);
+    assert_eq!(shown(r#"{"own":true}"#, &user), [true, false]);
+}
+
+#[test]
 fn a_state_is_written_the_way_it_is_serialised() {
     for state in SandboxState::ALL {
         assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());

@@ -12,8 +12,16 @@ pub(crate) enum KeysCommand {
     /// Make a key and print it: nobody can show it again.
     Create(CreateKeyArgs),
     /// List keys.
+    #[command(after_help = "\
+Example:
+  sandflare keys ls -o json")]
     Ls(Format),
     /// Revoke keys; they stop working at once.
+    #[command(after_help = "\
+Example:
+  sandflare keys rm key_0123456789abcdef
+
+The ids of those revoked are printed; one that is not there does not spare the rest.")]
     Rm(RmKeys),
 }
 
@@ -61,6 +69,8 @@ pub(crate) struct RmKeys {
     /// The keys, by id.
     #[arg(required = true)]
     pub(crate) ids: Vec<KeyId>,
+    #[command(flatten)]
+    pub(crate) format: Format,
 }
 
 fn parse_expiry(text: &str) -> Result<u32, String> {
@@ -77,8 +87,16 @@ pub(crate) enum ProjectsCommand {
     /// Change what a project may use.
     Set(SetProjectArgs),
     /// List projects.
+    #[command(after_help = "\
+Example:
+  sandflare projects ls -o json")]
     Ls(Format),
     /// Delete projects that have no sandboxes and no snapshots, with their keys.
+    #[command(after_help = "\
+Example:
+  sandflare projects rm team
+
+The projects deleted are printed; one that is not there does not spare the rest.")]
     Rm(RmProjects),
 }
 
@@ -149,4 +167,6 @@ pub(crate) struct RmProjects {
     /// The projects, by name or id.
     #[arg(required = true)]
     pub(crate) projects: Vec<String>,
+    #[command(flatten)]
+    pub(crate) format: Format,
 }

@@ -17,7 +17,7 @@ pub(crate) enum SandboxCommand {
     #[command(after_help = "\
 Example:
   sandflare sandbox logs sbx_0123456789abcdef")]
-    Logs(One),
+    Logs(Choice),
 }
 
 /// What can be done with a sandbox.
@@ -32,7 +32,7 @@ pub(crate) enum SandboxVerb {
     Exec(Exec),
     /// Open a shell in a sandbox.
     Shell(Shell),
-    /// Copy one file into or out of a sandbox.
+    /// Copy a file, or a directory with all that is in it, into or out of a sandbox.
     Cp(Cp),
     /// Pause a sandbox: it costs nothing but disk until it is used again.
     #[command(after_help = "\
@@ -68,13 +68,6 @@ A paused sandbox is resumed by this.")]
     Processes(Choice),
     /// Kill sandboxes.
     Kill(Kill),
-}
-
-/// A sandbox, of which text is shown.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct One {
-    /// The sandbox.
-    pub(crate) id: SandboxId,
 }
 
 /// A sandbox, and how the answer is printed.
@@ -222,6 +215,8 @@ pub(crate) struct RmSnapshots {
     /// The snapshots.
     #[arg(required = true)]
     pub(crate) ids: Vec<SnapshotId>,
+    #[command(flatten)]
+    pub(crate) format: Format,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -284,6 +279,8 @@ pub(crate) struct Kill {
     /// The sandboxes.
     #[arg(required = true)]
     pub(crate) ids: Vec<SandboxId>,
+    #[command(flatten)]
+    pub(crate) format: Format,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -308,6 +305,8 @@ pub(crate) struct Cp {
     /// there [default: root].
     #[arg(short, long)]
     pub(crate) user: Option<String>,
+    #[command(flatten)]
+    pub(crate) format: Format,
 }
 
 fn parse_mode(text: &str) -> Result<u32, String> {

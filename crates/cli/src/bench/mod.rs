@@ -59,12 +59,12 @@ pub(crate) async fn bench(place: &Place, args: &Bench) -> Result<End> {
 
 /// Puts a report where it is wanted, and says whether all is as it should be.
 fn tell(args: &Bench, report: &impl Serialize, text: &str, targets: &[Target]) -> Result<End> {
-    if let Some(path) = &args.output {
+    if let Some(path) = &args.report {
         let mut json = serde_json::to_string_pretty(report)?;
         json.push('\n');
         std::fs::write(path, json).with_context(|| format!("write {}", path.display()))?;
     }
-    if args.json {
+    if args.format.is_json() {
         print_json(report)?;
     } else {
         print(text)?;

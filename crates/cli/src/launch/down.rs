@@ -4,12 +4,15 @@ use anyhow::{Context, Result};
 use client::Client;
 use portable_host::PortableHost;
 use rustix::process::Signal;
+use serde::Serialize;
 
+use crate::args::Format;
 use crate::complaint::{End, advise};
 use crate::launch::native::Process;
 use crate::launch::record::{Record, Way, portable_state};
 use crate::place::Place;
 use crate::steps::Steps;
+use crate::table::print_json;
 
 /// LIMIT: how long a node may take to destroy its sandboxes and end.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -17,17 +20,24 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// `sandflare down`
-pub(crate) async fn down(place: &Place) -> Result<End> {
+pub(crate) async fn down(place: &Place, format: Format) -> Result<End> {
+    let ended = end(place).await?;
+    if format.is_json() {
+        print_json(&Down { ended })?;
+    }
+    Ok(End::Done)
+}
+
+async fn end(place: &Place) -> Result<Ended> {
     let Some(record) = Record::read(place)? else {
         // A portable host may be left without its record when a disk was full.
         let left = stop_portable(place)?;
-        let said = if left {
-            "the portable host is stopped"
-        } else {
-            "no node of this machine is running"
+        let (ended, said) = match left {
+            true => (Ended::Cleanly, "the portable host is stopped"),
+            false => (Ended::Before, "no node of this machine is running"),
         };
         eprintln!("{said}");
-        return Ok(End::Done);
+        return Ok(ended);
     };
     let client = place.client_of(&format!("http://127.0.0.1:{}", record.port))?;
     let step = Steps::new().begin("stopping the node");
@@ -37,13 +47,22 @@ pub(crate) async fn down(place: &Place) -> Result<End> {
         Ended::Killed => "killed, because it did not end in time",
         Ended::Before => "it was not running any more",
     });
-    Ok(End::Done)
+    Ok(ended)
+}
+
+/// What `down -o json` prints.
+#[derive(Serialize)]
+struct Down {
+    ended: Ended,
 }
 
 /// How a node ended.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Ended {
     Cleanly,
     Killed,
+    /// None was running.
     Before,
 }
 

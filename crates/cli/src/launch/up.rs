@@ -9,6 +9,7 @@ use client::{Client, ClientError, Credentials};
 use image_build::{Inputs, PortableInputs};
 use portable_host::{Config, PortableHost, Start, Status};
 use rustix::fs::FlockOperation;
+use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use crate::args::Up;
@@ -22,6 +23,7 @@ use crate::place::{PORT_DEFAULT, Place};
 use crate::programs::{self, AGENT, PORTABLE_INIT, SANDFLARED, VMM};
 use crate::signals::Signals;
 use crate::steps::Steps;
+use crate::table::print_json;
 
 /// LIMIT: a native node serves within a second; a machine under load may take some.
 const NATIVE_READY: Duration = Duration::from_secs(60);
@@ -46,10 +48,22 @@ const DECIDED: [&str; 9] = [
 /// Template whose root image `up` makes.
 const TEMPLATE: &str = "agent";
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 enum Host {
     Native,
     Portable,
+}
+
+/// What `up -o json` prints.
+#[derive(Serialize)]
+struct Serving {
+    url: String,
+    version: String,
+    /// How it runs, where this program started it.
+    host: Option<Host>,
+    /// Whether it was this call that started it.
+    started: bool,
 }
 
 /// `sandflare up`
@@ -70,6 +84,14 @@ pub(crate) async fn up(place: &Place, args: &Up) -> Result<End> {
             eprintln!("a node (version {}) is already running at {url}", health.version);
             if !args.node_options.is_empty() {
                 eprintln!("its options stay as they are; `sandflare down` first to change them");
+            }
+            if args.format.is_json() {
+                let record = Record::read(place)?.filter(|record| record.port == port);
+                let host = record.map(|record| match record.way {
+                    Way::Native { .. } => Host::Native,
+                    Way::Portable => Host::Portable,
+                });
+                print_json(&Serving { url, version: health.version, host, started: false })?;
             }
             return Ok(End::Done);
         }
@@ -97,8 +119,8 @@ pub(crate) async fn up(place: &Place, args: &Up) -> Result<End> {
         signal = signals.next() => Err(signal),
         started = start(place, host, args, port, &key, &client, &steps) => Ok(started),
     };
-    match started {
-        Ok(Ok(())) => {}
+    let version = match started {
+        Ok(Ok(version)) => version,
         Ok(Err(error)) => {
             stop(place, &client).await?;
             return Err(error);
@@ -107,10 +129,13 @@ pub(crate) async fn up(place: &Place, args: &Up) -> Result<End> {
             stop(place, &client).await?;
             return Ok(End::Code(SIGNAL_BASE + signal));
         }
-    }
+    };
     eprintln!("the node serves at {url}; try: sandflare run -- uname -a");
     if port != PORT_DEFAULT {
         eprintln!("for the other commands: export SANDFLARE_API_URL={url}");
+    }
+    if args.format.is_json() {
+        print_json(&Serving { url, version, host: Some(host), started: true })?;
     }
     if args.foreground {
         foreground(place, &client, &mut signals).await?;
@@ -126,7 +151,7 @@ async fn start(
     key: &Secret,
     client: &Client,
     steps: &Steps,
-) -> Result<()> {
+) -> Result<String> {
     match host {
         Host::Native => start_native(place, &args.node_options, port, key)?,
         Host::Portable => start_portable(place, args, port, key, steps).await?,
@@ -265,12 +290,13 @@ async fn start_portable(
     Ok(())
 }
 
+/// Its version.
 async fn wait_until_it_serves(
     place: &Place,
     host: Host,
     client: &Client,
     steps: &Steps,
-) -> Result<()> {
+) -> Result<String> {
     let limit = if host == Host::Native { NATIVE_READY } else { PORTABLE_READY };
     let mut step = steps.begin("waiting for the node");
     step.announce();
@@ -279,7 +305,7 @@ async fn wait_until_it_serves(
         match client.health().await {
             Ok(health) if health.ready => {
                 step.done(&format!("version {}", health.version));
-                return Ok(());
+                return Ok(health.version);
             }
             Ok(_) | Err(_) if !is_running(place)? => {
                 return Err(did_not_start("the node ended before it served", place, host));

@@ -56,17 +56,21 @@ async fn the_figures_can_be_kept_in_a_file_beside_the_table() {
     let sandflare = Sandflare::new().await;
     let file = sandflare.home.path().join("figures.json");
     let args = ["bench", "--runs", "1", "--parallel", "0", "--alive", "0", "--cold", "0"];
-    let args = [&args[..], &["--output", file.to_str().unwrap()]].concat();
+    let args = [&args[..], &["--report", file.to_str().unwrap()]].concat();
     let output = sandflare.output(&args).await;
     assert!(String::from_utf8_lossy(&output.stdout).contains("restore by userfault, 1 runs"));
     let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
     assert_eq!(kept["schema"], 1);
+    // `-o` is for a format here as everywhere, and not for a file.
+    let taken = sandflare.output(&["bench", "-o", "figures.json"]).await;
+    assert_eq!(taken.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&taken.stderr).contains("table, json"), "{taken:?}");
 }
 
 #[tokio::test]
 async fn a_quiet_sandbox_is_measured_beside_each_hog_and_beside_all_and_none_is_left() {
     let sandflare = Sandflare::new().await;
-    let output = sandflare.output(&["bench", "--neighbours", "--runs", "2", "--json"]).await;
+    let output = sandflare.output(&["bench", "--neighbours", "--runs", "2", "-o", "json"]).await;
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["idle_us"]["count"], 12);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api_vmm::MemoryPath;
 use base_types::Chain;
@@ -113,6 +113,7 @@ pub(crate) fn own<R: Send + 'static>(
         lease: Lease::default(),
         ends_at_ms: None,
         control: None,
+        running_since: None,
         unsaved: None,
     };
     let (mut process, mut files, mut new) = (None, None, None);
@@ -273,6 +274,7 @@ impl Owner {
         self.view.send_modify(|view| {
             view.times = times;
             view.control = Some(control);
+            view.running_since = Some(Instant::now());
             view.ends_at_ms = view.lease.end_after(now_ms());
         });
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -89,3 +90,13 @@ def segment(value: object) -> str:
 def idempotency() -> dict[str, str]:
     """Make the header that lets a create be sent twice and take effect once."""
     return {"Idempotency-Key": uuid.uuid4().hex}
+
+
+def the_same(body: Mapping[str, Any], after: str) -> dict[str, str]:
+    """Make the header that whoever wants the same thing makes, to get one thing together.
+
+    A node keeps the answer for a day, also when what it made is gone: what comes ``after`` that has
+    another key, which all who know that it is gone come to as well.
+    """
+    wanted = json.dumps([after, body], sort_keys=True)
+    return {"Idempotency-Key": f"the-same-{hashlib.sha256(wanted.encode()).hexdigest()}"}

@@ -75,9 +75,21 @@ def timeouts(ask: Ask[Any], request_timeout: float | None) -> httpx.Timeout:
     return httpx.Timeout(seconds, connect=_connect(seconds))
 
 
-def stream_timeouts(silence: float) -> httpx.Timeout:
-    """How long a stream may be silent."""
-    return httpx.Timeout(silence, connect=_CONNECT_TIMEOUT_S)
+def stream_timeouts(request_timeout: float | None, left: float | None) -> httpx.Timeout:
+    """How long a stream may take to begin; of ``left`` seconds, no more than those."""
+    seconds: float | None = SILENCE_S_MAX
+    if request_timeout is not None:
+        seconds = request_timeout or None
+    if left is not None:
+        seconds = left if seconds is None else min(seconds, left)
+    return httpx.Timeout(seconds, connect=_connect(seconds))
+
+
+def begun(response: httpx.Response, left: float | None) -> None:
+    """Let a stream that has begun be silent as long as streams may."""
+    # What is waited for each piece is looked up when the first one is.
+    timeouts = response.request.extensions["timeout"]
+    timeouts["read"] = SILENCE_S_MAX if left is None else min(SILENCE_S_MAX, left)
 
 
 def _connect(seconds: float | None) -> float:

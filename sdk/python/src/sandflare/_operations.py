@@ -8,7 +8,19 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Union
 
-from sandflare._ask import Ask, Body, given, idempotency, many, nothing, one, page, parsed, segment
+from sandflare._ask import (
+    Ask,
+    Body,
+    given,
+    idempotency,
+    many,
+    nothing,
+    one,
+    page,
+    parsed,
+    segment,
+    the_same,
+)
 from sandflare._ask import text as as_text
 from sandflare._policy import Network, policy
 from sandflare._retry import Again
@@ -96,7 +108,9 @@ def sandbox_create(
     on_timeout: str | None,
     snapshot: str | Snapshot | None,
     network: Network | None,
+    after: str | None = None,
 ) -> Ask[SandboxInfo]:
+    """``after`` makes the same create as long as it is the same; see :func:`the_same`."""
     body = given(
         name=name,
         template=template,
@@ -114,7 +128,7 @@ def sandbox_create(
         "/sandboxes",
         one(SandboxInfo),
         json=body,
-        headers=idempotency(),
+        headers=idempotency() if after is None else the_same(body, after),
         again=Again.SAFE,
         slow=True,
     )
@@ -127,6 +141,7 @@ def sandbox_list(
     metadata: Mapping[str, str] | None = None,
     limit: int | None = None,
     cursor: str | None = None,
+    own: bool = False,
 ) -> Ask[tuple[list[SandboxInfo], str | None]]:
     if state is not None and state not in _STATES:
         raise ConfigurationError(
@@ -140,6 +155,7 @@ def sandbox_list(
         metadata=pairs[0] if pairs else None,
         limit=str(limit) if limit is not None else None,
         cursor=cursor,
+        own="true" if own else None,
     )
     return Ask("GET", "/sandboxes", page(SandboxInfo, "sandboxes"), params=params, again=Again.SAFE)
 

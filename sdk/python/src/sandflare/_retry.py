@@ -22,8 +22,8 @@ RETRIES = 3
 _PAUSE_S_MAX = 30.0
 _PAUSE_S_FIRST = 0.1
 _STATUSES = frozenset({429, 502, 503, 504})
-# They come with such a status, and no second request changes them.
-_FINAL_CODES = frozenset({"kvm_unusable", "quota_exceeded", "stopping"})
+# They come with such a status, and no second request a moment later changes them.
+_FINAL_CODES = frozenset({"kvm_unusable", "port_broken", "quota_exceeded", "stopping"})
 
 
 class Again(enum.Enum):

@@ -173,9 +173,10 @@ class QuotaExceeded(SandflareError):
 
 
 class RateLimited(SandflareError):
-    """Too many requests in too short a time; later works."""
+    """Too many requests in too short a time for what is before the node; later works.
 
-    default_code = "rate_limited"
+    No node sends it: it is for gateways, and for codes of nodes newer than this version.
+    """
 
 
 class NoCapacity(SandflareError):
@@ -275,7 +276,6 @@ _BY_CODE: dict[str, type[SandflareError]] = {
         TooLarge,
         Unsupported,
         QuotaExceeded,
-        RateLimited,
         NoCapacity,
         AgentSilent,
         DiskFull,

@@ -85,7 +85,10 @@ class Template(Model):
 
 @dataclass(frozen=True)
 class Metrics(Model):
-    """Counters of a sandbox's machine since it was made."""
+    """Counters of a sandbox's machine since it was made or resumed, and what it takes now.
+
+    What a node cannot tell is ``None``.
+    """
 
     faults: int = 0
     pages_copied: int = 0
@@ -94,6 +97,14 @@ class Metrics(Model):
     overhead_kib: int = 0
     disk_written_bytes: int = 0
     exits: int = 0
+    #: Processor time, of all its processors together, in microseconds.
+    cpu_time_us: int | None = None
+    memory_bytes: int | None = None
+    memory_limit_bytes: int | None = None
+    #: What its disk takes on the node.
+    disk_bytes: int | None = None
+    #: How long its guest runs since it was made or resumed.
+    uptime_ms: int | None = None
     raw: Mapping[str, Any] = _RAW
 
     @property

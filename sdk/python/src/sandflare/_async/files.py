@@ -22,7 +22,10 @@ _WHOLE = 200
 
 
 class AsyncFiles:
-    """Files of a sandbox, by absolute path; ``sandbox.files``."""
+    """Files of a sandbox, by absolute path; ``sandbox.files``.
+
+    What ``request_timeout`` means everywhere is told at :class:`AsyncClient`.
+    """
 
     def __init__(self, transport: AsyncTransport, sandbox: str) -> None:
         self._transport = transport
@@ -35,21 +38,29 @@ class AsyncFiles:
         start: int = 0,
         length: int | None = None,
         user: str | None = None,
+        request_timeout: float | None = None,
     ) -> bytes:
         """Read a file, or ``length`` bytes of it from ``start`` on.
 
         With the rights of ``user`` (default: root).
         """
         whole = io.BytesIO()
-        async for piece in self.stream(path, start=start, length=length, user=user):
+        async for piece in self.stream(
+            path, start=start, length=length, user=user, request_timeout=request_timeout
+        ):
             transfer.gather(whole, piece, path)
         return whole.getvalue()
 
     async def read_text(
-        self, path: str, *, encoding: str = "utf-8", user: str | None = None
+        self,
+        path: str,
+        *,
+        encoding: str = "utf-8",
+        user: str | None = None,
+        request_timeout: float | None = None,
     ) -> str:
         """Read a file as text."""
-        data = await self.read(path, user=user)
+        data = await self.read(path, user=user, request_timeout=request_timeout)
         return data.decode(encoding)
 
     async def stream(
@@ -59,10 +70,11 @@ class AsyncFiles:
         start: int = 0,
         length: int | None = None,
         user: str | None = None,
+        request_timeout: float | None = None,
     ) -> AsyncIterator[bytes]:
         """Read a file, or a part of it, in pieces, as they come."""
         ask = operations.file_read(self._sandbox, path, user, start, length)
-        response = await self._transport.open(ask)
+        response = await self._transport.open(ask, request_timeout)
         part = transfer.Part(start, length, response.status_code == _WHOLE)
         async for piece in self._transport.pieces(response):
             wanted = part.of(piece)
@@ -70,7 +82,12 @@ class AsyncFiles:
                 yield wanted
 
     async def watch(
-        self, path: str, *, recursive: bool = False, user: str | None = None
+        self,
+        path: str,
+        *,
+        recursive: bool = False,
+        user: str | None = None,
+        request_timeout: float | None = None,
     ) -> AsyncIterator[FileEvent]:
         """Iterate over what changes in a directory, for ever.
 
@@ -80,7 +97,7 @@ class AsyncFiles:
         """
         ask = operations.file_watch(self._sandbox, path, recursive, user)
         reader = _decode.FileEventReader()
-        async for piece in self._transport.pieces(await self._transport.open(ask)):
+        async for piece in self._transport.pieces(await self._transport.open(ask, request_timeout)):
             for event in reader.feed(piece):
                 yield event
         raise ConnectionBroken("the stream ended before the watch did")
@@ -92,6 +109,7 @@ class AsyncFiles:
         *,
         mode: int | None = None,
         user: str | None = None,
+        request_timeout: float | None = None,
     ) -> FileEntry:
         """Write a file that belongs to ``user`` (default: agent); directories above it are made.
 
@@ -100,35 +118,61 @@ class AsyncFiles:
         """
         body, length = transfer.body(data)
         return await self._transport.ask(
-            operations.file_write(self._sandbox, path, body, length=length, mode=mode, user=user)
+            operations.file_write(self._sandbox, path, body, length=length, mode=mode, user=user),
+            request_timeout,
         )
 
-    async def list(self, path: str, *, user: str | None = None) -> list[FileEntry]:
+    async def list(
+        self, path: str, *, user: str | None = None, request_timeout: float | None = None
+    ) -> list[FileEntry]:
         """List a directory, by name."""
-        return await self._transport.ask(operations.file_list(self._sandbox, path, user))
+        return await self._transport.ask(
+            operations.file_list(self._sandbox, path, user), request_timeout
+        )
 
-    async def stat(self, path: str, *, user: str | None = None) -> FileEntry:
+    async def stat(
+        self, path: str, *, user: str | None = None, request_timeout: float | None = None
+    ) -> FileEntry:
         """Tell what is at a path. A symbolic link is not followed."""
-        return await self._transport.ask(operations.file_stat(self._sandbox, path, user))
+        return await self._transport.ask(
+            operations.file_stat(self._sandbox, path, user), request_timeout
+        )
 
-    async def exists(self, path: str, *, user: str | None = None) -> bool:
+    async def exists(
+        self, path: str, *, user: str | None = None, request_timeout: float | None = None
+    ) -> bool:
         """Whether there is anything at a path."""
         try:
-            await self.stat(path, user=user)
+            await self.stat(path, user=user, request_timeout=request_timeout)
         except PathNotFound:
             return False
         return True
 
     async def make_dir(
-        self, path: str, *, mode: int | None = None, user: str | None = None
+        self,
+        path: str,
+        *,
+        mode: int | None = None,
+        user: str | None = None,
+        request_timeout: float | None = None,
     ) -> FileEntry:
         """Make a directory and those above it; one that is there is fine."""
-        return await self._transport.ask(operations.file_make(self._sandbox, path, mode, user))
+        return await self._transport.ask(
+            operations.file_make(self._sandbox, path, mode, user), request_timeout
+        )
 
-    async def move(self, source: str, to: str) -> FileEntry:
+    async def move(
+        self, source: str, to: str, *, request_timeout: float | None = None
+    ) -> FileEntry:
         """Move a file or directory; a file at ``to`` is replaced."""
-        return await self._transport.ask(operations.file_move(self._sandbox, source, to))
+        return await self._transport.ask(
+            operations.file_move(self._sandbox, source, to), request_timeout
+        )
 
-    async def remove(self, path: str, *, recursive: bool = False) -> None:
+    async def remove(
+        self, path: str, *, recursive: bool = False, request_timeout: float | None = None
+    ) -> None:
         """Remove a file, or with ``recursive`` a directory and all that is in it."""
-        await self._transport.ask(operations.file_remove(self._sandbox, path, recursive))
+        await self._transport.ask(
+            operations.file_remove(self._sandbox, path, recursive), request_timeout
+        )

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from sandflare import _decode
 from sandflare import _operations as operations
 from sandflare._async import runtime
-from sandflare._http import SILENCE_S_MAX
 from sandflare._input import pieces
 from sandflare._retry import RETRIES, Again, pause
 from sandflare.errors import Conflict, ConnectionBroken, RequestTimeout, SandflareError, WaitTimeout
@@ -44,6 +43,7 @@ class AsyncEvents:
         after: int | None = None,
         on_started: Callable[[int], Callable[[], Awaitable[None]]] | None = None,
         deadline: float | None = None,
+        request_timeout: float | None = None,
     ) -> None:
         self._transport = transport
         self._ask = ask
@@ -52,6 +52,7 @@ class AsyncEvents:
         self._on_started = on_started
         self._finish: Callable[[], Awaitable[None]] | None = None
         self._deadline = deadline
+        self._request_timeout = request_timeout
         self._reader = _decode.EventReader()
         self._reader.last_seq = after
         self._ready: deque[Event] = deque()
@@ -101,11 +102,10 @@ class AsyncEvents:
                 await self._finish()
 
     async def _open(self) -> None:
-        silence = SILENCE_S_MAX
-        if self._deadline is not None:
-            silence = min(silence, await self._left())
+        left = await self._left() if self._deadline is not None else None
         self._opened_at = time.monotonic()
-        self._response = await self._transport.open(self._ask(self._reader.last_seq), silence)
+        ask = self._ask(self._reader.last_seq)
+        self._response = await self._transport.open(ask, self._request_timeout, left)
         self._pieces = self._transport.pieces(self._response)
 
     async def _left(self) -> float:
@@ -155,7 +155,10 @@ class AsyncEvents:
 
 
 class AsyncProcess:
-    """A process that lives on when nobody listens; made by ``spawn`` and ``pty``."""
+    """A process that lives on when nobody listens; made by ``spawn`` and ``pty``.
+
+    What ``request_timeout`` means everywhere is told at :class:`AsyncClient`.
+    """
 
     def __init__(self, transport: AsyncTransport, sandbox: str, info: ProcessInfo) -> None:
         self._transport = transport
@@ -170,7 +173,13 @@ class AsyncProcess:
         """Its number, never used twice in the life of a sandbox."""
         return self.info.id
 
-    def events(self, *, after: int | None = None, lines: bool = True) -> AsyncEvents:
+    def events(
+        self,
+        *,
+        after: int | None = None,
+        lines: bool = True,
+        request_timeout: float | None = None,
+    ) -> AsyncEvents:
         """Listen to it, from its start or after the event numbered ``after``.
 
         A broken connection is made again, and nothing is missed that the node still keeps; when
@@ -178,7 +187,7 @@ class AsyncProcess:
         as the node sent them: with those, ``after=event.seq`` goes on exactly where it stopped.
         """
         shaper = _decode.LineShaper() if lines else _decode.PieceShaper()
-        return self._events(shaper, after=after)
+        return self._events(shaper, after=after, request_timeout=request_timeout)
 
     async def wait(
         self,
@@ -186,6 +195,7 @@ class AsyncProcess:
         *,
         check: bool = False,
         max_output: int = _decode.OUTPUT_BYTES_MAX,
+        request_timeout: float | None = None,
     ) -> Result:
         """Wait for its end, at most ``timeout`` seconds; all it printed is in the result.
 
@@ -193,38 +203,44 @@ class AsyncProcess:
         """
         deadline = time.monotonic() + timeout if timeout is not None else None
         collector = _decode.Collector(self.info.argv, max_output)
-        async with self._events(_decode.Shaper(), deadline=deadline) as events:
+        listening = self._events(
+            _decode.Shaper(), deadline=deadline, request_timeout=request_timeout
+        )
+        async with listening as events:
             async for event in events:
                 collector.add(event)
         result = collector.result()
         return result.check() if check else result
 
-    async def write(self, data: str | bytes) -> None:
+    async def write(self, data: str | bytes, *, request_timeout: float | None = None) -> None:
         """Send it input; returns when the sandbox took it. Needs ``stdin=True`` or a terminal."""
         for piece in pieces(data):
             await self._transport.ask(
-                operations.process_stdin(self._sandbox, self.id, piece, False)
+                operations.process_stdin(self._sandbox, self.id, piece, False), request_timeout
             )
 
-    async def close_stdin(self) -> None:
+    async def close_stdin(self, *, request_timeout: float | None = None) -> None:
         """End its input."""
-        await self._transport.ask(operations.process_stdin(self._sandbox, self.id, b"", True))
+        ask = operations.process_stdin(self._sandbox, self.id, b"", True)
+        await self._transport.ask(ask, request_timeout)
 
-    async def signal(self, signal: Signal) -> None:
+    async def signal(self, signal: Signal, *, request_timeout: float | None = None) -> None:
         """Send it and all it started a signal: 2, ``"SIGINT"`` or ``signal.SIGINT``."""
-        await self._transport.ask(operations.process_signal(self._sandbox, self.id, signal))
+        ask = operations.process_signal(self._sandbox, self.id, signal)
+        await self._transport.ask(ask, request_timeout)
 
-    async def kill(self) -> bool:
+    async def kill(self, *, request_timeout: float | None = None) -> bool:
         """End it and all it started, at once. ``False`` if it had ended before."""
         try:
-            await self.signal("SIGKILL")
+            await self.signal("SIGKILL", request_timeout=request_timeout)
         except Conflict:
             return False
         return True
 
-    async def resize(self, rows: int, cols: int) -> None:
+    async def resize(self, rows: int, cols: int, *, request_timeout: float | None = None) -> None:
         """Tell it that its terminal has another size."""
-        await self._transport.ask(operations.process_resize(self._sandbox, self.id, rows, cols))
+        ask = operations.process_resize(self._sandbox, self.id, rows, cols)
+        await self._transport.ask(ask, request_timeout)
 
     def _events(
         self,
@@ -232,6 +248,7 @@ class AsyncProcess:
         *,
         after: int | None = None,
         deadline: float | None = None,
+        request_timeout: float | None = None,
     ) -> AsyncEvents:
         return AsyncEvents(
             self._transport,
@@ -240,4 +257,5 @@ class AsyncProcess:
             attach=True,
             after=after,
             deadline=deadline,
+            request_timeout=request_timeout,
         )

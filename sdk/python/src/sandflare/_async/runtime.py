@@ -73,7 +73,11 @@ def body(content: bytes | Iterable[bytes] | None) -> bytes | AsyncIterator[bytes
 
 
 def feed(
-    transport: AsyncTransport, sandbox: str, process: int, source: Input
+    transport: AsyncTransport,
+    sandbox: str,
+    process: int,
+    source: Input,
+    request_timeout: float | None = None,
 ) -> Callable[[], Awaitable[None]]:
     """Send a command its input beside reading its output, which could fill up otherwise.
 
@@ -82,7 +86,8 @@ def feed(
 
     async def send(data: bytes, close: bool) -> bool:
         try:
-            await transport.ask(operations.process_stdin(sandbox, process, data, close))
+            ask = operations.process_stdin(sandbox, process, data, close)
+            await transport.ask(ask, request_timeout)
         except NOBODY_READS:
             return False
         return True

@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 class AsyncSandbox:
     """A machine of its own for one agent. Make one with :meth:`create`.
 
-    Used as a context manager, it is killed at the end.
+    Used as a context manager, it is killed at the end. What ``request_timeout`` means everywhere is
+    told at :class:`AsyncClient`.
     """
 
     def __init__(self, transport: AsyncTransport, info: SandboxInfo) -> None:
@@ -104,7 +105,7 @@ class AsyncSandbox:
             client: the node to ask; default: the one that ``url`` and ``api_key`` name.
             api_key: see :class:`AsyncClient`.
             url: see :class:`AsyncClient`.
-            request_timeout: seconds to wait for the node's answer.
+            request_timeout: see :class:`AsyncClient`.
 
         """
         return await _client(client, url, api_key).create(
@@ -129,9 +130,11 @@ class AsyncSandbox:
         client: AsyncClient | None = None,
         api_key: str | None = None,
         url: str | None = None,
+        request_timeout: float | None = None,
     ) -> AsyncSandbox:
         """Get the sandbox of this id."""
-        return await _client(client, url, api_key).get(id)
+        found = _client(client, url, api_key)
+        return await found.get(id, request_timeout=request_timeout)
 
     @classmethod
     async def get_or_create(
@@ -154,7 +157,8 @@ class AsyncSandbox:
     ) -> AsyncSandbox:
         """Get the oldest living sandbox of this name, or create one as :meth:`create` does.
 
-        Two callers at the same moment may both create one.
+        Of the project that the key is for, whatever else the key may see. Callers at the same
+        moment that give the same arguments get the same one.
         """
         return await _client(client, url, api_key).get_or_create(
             name,
@@ -180,9 +184,12 @@ class AsyncSandbox:
         client: AsyncClient | None = None,
         api_key: str | None = None,
         url: str | None = None,
+        request_timeout: float | None = None,
     ) -> AsyncIterator[AsyncSandbox]:
         """Iterate over sandboxes, oldest first; pages are fetched as they are needed."""
-        found = _client(client, url, api_key).list(state=state, name=name, metadata=metadata)
+        found = _client(client, url, api_key).list(
+            state=state, name=name, metadata=metadata, request_timeout=request_timeout
+        )
         async for sandbox in found:
             yield sandbox
 
@@ -206,9 +213,9 @@ class AsyncSandbox:
         """What it was created with."""
         return self.info.metadata
 
-    async def refresh(self) -> SandboxInfo:
+    async def refresh(self, *, request_timeout: float | None = None) -> SandboxInfo:
         """Ask the node how it is; ``info`` is new afterwards."""
-        self.info = await self._transport.ask(operations.sandbox_get(self.id))
+        self.info = await self._transport.ask(operations.sandbox_get(self.id), request_timeout)
         return self.info
 
     async def run(
@@ -222,6 +229,7 @@ class AsyncSandbox:
         input: Input | None = None,
         check: bool = False,
         max_output: int = _decode.OUTPUT_BYTES_MAX,
+        request_timeout: float | None = None,
     ) -> Result:
         """Run a command to its end.
 
@@ -234,6 +242,7 @@ class AsyncSandbox:
             input: its standard input; default: none.
             check: raise :class:`CommandFailed` unless it ends well.
             max_output: bytes to keep of each of its outputs.
+            request_timeout: seconds until the node says that it begins; see :class:`AsyncClient`.
 
         """
         events = self._execute(
@@ -244,6 +253,7 @@ class AsyncSandbox:
             user=user,
             timeout=timeout,
             input=input,
+            request_timeout=request_timeout,
         )
         collector = _decode.Collector(command, max_output)
         async with events:
@@ -264,6 +274,7 @@ class AsyncSandbox:
         timeout: float | None = None,
         input: Input | None = None,
         lines: bool = True,
+        request_timeout: float | None = None,
     ) -> AsyncEvents:
         """Run a command and iterate over what happens, as it happens; arguments as for :meth:`run`.
 
@@ -272,7 +283,14 @@ class AsyncSandbox:
         """
         shaper = _decode.LineShaper() if lines else _decode.PieceShaper()
         return self._execute(
-            command, shaper, env=env, cwd=cwd, user=user, timeout=timeout, input=input
+            command,
+            shaper,
+            env=env,
+            cwd=cwd,
+            user=user,
+            timeout=timeout,
+            input=input,
+            request_timeout=request_timeout,
         )
 
     async def spawn(
@@ -284,6 +302,7 @@ class AsyncSandbox:
         user: str | None = None,
         timeout: float | None = None,
         stdin: bool = False,
+        request_timeout: float | None = None,
     ) -> AsyncProcess:
         """Start a process that lives on when nobody listens; arguments as for :meth:`run`.
 
@@ -299,7 +318,8 @@ class AsyncSandbox:
             stdin=stdin,
             pty=None,
         )
-        return AsyncProcess(self._transport, self.id, await self._transport.ask(ask))
+        info = await self._transport.ask(ask, request_timeout)
+        return AsyncProcess(self._transport, self.id, info)
 
     async def pty(
         self,
@@ -311,6 +331,7 @@ class AsyncSandbox:
         cwd: str | None = None,
         user: str | None = None,
         timeout: float | None = None,
+        request_timeout: float | None = None,
     ) -> AsyncProcess:
         """Start a process on a terminal of its own; all it prints comes as ``stdout``."""
         ask = operations.process_spawn(
@@ -323,15 +344,18 @@ class AsyncSandbox:
             stdin=True,
             pty=(rows, cols),
         )
-        return AsyncProcess(self._transport, self.id, await self._transport.ask(ask))
+        info = await self._transport.ask(ask, request_timeout)
+        return AsyncProcess(self._transport, self.id, info)
 
-    async def processes(self) -> builtins.list[ProcessInfo]:
+    async def processes(
+        self, *, request_timeout: float | None = None
+    ) -> builtins.list[ProcessInfo]:
         """Every process that was spawned and is still known."""
-        return await self._transport.ask(operations.process_list(self.id))
+        return await self._transport.ask(operations.process_list(self.id), request_timeout)
 
-    async def process(self, id: int) -> AsyncProcess:
+    async def process(self, id: int, *, request_timeout: float | None = None) -> AsyncProcess:
         """The spawned process of this number, to listen to it and to steer it."""
-        info = await self._transport.ask(operations.process_get(self.id, id))
+        info = await self._transport.ask(operations.process_get(self.id, id), request_timeout)
         return AsyncProcess(self._transport, self.id, info)
 
     async def upload(
@@ -341,6 +365,7 @@ class AsyncSandbox:
         *,
         mode: int | None = None,
         user: str | None = None,
+        request_timeout: float | None = None,
     ) -> FileEntry:
         """Write to ``path`` in the sandbox.
 
@@ -350,20 +375,37 @@ class AsyncSandbox:
         """
         folder = transfer.local_path(source)
         if folder is None or not folder.is_dir():
-            return await self.files.write(path, source, mode=mode, user=user)
+            return await self.files.write(
+                path, source, mode=mode, user=user, request_timeout=request_timeout
+            )
         if mode is not None:
-            await self.files.make_dir(path, mode=mode, user=user)
+            await self.files.make_dir(path, mode=mode, user=user, request_timeout=request_timeout)
         body = partial(archive.pack, folder)
-        return await self._transport.ask(operations.file_unpack(self.id, path, body, user))
+        ask = operations.file_unpack(self.id, path, body, user)
+        return await self._transport.ask(ask, request_timeout)
 
     @overload
-    async def download(self, path: str, *, user: str | None = None) -> bytes: ...
+    async def download(
+        self, path: str, *, user: str | None = None, request_timeout: float | None = None
+    ) -> bytes: ...
 
     @overload
-    async def download(self, path: str, to: Target, *, user: str | None = None) -> LocalCopy: ...
+    async def download(
+        self,
+        path: str,
+        to: Target,
+        *,
+        user: str | None = None,
+        request_timeout: float | None = None,
+    ) -> LocalCopy: ...
 
     async def download(
-        self, path: str, to: Target | None = None, *, user: str | None = None
+        self,
+        path: str,
+        to: Target | None = None,
+        *,
+        user: str | None = None,
+        request_timeout: float | None = None,
     ) -> bytes | LocalCopy:
         """Read ``path`` in the sandbox: a file as bytes, or a file or directory into ``to``.
 
@@ -371,49 +413,58 @@ class AsyncSandbox:
         are left out; their names are in the answer's ``skipped``.
         """
         if to is None:
-            return await self.files.read(path, user=user)
+            return await self.files.read(path, user=user, request_timeout=request_timeout)
         if not isinstance(to, (str, Path)) and hasattr(to, "write"):
             size = 0
-            async for piece in self.files.stream(path, user=user):
+            async for piece in self.files.stream(path, user=user, request_timeout=request_timeout):
                 await runtime.in_thread(partial(to.write, piece))
                 size += len(piece)
             return LocalCopy(files=1, bytes=size)
         target = Path(to)
-        entry = await self.files.stat(path, user=user)
+        entry = await self.files.stat(path, user=user, request_timeout=request_timeout)
         if entry.is_directory:
-            return await self._unpacked(path, target, user)
+            return await self._unpacked(path, target, user, request_timeout)
         landing = transfer.Landing(target)
         well = False
         try:
-            async for piece in self.files.stream(path, user=user):
+            pieces = self.files.stream(path, user=user, request_timeout=request_timeout)
+            async for piece in pieces:
                 await runtime.in_thread(partial(landing.write, piece))
             well = True
         finally:
             landing.end(well)
         return LocalCopy(files=1, bytes=landing.bytes)
 
-    async def pause(self) -> None:
+    async def pause(self, *, request_timeout: float | None = None) -> None:
         """Stop it and keep all of it on disk; anything that touches it resumes it."""
-        self.info = await self._transport.ask(operations.sandbox_pause(self.id))
+        self.info = await self._transport.ask(operations.sandbox_pause(self.id), request_timeout)
 
-    async def resume(self) -> None:
+    async def resume(self, *, request_timeout: float | None = None) -> None:
         """Go on where it was paused."""
-        self.info = await self._transport.ask(operations.sandbox_resume(self.id))
+        self.info = await self._transport.ask(operations.sandbox_resume(self.id), request_timeout)
 
-    async def fork(self, count: int = 1, *, name: str | None = None) -> builtins.list[AsyncSandbox]:
+    async def fork(
+        self, count: int = 1, *, name: str | None = None, request_timeout: float | None = None
+    ) -> builtins.list[AsyncSandbox]:
         """Make running copies of it, all from this moment; it keeps running itself."""
-        made = await self._transport.ask(operations.sandbox_fork(self.id, count, name))
+        ask = operations.sandbox_fork(self.id, count, name)
+        made = await self._transport.ask(ask, request_timeout)
         return [AsyncSandbox(self._transport, info) for info in made]
 
-    async def snapshot(self, name: str | None = None) -> Snapshot:
+    async def snapshot(
+        self, name: str | None = None, *, request_timeout: float | None = None
+    ) -> Snapshot:
         """Keep it as it is now, to create others from it; it keeps running itself."""
-        return await self._transport.ask(operations.sandbox_snapshot(self.id, name))
+        ask = operations.sandbox_snapshot(self.id, name)
+        return await self._transport.ask(ask, request_timeout)
 
-    async def set_timeout(self, timeout: float) -> None:
+    async def set_timeout(self, timeout: float, *, request_timeout: float | None = None) -> None:
         """Let it live this many seconds from now; 0 is without end."""
-        await self._transport.ask(operations.sandbox_timeout(self.id, timeout))
+        await self._transport.ask(operations.sandbox_timeout(self.id, timeout), request_timeout)
 
-    async def url(self, port: int, public: bool | None = None) -> Port:
+    async def url(
+        self, port: int, public: bool | None = None, *, request_timeout: float | None = None
+    ) -> Port:
         """Say where a TCP port of it is reached; a program need not listen there yet.
 
         ``public=True`` lets everybody in who reaches the node, ``public=False`` only those who
@@ -423,37 +474,43 @@ class AsyncSandbox:
             ask = operations.port_get(self.id, port)
         else:
             ask = operations.port_set(self.id, port, public)
-        return await self._transport.ask(ask)
+        return await self._transport.ask(ask, request_timeout)
 
-    async def policy(self) -> Policy:
+    async def policy(self, *, request_timeout: float | None = None) -> Policy:
         """What it may reach."""
-        return await self._transport.ask(operations.policy_get(self.id))
+        return await self._transport.ask(operations.policy_get(self.id), request_timeout)
 
-    async def set_policy(self, network: Network) -> Policy:
+    async def set_policy(self, network: Network, *, request_timeout: float | None = None) -> Policy:
         """Give it another policy, as ``network`` of :meth:`create`; it holds when this returns."""
-        return await self._transport.ask(operations.policy_set(self.id, network))
+        ask = operations.policy_set(self.id, network)
+        return await self._transport.ask(ask, request_timeout)
 
     async def flows(
-        self, *, after: int | None = None, limit: int | None = None
+        self,
+        *,
+        after: int | None = None,
+        limit: int | None = None,
+        request_timeout: float | None = None,
     ) -> builtins.list[Flow]:
         """What it reached and was denied, oldest first: the newest, or those after an ``index``.
 
         At most 100 unless ``limit`` says otherwise, up to 1000.
         """
-        return await self._transport.ask(operations.flow_list(self.id, after, limit))
+        ask = operations.flow_list(self.id, after, limit)
+        return await self._transport.ask(ask, request_timeout)
 
-    async def metrics(self) -> Metrics:
+    async def metrics(self, *, request_timeout: float | None = None) -> Metrics:
         """Counters of its machine since it was made."""
-        return await self._transport.ask(operations.sandbox_metrics(self.id))
+        return await self._transport.ask(operations.sandbox_metrics(self.id), request_timeout)
 
-    async def logs(self) -> str:
+    async def logs(self, *, request_timeout: float | None = None) -> str:
         """The end of what its machine printed on its console."""
-        return await self._transport.ask(operations.sandbox_logs(self.id))
+        return await self._transport.ask(operations.sandbox_logs(self.id), request_timeout)
 
-    async def kill(self) -> bool:
+    async def kill(self, *, request_timeout: float | None = None) -> bool:
         """End it; returns when nothing of it is left. ``False`` if it was gone before."""
         try:
-            await self._transport.ask(operations.sandbox_kill(self.id))
+            await self._transport.ask(operations.sandbox_kill(self.id), request_timeout)
         except NotFound:
             return False
         return True
@@ -468,6 +525,7 @@ class AsyncSandbox:
         user: str | None = None,
         timeout: float | None = None,
         input: Input | None = None,
+        request_timeout: float | None = None,
     ) -> AsyncEvents:
         ask = operations.execute(
             self.id,
@@ -480,14 +538,28 @@ class AsyncSandbox:
         )
         on_started: Callable[[int], Callable[[], Awaitable[None]]] | None = None
         if input is not None:
-            on_started = partial(runtime.feed, self._transport, self.id, source=input)
+            on_started = partial(
+                runtime.feed,
+                self._transport,
+                self.id,
+                source=input,
+                request_timeout=request_timeout,
+            )
         return AsyncEvents(
-            self._transport, lambda _: ask, shaper, attach=False, on_started=on_started
+            self._transport,
+            lambda _: ask,
+            shaper,
+            attach=False,
+            on_started=on_started,
+            request_timeout=request_timeout,
         )
 
-    async def _unpacked(self, path: str, target: Path, user: str | None) -> LocalCopy:
+    async def _unpacked(
+        self, path: str, target: Path, user: str | None, request_timeout: float | None
+    ) -> LocalCopy:
         # Before anything is made here.
-        response = await self._transport.open(operations.file_pack(self.id, path, user))
+        ask = operations.file_pack(self.id, path, user)
+        response = await self._transport.open(ask, request_timeout)
         packed = self._packed(response)
         try:
             return await runtime.in_thread(partial(archive.unpack, runtime.waited(packed), target))

@@ -33,18 +33,27 @@ class AsyncTransport:
 
     async def ask(self, ask: Ask[T], request_timeout: float | None = None) -> T:
         """Send a request and read its answer."""
-        if request_timeout is None:
-            request_timeout = self._request_timeout
-        response = await self._send(ask, _http.timeouts(ask, request_timeout))
+        response = await self._send(ask, _http.timeouts(ask, self._patience(request_timeout)))
         try:
             body = await self._whole(response)
         finally:
             await response.aclose()
         return ask.parse(body)
 
-    async def open(self, ask: Ask[Any], silence: float = _http.SILENCE_S_MAX) -> httpx.Response:
-        """Send a request whose answer is read as it comes, and closed by the caller."""
-        return await self._send(ask, _http.stream_timeouts(silence))
+    async def open(
+        self, ask: Ask[Any], request_timeout: float | None = None, left: float | None = None
+    ) -> httpx.Response:
+        """Send a request whose answer is read as it comes, and closed by the caller.
+
+        ``left`` are the seconds after which nobody reads it any more.
+        """
+        timeouts = _http.stream_timeouts(self._patience(request_timeout), left)
+        response = await self._send(ask, timeouts)
+        _http.begun(response, left)
+        return response
+
+    def _patience(self, request_timeout: float | None) -> float | None:
+        return self._request_timeout if request_timeout is None else request_timeout
 
     async def pieces(self, response: httpx.Response) -> AsyncIterator[bytes]:
         """Yield the bytes of an answer as they come."""

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
+from sandflare import _http
 from sandflare import _operations as operations
 from sandflare._retry import RETRIES
 from sandflare._settings import Settings
 from sandflare._sync import runtime
 from sandflare._sync.sandbox import Sandbox
 from sandflare._sync.transport import Transport
+from sandflare.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
     import builtins
@@ -19,7 +22,19 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from sandflare._policy import Network
-    from sandflare.models import CreatedKey, Health, Key, Project, Snapshot, Template, Usage
+    from sandflare.models import (
+        CreatedKey,
+        Health,
+        Key,
+        Project,
+        SandboxInfo,
+        Snapshot,
+        Template,
+        Usage,
+    )
+
+# How often it is looked whether what another caller makes is there.
+_LOOK_S = 0.1
 
 
 class Client:
@@ -29,8 +44,12 @@ class Client:
         url: the node's address; default ``SANDFLARE_API_URL``, else the node of this machine.
         api_key: default ``SANDFLARE_API_KEY``, else the key file of this machine's node.
         ca: a file with the certificates to trust; default ``SANDFLARE_CA``, else the system's.
-        request_timeout: seconds for an answer; 0 is without end. Default: 60, and 600 where the
-            node may have to boot a guest or write its memory to disk.
+        request_timeout: seconds that the node may take to answer; 0 is without end. Default: 60,
+            and 600 where it may have to boot a guest or write its memory to disk. Every method that
+            asks the node takes one as well, for that call. Of what comes as a stream (``run``,
+            ``stream``, ``download``, events and the like) it is the time until the stream begins:
+            how long it goes on has other limits, if any. A method that asks more than once, such
+            as one that gets pages, gives each request this long.
         retries: how often a request is sent again when that is safe.
 
     """
@@ -99,9 +118,10 @@ class Client:
         )
         return Sandbox(self._transport, self._transport.ask(ask, request_timeout))
 
-    def get(self, id: str) -> Sandbox:
+    def get(self, id: str, *, request_timeout: float | None = None) -> Sandbox:
         """The sandbox of this id."""
-        return Sandbox(self._transport, self._transport.ask(operations.sandbox_get(id)))
+        info = self._transport.ask(operations.sandbox_get(id), request_timeout)
+        return Sandbox(self._transport, info)
 
     def get_or_create(
         self,
@@ -119,22 +139,58 @@ class Client:
         request_timeout: float | None = None,
     ) -> Sandbox:
         """Get or create a sandbox; see :meth:`Sandbox.get_or_create`."""
-        for sandbox in self.list(name=name):
-            if operations.lives(sandbox.state):
-                return sandbox
-        return self.create(
-            name,
-            template=template,
-            size=size,
-            env=env,
-            metadata=metadata,
-            timeout=timeout,
-            idle_timeout=idle_timeout,
-            on_timeout=on_timeout,
-            snapshot=snapshot,
-            network=network,
-            request_timeout=request_timeout,
-        )
+        give_up = time.monotonic() + (request_timeout or _http.SLOW_TIMEOUT_S)
+        gone = ""
+        while True:
+            info = self._oldest(name, request_timeout)
+            if info is None:
+                ask = operations.sandbox_create(
+                    name=name,
+                    template=template,
+                    size=size,
+                    env=env,
+                    metadata=metadata,
+                    timeout=timeout,
+                    idle_timeout=idle_timeout,
+                    on_timeout=on_timeout,
+                    snapshot=snapshot,
+                    network=network,
+                    after=gone,
+                )
+                try:
+                    made = self._transport.ask(ask, request_timeout)
+                except Conflict:
+                    # Another caller is making it.
+                    if time.monotonic() > give_up:
+                        raise
+                else:
+                    # What another caller made may be over since.
+                    info = self._living(made.id, request_timeout)
+                    if info is None:
+                        gone = made.id
+                        continue
+            if info is not None and (info.state != "creating" or time.monotonic() > give_up):
+                return Sandbox(self._transport, info)
+            runtime.sleep(_LOOK_S)
+
+    def _oldest(self, name: str, request_timeout: float | None) -> SandboxInfo | None:
+        # An admin's key sees the sandboxes of all projects, and makes its own's.
+        cursor: str | None = None
+        while True:
+            ask = operations.sandbox_list(name=name, own=True, cursor=cursor)
+            found, cursor = self._transport.ask(ask, request_timeout)
+            for info in found:
+                if info.name == name and operations.lives(info.state):
+                    return info
+            if cursor is None:
+                return None
+
+    def _living(self, id: str, request_timeout: float | None) -> SandboxInfo | None:
+        try:
+            info = self._transport.ask(operations.sandbox_get(id), request_timeout)
+        except NotFound:
+            return None
+        return info if operations.lives(info.state) else None
 
     def list(
         self,
@@ -142,76 +198,87 @@ class Client:
         state: str | None = None,
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        request_timeout: float | None = None,
     ) -> Iterator[Sandbox]:
         """Iterate over sandboxes, oldest first; pages are fetched as they are needed."""
         cursor: str | None = None
         while True:
-            found, cursor = self._transport.ask(
-                operations.sandbox_list(state=state, name=name, metadata=metadata, cursor=cursor)
-            )
+            ask = operations.sandbox_list(state=state, name=name, metadata=metadata, cursor=cursor)
+            found, cursor = self._transport.ask(ask, request_timeout)
             for info in found:
                 if operations.matches(info, state, name, metadata):
                     yield Sandbox(self._transport, info)
             if cursor is None:
                 return
 
-    def health(self) -> Health:
+    def health(self, *, request_timeout: float | None = None) -> Health:
         """Whether the node serves, and its version."""
-        return self._transport.ask(operations.health())
+        return self._transport.ask(operations.health(), request_timeout)
 
-    def templates(self) -> builtins.list[Template]:
+    def templates(self, *, request_timeout: float | None = None) -> builtins.list[Template]:
         """Every template in every size."""
-        return self._transport.ask(operations.templates())
+        return self._transport.ask(operations.templates(), request_timeout)
 
-    def delete_template(self, name: str, *, size: str = "nano") -> None:
+    def delete_template(
+        self, name: str, *, size: str = "nano", request_timeout: float | None = None
+    ) -> None:
         """Delete a template's snapshot, unless it is in use; the next create makes it again."""
-        self._transport.ask(operations.template_delete(name, size))
+        self._transport.ask(operations.template_delete(name, size), request_timeout)
 
-    def snapshots(self) -> Iterator[Snapshot]:
+    def snapshots(self, *, request_timeout: float | None = None) -> Iterator[Snapshot]:
         """Iterate over snapshots; pages are fetched as they are needed."""
         cursor: str | None = None
         while True:
-            found, cursor = self._transport.ask(operations.snapshot_list(cursor))
+            found, cursor = self._transport.ask(operations.snapshot_list(cursor), request_timeout)
             yield from found
             if cursor is None:
                 return
 
-    def snapshot(self, id: str) -> Snapshot:
+    def snapshot(self, id: str, *, request_timeout: float | None = None) -> Snapshot:
         """The snapshot of this id."""
-        return self._transport.ask(operations.snapshot_get(id))
+        return self._transport.ask(operations.snapshot_get(id), request_timeout)
 
-    def delete_snapshot(self, id: str) -> None:
+    def delete_snapshot(self, id: str, *, request_timeout: float | None = None) -> None:
         """Delete a snapshot. Sandboxes made from it live on."""
-        self._transport.ask(operations.snapshot_delete(id))
+        self._transport.ask(operations.snapshot_delete(id), request_timeout)
 
-    def projects(self) -> builtins.list[Project]:
+    def projects(self, *, request_timeout: float | None = None) -> builtins.list[Project]:
         """Every project; for admins."""
         all_projects: builtins.list[Project] = []
         cursor: str | None = None
         while True:
-            found, cursor = self._transport.ask(operations.project_list(cursor))
+            found, cursor = self._transport.ask(operations.project_list(cursor), request_timeout)
             all_projects += found
             if cursor is None:
                 return all_projects
 
-    def create_project(self, name: str, *, quota: Mapping[str, int] | None = None) -> Project:
+    def create_project(
+        self,
+        name: str,
+        *,
+        quota: Mapping[str, int] | None = None,
+        request_timeout: float | None = None,
+    ) -> Project:
         """Make a project; for admins. Figures that ``quota`` leaves out are the default plan's."""
-        return self._transport.ask(operations.project_create(name, quota))
+        return self._transport.ask(operations.project_create(name, quota), request_timeout)
 
-    def set_quota(self, id: str, **figures: int) -> Project:
+    def set_quota(
+        self, id: str, *, request_timeout: float | None = None, **figures: int
+    ) -> Project:
         """Change figures of a project's quota, such as ``sandboxes=30``; for admins."""
-        return self._transport.ask(operations.project_change(id, figures))
+        ask = operations.project_change(id, figures)
+        return self._transport.ask(ask, request_timeout)
 
-    def delete_project(self, id: str) -> None:
+    def delete_project(self, id: str, *, request_timeout: float | None = None) -> None:
         """Delete a project that has no sandboxes and snapshots left, with its keys; for admins."""
-        self._transport.ask(operations.project_delete(id))
+        self._transport.ask(operations.project_delete(id), request_timeout)
 
-    def keys(self) -> builtins.list[Key]:
+    def keys(self, *, request_timeout: float | None = None) -> builtins.list[Key]:
         """Every key that this client's key may see."""
         all_keys: builtins.list[Key] = []
         cursor: str | None = None
         while True:
-            found, cursor = self._transport.ask(operations.key_list(cursor))
+            found, cursor = self._transport.ask(operations.key_list(cursor), request_timeout)
             all_keys += found
             if cursor is None:
                 return all_keys
@@ -223,17 +290,20 @@ class Client:
         project: str | None = None,
         role: str | None = None,
         expires_at: datetime | None = None,
+        request_timeout: float | None = None,
     ) -> CreatedKey:
         """Make a key; its ``key`` is shown this once. Default: a ``user`` of one's own project."""
-        return self._transport.ask(operations.key_create(name, project, role, expires_at))
+        return self._transport.ask(
+            operations.key_create(name, project, role, expires_at), request_timeout
+        )
 
-    def delete_key(self, id: str) -> None:
+    def delete_key(self, id: str, *, request_timeout: float | None = None) -> None:
         """Revoke a key."""
-        self._transport.ask(operations.key_delete(id))
+        self._transport.ask(operations.key_delete(id), request_timeout)
 
-    def usage(self) -> Usage:
+    def usage(self, *, request_timeout: float | None = None) -> Usage:
         """What the project of this client's key may use and what it uses."""
-        return self._transport.ask(operations.usage())
+        return self._transport.ask(operations.usage(), request_timeout)
 
 
 def client_for(url: str | None, api_key: str | None) -> Client:

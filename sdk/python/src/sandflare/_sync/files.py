@@ -23,7 +23,10 @@ _WHOLE = 200
 
 
 class Files:
-    """Files of a sandbox, by absolute path; ``sandbox.files``."""
+    """Files of a sandbox, by absolute path; ``sandbox.files``.
+
+    What ``request_timeout`` means everywhere is told at :class:`Client`.
+    """
 
     def __init__(self, transport: Transport, sandbox: str) -> None:
         self._transport = transport
@@ -36,19 +39,29 @@ class Files:
         start: int = 0,
         length: int | None = None,
         user: str | None = None,
+        request_timeout: float | None = None,
     ) -> bytes:
         """Read a file, or ``length`` bytes of it from ``start`` on.
 
         With the rights of ``user`` (default: root).
         """
         whole = io.BytesIO()
-        for piece in self.stream(path, start=start, length=length, user=user):
+        for piece in self.stream(
+            path, start=start, length=length, user=user, request_timeout=request_timeout
+        ):
             transfer.gather(whole, piece, path)
         return whole.getvalue()
 
-    def read_text(self, path: str, *, encoding: str = "utf-8", user: str | None = None) -> str:
+    def read_text(
+        self,
+        path: str,
+        *,
+        encoding: str = "utf-8",
+        user: str | None = None,
+        request_timeout: float | None = None,
+    ) -> str:
         """Read a file as text."""
-        data = self.read(path, user=user)
+        data = self.read(path, user=user, request_timeout=request_timeout)
         return data.decode(encoding)
 
     def stream(
@@ -58,10 +71,11 @@ class Files:
         start: int = 0,
         length: int | None = None,
         user: str | None = None,
+        request_timeout: float | None = None,
     ) -> Iterator[bytes]:
         """Read a file, or a part of it, in pieces, as they come."""
         ask = operations.file_read(self._sandbox, path, user, start, length)
-        response = self._transport.open(ask)
+        response = self._transport.open(ask, request_timeout)
         part = transfer.Part(start, length, response.status_code == _WHOLE)
         for piece in self._transport.pieces(response):
             wanted = part.of(piece)
@@ -69,7 +83,12 @@ class Files:
                 yield wanted
 
     def watch(
-        self, path: str, *, recursive: bool = False, user: str | None = None
+        self,
+        path: str,
+        *,
+        recursive: bool = False,
+        user: str | None = None,
+        request_timeout: float | None = None,
     ) -> Iterator[FileEvent]:
         """Iterate over what changes in a directory, for ever.
 
@@ -79,7 +98,7 @@ class Files:
         """
         ask = operations.file_watch(self._sandbox, path, recursive, user)
         reader = _decode.FileEventReader()
-        for piece in self._transport.pieces(self._transport.open(ask)):
+        for piece in self._transport.pieces(self._transport.open(ask, request_timeout)):
             yield from reader.feed(piece)
         raise ConnectionBroken("the stream ended before the watch did")
 
@@ -90,6 +109,7 @@ class Files:
         *,
         mode: int | None = None,
         user: str | None = None,
+        request_timeout: float | None = None,
     ) -> FileEntry:
         """Write a file that belongs to ``user`` (default: agent); directories above it are made.
 
@@ -98,33 +118,51 @@ class Files:
         """
         body, length = transfer.body(data)
         return self._transport.ask(
-            operations.file_write(self._sandbox, path, body, length=length, mode=mode, user=user)
+            operations.file_write(self._sandbox, path, body, length=length, mode=mode, user=user),
+            request_timeout,
         )
 
-    def list(self, path: str, *, user: str | None = None) -> list[FileEntry]:
+    def list(
+        self, path: str, *, user: str | None = None, request_timeout: float | None = None
+    ) -> list[FileEntry]:
         """List a directory, by name."""
-        return self._transport.ask(operations.file_list(self._sandbox, path, user))
+        return self._transport.ask(operations.file_list(self._sandbox, path, user), request_timeout)
 
-    def stat(self, path: str, *, user: str | None = None) -> FileEntry:
+    def stat(
+        self, path: str, *, user: str | None = None, request_timeout: float | None = None
+    ) -> FileEntry:
         """Tell what is at a path. A symbolic link is not followed."""
-        return self._transport.ask(operations.file_stat(self._sandbox, path, user))
+        return self._transport.ask(operations.file_stat(self._sandbox, path, user), request_timeout)
 
-    def exists(self, path: str, *, user: str | None = None) -> bool:
+    def exists(
+        self, path: str, *, user: str | None = None, request_timeout: float | None = None
+    ) -> bool:
         """Whether there is anything at a path."""
         try:
-            self.stat(path, user=user)
+            self.stat(path, user=user, request_timeout=request_timeout)
         except PathNotFound:
             return False
         return True
 
-    def make_dir(self, path: str, *, mode: int | None = None, user: str | None = None) -> FileEntry:
+    def make_dir(
+        self,
+        path: str,
+        *,
+        mode: int | None = None,
+        user: str | None = None,
+        request_timeout: float | None = None,
+    ) -> FileEntry:
         """Make a directory and those above it; one that is there is fine."""
-        return self._transport.ask(operations.file_make(self._sandbox, path, mode, user))
+        return self._transport.ask(
+            operations.file_make(self._sandbox, path, mode, user), request_timeout
+        )
 
-    def move(self, source: str, to: str) -> FileEntry:
+    def move(self, source: str, to: str, *, request_timeout: float | None = None) -> FileEntry:
         """Move a file or directory; a file at ``to`` is replaced."""
-        return self._transport.ask(operations.file_move(self._sandbox, source, to))
+        return self._transport.ask(operations.file_move(self._sandbox, source, to), request_timeout)
 
-    def remove(self, path: str, *, recursive: bool = False) -> None:
+    def remove(
+        self, path: str, *, recursive: bool = False, request_timeout: float | None = None
+    ) -> None:
         """Remove a file, or with ``recursive`` a directory and all that is in it."""
-        self._transport.ask(operations.file_remove(self._sandbox, path, recursive))
+        self._transport.ask(operations.file_remove(self._sandbox, path, recursive), request_timeout)

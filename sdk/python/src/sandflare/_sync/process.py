@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from sandflare import _decode
 from sandflare import _operations as operations
-from sandflare._http import SILENCE_S_MAX
 from sandflare._input import pieces
 from sandflare._retry import RETRIES, Again, pause
 from sandflare._sync import runtime
@@ -45,6 +44,7 @@ class Events:
         after: int | None = None,
         on_started: Callable[[int], Callable[[], None]] | None = None,
         deadline: float | None = None,
+        request_timeout: float | None = None,
     ) -> None:
         self._transport = transport
         self._ask = ask
@@ -53,6 +53,7 @@ class Events:
         self._on_started = on_started
         self._finish: Callable[[], None] | None = None
         self._deadline = deadline
+        self._request_timeout = request_timeout
         self._reader = _decode.EventReader()
         self._reader.last_seq = after
         self._ready: deque[Event] = deque()
@@ -102,11 +103,10 @@ class Events:
                 self._finish()
 
     def _open(self) -> None:
-        silence = SILENCE_S_MAX
-        if self._deadline is not None:
-            silence = min(silence, self._left())
+        left = self._left() if self._deadline is not None else None
         self._opened_at = time.monotonic()
-        self._response = self._transport.open(self._ask(self._reader.last_seq), silence)
+        ask = self._ask(self._reader.last_seq)
+        self._response = self._transport.open(ask, self._request_timeout, left)
         self._pieces = self._transport.pieces(self._response)
 
     def _left(self) -> float:
@@ -156,7 +156,10 @@ class Events:
 
 
 class Process:
-    """A process that lives on when nobody listens; made by ``spawn`` and ``pty``."""
+    """A process that lives on when nobody listens; made by ``spawn`` and ``pty``.
+
+    What ``request_timeout`` means everywhere is told at :class:`Client`.
+    """
 
     def __init__(self, transport: Transport, sandbox: str, info: ProcessInfo) -> None:
         self._transport = transport
@@ -171,7 +174,13 @@ class Process:
         """Its number, never used twice in the life of a sandbox."""
         return self.info.id
 
-    def events(self, *, after: int | None = None, lines: bool = True) -> Events:
+    def events(
+        self,
+        *,
+        after: int | None = None,
+        lines: bool = True,
+        request_timeout: float | None = None,
+    ) -> Events:
         """Listen to it, from its start or after the event numbered ``after``.
 
         A broken connection is made again, and nothing is missed that the node still keeps; when
@@ -179,7 +188,7 @@ class Process:
         as the node sent them: with those, ``after=event.seq`` goes on exactly where it stopped.
         """
         shaper = _decode.LineShaper() if lines else _decode.PieceShaper()
-        return self._events(shaper, after=after)
+        return self._events(shaper, after=after, request_timeout=request_timeout)
 
     def wait(
         self,
@@ -187,6 +196,7 @@ class Process:
         *,
         check: bool = False,
         max_output: int = _decode.OUTPUT_BYTES_MAX,
+        request_timeout: float | None = None,
     ) -> Result:
         """Wait for its end, at most ``timeout`` seconds; all it printed is in the result.
 
@@ -194,36 +204,44 @@ class Process:
         """
         deadline = time.monotonic() + timeout if timeout is not None else None
         collector = _decode.Collector(self.info.argv, max_output)
-        with self._events(_decode.Shaper(), deadline=deadline) as events:
+        listening = self._events(
+            _decode.Shaper(), deadline=deadline, request_timeout=request_timeout
+        )
+        with listening as events:
             for event in events:
                 collector.add(event)
         result = collector.result()
         return result.check() if check else result
 
-    def write(self, data: str | bytes) -> None:
+    def write(self, data: str | bytes, *, request_timeout: float | None = None) -> None:
         """Send it input; returns when the sandbox took it. Needs ``stdin=True`` or a terminal."""
         for piece in pieces(data):
-            self._transport.ask(operations.process_stdin(self._sandbox, self.id, piece, False))
+            self._transport.ask(
+                operations.process_stdin(self._sandbox, self.id, piece, False), request_timeout
+            )
 
-    def close_stdin(self) -> None:
+    def close_stdin(self, *, request_timeout: float | None = None) -> None:
         """End its input."""
-        self._transport.ask(operations.process_stdin(self._sandbox, self.id, b"", True))
+        ask = operations.process_stdin(self._sandbox, self.id, b"", True)
+        self._transport.ask(ask, request_timeout)
 
-    def signal(self, signal: Signal) -> None:
+    def signal(self, signal: Signal, *, request_timeout: float | None = None) -> None:
         """Send it and all it started a signal: 2, ``"SIGINT"`` or ``signal.SIGINT``."""
-        self._transport.ask(operations.process_signal(self._sandbox, self.id, signal))
+        ask = operations.process_signal(self._sandbox, self.id, signal)
+        self._transport.ask(ask, request_timeout)
 
-    def kill(self) -> bool:
+    def kill(self, *, request_timeout: float | None = None) -> bool:
         """End it and all it started, at once. ``False`` if it had ended before."""
         try:
-            self.signal("SIGKILL")
+            self.signal("SIGKILL", request_timeout=request_timeout)
         except Conflict:
             return False
         return True
 
-    def resize(self, rows: int, cols: int) -> None:
+    def resize(self, rows: int, cols: int, *, request_timeout: float | None = None) -> None:
         """Tell it that its terminal has another size."""
-        self._transport.ask(operations.process_resize(self._sandbox, self.id, rows, cols))
+        ask = operations.process_resize(self._sandbox, self.id, rows, cols)
+        self._transport.ask(ask, request_timeout)
 
     def _events(
         self,
@@ -231,6 +249,7 @@ class Process:
         *,
         after: int | None = None,
         deadline: float | None = None,
+        request_timeout: float | None = None,
     ) -> Events:
         return Events(
             self._transport,
@@ -239,4 +258,5 @@ class Process:
             attach=True,
             after=after,
             deadline=deadline,
+            request_timeout=request_timeout,
         )

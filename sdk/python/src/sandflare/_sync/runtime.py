@@ -64,7 +64,13 @@ def body(content: bytes | Iterable[bytes] | None) -> bytes | Iterable[bytes] | N
     return content
 
 
-def feed(transport: Transport, sandbox: str, process: int, source: Input) -> Callable[[], None]:
+def feed(
+    transport: Transport,
+    sandbox: str,
+    process: int,
+    source: Input,
+    request_timeout: float | None = None,
+) -> Callable[[], None]:
     """Send a command its input beside reading its output, which could fill up otherwise.
 
     Returns what to call at the command's end: it stops the sending and raises what went wrong.
@@ -74,7 +80,8 @@ def feed(transport: Transport, sandbox: str, process: int, source: Input) -> Cal
 
     def send(data: bytes, close: bool) -> None:
         try:
-            transport.ask(operations.process_stdin(sandbox, process, data, close))
+            ask = operations.process_stdin(sandbox, process, data, close)
+            transport.ask(ask, request_timeout)
         except NOBODY_READS:
             over.set()
 

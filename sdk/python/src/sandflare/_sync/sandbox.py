@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 class Sandbox:
     """A machine of its own for one agent. Make one with :meth:`create`.
 
-    Used as a context manager, it is killed at the end.
+    Used as a context manager, it is killed at the end. What ``request_timeout`` means everywhere is
+    told at :class:`Client`.
     """
 
     def __init__(self, transport: Transport, info: SandboxInfo) -> None:
@@ -105,7 +106,7 @@ class Sandbox:
             client: the node to ask; default: the one that ``url`` and ``api_key`` name.
             api_key: see :class:`Client`.
             url: see :class:`Client`.
-            request_timeout: seconds to wait for the node's answer.
+            request_timeout: see :class:`Client`.
 
         """
         return _client(client, url, api_key).create(
@@ -130,9 +131,11 @@ class Sandbox:
         client: Client | None = None,
         api_key: str | None = None,
         url: str | None = None,
+        request_timeout: float | None = None,
     ) -> Sandbox:
         """Get the sandbox of this id."""
-        return _client(client, url, api_key).get(id)
+        found = _client(client, url, api_key)
+        return found.get(id, request_timeout=request_timeout)
 
     @classmethod
     def get_or_create(
@@ -155,7 +158,8 @@ class Sandbox:
     ) -> Sandbox:
         """Get the oldest living sandbox of this name, or create one as :meth:`create` does.
 
-        Two callers at the same moment may both create one.
+        Of the project that the key is for, whatever else the key may see. Callers at the same
+        moment that give the same arguments get the same one.
         """
         return _client(client, url, api_key).get_or_create(
             name,
@@ -181,9 +185,12 @@ class Sandbox:
         client: Client | None = None,
         api_key: str | None = None,
         url: str | None = None,
+        request_timeout: float | None = None,
     ) -> Iterator[Sandbox]:
         """Iterate over sandboxes, oldest first; pages are fetched as they are needed."""
-        found = _client(client, url, api_key).list(state=state, name=name, metadata=metadata)
+        found = _client(client, url, api_key).list(
+            state=state, name=name, metadata=metadata, request_timeout=request_timeout
+        )
         yield from found
 
     @property
@@ -206,9 +213,9 @@ class Sandbox:
         """What it was created with."""
         return self.info.metadata
 
-    def refresh(self) -> SandboxInfo:
+    def refresh(self, *, request_timeout: float | None = None) -> SandboxInfo:
         """Ask the node how it is; ``info`` is new afterwards."""
-        self.info = self._transport.ask(operations.sandbox_get(self.id))
+        self.info = self._transport.ask(operations.sandbox_get(self.id), request_timeout)
         return self.info
 
     def run(
@@ -222,6 +229,7 @@ class Sandbox:
         input: Input | None = None,
         check: bool = False,
         max_output: int = _decode.OUTPUT_BYTES_MAX,
+        request_timeout: float | None = None,
     ) -> Result:
         """Run a command to its end.
 
@@ -234,6 +242,7 @@ class Sandbox:
             input: its standard input; default: none.
             check: raise :class:`CommandFailed` unless it ends well.
             max_output: bytes to keep of each of its outputs.
+            request_timeout: seconds until the node says that it begins; see :class:`Client`.
 
         """
         events = self._execute(
@@ -244,6 +253,7 @@ class Sandbox:
             user=user,
             timeout=timeout,
             input=input,
+            request_timeout=request_timeout,
         )
         collector = _decode.Collector(command, max_output)
         with events:
@@ -264,6 +274,7 @@ class Sandbox:
         timeout: float | None = None,
         input: Input | None = None,
         lines: bool = True,
+        request_timeout: float | None = None,
     ) -> Events:
         """Run a command and iterate over what happens, as it happens; arguments as for :meth:`run`.
 
@@ -272,7 +283,14 @@ class Sandbox:
         """
         shaper = _decode.LineShaper() if lines else _decode.PieceShaper()
         return self._execute(
-            command, shaper, env=env, cwd=cwd, user=user, timeout=timeout, input=input
+            command,
+            shaper,
+            env=env,
+            cwd=cwd,
+            user=user,
+            timeout=timeout,
+            input=input,
+            request_timeout=request_timeout,
         )
 
     def spawn(
@@ -284,6 +302,7 @@ class Sandbox:
         user: str | None = None,
         timeout: float | None = None,
         stdin: bool = False,
+        request_timeout: float | None = None,
     ) -> Process:
         """Start a process that lives on when nobody listens; arguments as for :meth:`run`.
 
@@ -299,7 +318,8 @@ class Sandbox:
             stdin=stdin,
             pty=None,
         )
-        return Process(self._transport, self.id, self._transport.ask(ask))
+        info = self._transport.ask(ask, request_timeout)
+        return Process(self._transport, self.id, info)
 
     def pty(
         self,
@@ -311,6 +331,7 @@ class Sandbox:
         cwd: str | None = None,
         user: str | None = None,
         timeout: float | None = None,
+        request_timeout: float | None = None,
     ) -> Process:
         """Start a process on a terminal of its own; all it prints comes as ``stdout``."""
         ask = operations.process_spawn(
@@ -323,15 +344,16 @@ class Sandbox:
             stdin=True,
             pty=(rows, cols),
         )
-        return Process(self._transport, self.id, self._transport.ask(ask))
+        info = self._transport.ask(ask, request_timeout)
+        return Process(self._transport, self.id, info)
 
-    def processes(self) -> builtins.list[ProcessInfo]:
+    def processes(self, *, request_timeout: float | None = None) -> builtins.list[ProcessInfo]:
         """Every process that was spawned and is still known."""
-        return self._transport.ask(operations.process_list(self.id))
+        return self._transport.ask(operations.process_list(self.id), request_timeout)
 
-    def process(self, id: int) -> Process:
+    def process(self, id: int, *, request_timeout: float | None = None) -> Process:
         """The spawned process of this number, to listen to it and to steer it."""
-        info = self._transport.ask(operations.process_get(self.id, id))
+        info = self._transport.ask(operations.process_get(self.id, id), request_timeout)
         return Process(self._transport, self.id, info)
 
     def upload(
@@ -341,6 +363,7 @@ class Sandbox:
         *,
         mode: int | None = None,
         user: str | None = None,
+        request_timeout: float | None = None,
     ) -> FileEntry:
         """Write to ``path`` in the sandbox.
 
@@ -350,20 +373,37 @@ class Sandbox:
         """
         folder = transfer.local_path(source)
         if folder is None or not folder.is_dir():
-            return self.files.write(path, source, mode=mode, user=user)
+            return self.files.write(
+                path, source, mode=mode, user=user, request_timeout=request_timeout
+            )
         if mode is not None:
-            self.files.make_dir(path, mode=mode, user=user)
+            self.files.make_dir(path, mode=mode, user=user, request_timeout=request_timeout)
         body = partial(archive.pack, folder)
-        return self._transport.ask(operations.file_unpack(self.id, path, body, user))
+        ask = operations.file_unpack(self.id, path, body, user)
+        return self._transport.ask(ask, request_timeout)
 
     @overload
-    def download(self, path: str, *, user: str | None = None) -> bytes: ...
+    def download(
+        self, path: str, *, user: str | None = None, request_timeout: float | None = None
+    ) -> bytes: ...
 
     @overload
-    def download(self, path: str, to: Target, *, user: str | None = None) -> LocalCopy: ...
+    def download(
+        self,
+        path: str,
+        to: Target,
+        *,
+        user: str | None = None,
+        request_timeout: float | None = None,
+    ) -> LocalCopy: ...
 
     def download(
-        self, path: str, to: Target | None = None, *, user: str | None = None
+        self,
+        path: str,
+        to: Target | None = None,
+        *,
+        user: str | None = None,
+        request_timeout: float | None = None,
     ) -> bytes | LocalCopy:
         """Read ``path`` in the sandbox: a file as bytes, or a file or directory into ``to``.
 
@@ -371,49 +411,58 @@ class Sandbox:
         are left out; their names are in the answer's ``skipped``.
         """
         if to is None:
-            return self.files.read(path, user=user)
+            return self.files.read(path, user=user, request_timeout=request_timeout)
         if not isinstance(to, (str, Path)) and hasattr(to, "write"):
             size = 0
-            for piece in self.files.stream(path, user=user):
+            for piece in self.files.stream(path, user=user, request_timeout=request_timeout):
                 runtime.in_thread(partial(to.write, piece))
                 size += len(piece)
             return LocalCopy(files=1, bytes=size)
         target = Path(to)
-        entry = self.files.stat(path, user=user)
+        entry = self.files.stat(path, user=user, request_timeout=request_timeout)
         if entry.is_directory:
-            return self._unpacked(path, target, user)
+            return self._unpacked(path, target, user, request_timeout)
         landing = transfer.Landing(target)
         well = False
         try:
-            for piece in self.files.stream(path, user=user):
+            pieces = self.files.stream(path, user=user, request_timeout=request_timeout)
+            for piece in pieces:
                 runtime.in_thread(partial(landing.write, piece))
             well = True
         finally:
             landing.end(well)
         return LocalCopy(files=1, bytes=landing.bytes)
 
-    def pause(self) -> None:
+    def pause(self, *, request_timeout: float | None = None) -> None:
         """Stop it and keep all of it on disk; anything that touches it resumes it."""
-        self.info = self._transport.ask(operations.sandbox_pause(self.id))
+        self.info = self._transport.ask(operations.sandbox_pause(self.id), request_timeout)
 
-    def resume(self) -> None:
+    def resume(self, *, request_timeout: float | None = None) -> None:
         """Go on where it was paused."""
-        self.info = self._transport.ask(operations.sandbox_resume(self.id))
+        self.info = self._transport.ask(operations.sandbox_resume(self.id), request_timeout)
 
-    def fork(self, count: int = 1, *, name: str | None = None) -> builtins.list[Sandbox]:
+    def fork(
+        self, count: int = 1, *, name: str | None = None, request_timeout: float | None = None
+    ) -> builtins.list[Sandbox]:
         """Make running copies of it, all from this moment; it keeps running itself."""
-        made = self._transport.ask(operations.sandbox_fork(self.id, count, name))
+        ask = operations.sandbox_fork(self.id, count, name)
+        made = self._transport.ask(ask, request_timeout)
         return [Sandbox(self._transport, info) for info in made]
 
-    def snapshot(self, name: str | None = None) -> Snapshot:
+    def snapshot(
+        self, name: str | None = None, *, request_timeout: float | None = None
+    ) -> Snapshot:
         """Keep it as it is now, to create others from it; it keeps running itself."""
-        return self._transport.ask(operations.sandbox_snapshot(self.id, name))
+        ask = operations.sandbox_snapshot(self.id, name)
+        return self._transport.ask(ask, request_timeout)
 
-    def set_timeout(self, timeout: float) -> None:
+    def set_timeout(self, timeout: float, *, request_timeout: float | None = None) -> None:
         """Let it live this many seconds from now; 0 is without end."""
-        self._transport.ask(operations.sandbox_timeout(self.id, timeout))
+        self._transport.ask(operations.sandbox_timeout(self.id, timeout), request_timeout)
 
-    def url(self, port: int, public: bool | None = None) -> Port:
+    def url(
+        self, port: int, public: bool | None = None, *, request_timeout: float | None = None
+    ) -> Port:
         """Say where a TCP port of it is reached; a program need not listen there yet.
 
         ``public=True`` lets everybody in who reaches the node, ``public=False`` only those who
@@ -423,35 +472,43 @@ class Sandbox:
             ask = operations.port_get(self.id, port)
         else:
             ask = operations.port_set(self.id, port, public)
-        return self._transport.ask(ask)
+        return self._transport.ask(ask, request_timeout)
 
-    def policy(self) -> Policy:
+    def policy(self, *, request_timeout: float | None = None) -> Policy:
         """What it may reach."""
-        return self._transport.ask(operations.policy_get(self.id))
+        return self._transport.ask(operations.policy_get(self.id), request_timeout)
 
-    def set_policy(self, network: Network) -> Policy:
+    def set_policy(self, network: Network, *, request_timeout: float | None = None) -> Policy:
         """Give it another policy, as ``network`` of :meth:`create`; it holds when this returns."""
-        return self._transport.ask(operations.policy_set(self.id, network))
+        ask = operations.policy_set(self.id, network)
+        return self._transport.ask(ask, request_timeout)
 
-    def flows(self, *, after: int | None = None, limit: int | None = None) -> builtins.list[Flow]:
+    def flows(
+        self,
+        *,
+        after: int | None = None,
+        limit: int | None = None,
+        request_timeout: float | None = None,
+    ) -> builtins.list[Flow]:
         """What it reached and was denied, oldest first: the newest, or those after an ``index``.
 
         At most 100 unless ``limit`` says otherwise, up to 1000.
         """
-        return self._transport.ask(operations.flow_list(self.id, after, limit))
+        ask = operations.flow_list(self.id, after, limit)
+        return self._transport.ask(ask, request_timeout)
 
-    def metrics(self) -> Metrics:
+    def metrics(self, *, request_timeout: float | None = None) -> Metrics:
         """Counters of its machine since it was made."""
-        return self._transport.ask(operations.sandbox_metrics(self.id))
+        return self._transport.ask(operations.sandbox_metrics(self.id), request_timeout)
 
-    def logs(self) -> str:
+    def logs(self, *, request_timeout: float | None = None) -> str:
         """The end of what its machine printed on its console."""
-        return self._transport.ask(operations.sandbox_logs(self.id))
+        return self._transport.ask(operations.sandbox_logs(self.id), request_timeout)
 
-    def kill(self) -> bool:
+    def kill(self, *, request_timeout: float | None = None) -> bool:
         """End it; returns when nothing of it is left. ``False`` if it was gone before."""
         try:
-            self._transport.ask(operations.sandbox_kill(self.id))
+            self._transport.ask(operations.sandbox_kill(self.id), request_timeout)
         except NotFound:
             return False
         return True
@@ -466,6 +523,7 @@ class Sandbox:
         user: str | None = None,
         timeout: float | None = None,
         input: Input | None = None,
+        request_timeout: float | None = None,
     ) -> Events:
         ask = operations.execute(
             self.id,
@@ -478,12 +536,28 @@ class Sandbox:
         )
         on_started: Callable[[int], Callable[[], None]] | None = None
         if input is not None:
-            on_started = partial(runtime.feed, self._transport, self.id, source=input)
-        return Events(self._transport, lambda _: ask, shaper, attach=False, on_started=on_started)
+            on_started = partial(
+                runtime.feed,
+                self._transport,
+                self.id,
+                source=input,
+                request_timeout=request_timeout,
+            )
+        return Events(
+            self._transport,
+            lambda _: ask,
+            shaper,
+            attach=False,
+            on_started=on_started,
+            request_timeout=request_timeout,
+        )
 
-    def _unpacked(self, path: str, target: Path, user: str | None) -> LocalCopy:
+    def _unpacked(
+        self, path: str, target: Path, user: str | None, request_timeout: float | None
+    ) -> LocalCopy:
         # Before anything is made here.
-        response = self._transport.open(operations.file_pack(self.id, path, user))
+        ask = operations.file_pack(self.id, path, user)
+        response = self._transport.open(ask, request_timeout)
         packed = self._packed(response)
         try:
             return runtime.in_thread(partial(archive.unpack, runtime.waited(packed), target))

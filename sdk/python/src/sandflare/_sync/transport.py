@@ -34,18 +34,27 @@ class Transport:
 
     def ask(self, ask: Ask[T], request_timeout: float | None = None) -> T:
         """Send a request and read its answer."""
-        if request_timeout is None:
-            request_timeout = self._request_timeout
-        response = self._send(ask, _http.timeouts(ask, request_timeout))
+        response = self._send(ask, _http.timeouts(ask, self._patience(request_timeout)))
         try:
             body = self._whole(response)
         finally:
             response.close()
         return ask.parse(body)
 
-    def open(self, ask: Ask[Any], silence: float = _http.SILENCE_S_MAX) -> httpx.Response:
-        """Send a request whose answer is read as it comes, and closed by the caller."""
-        return self._send(ask, _http.stream_timeouts(silence))
+    def open(
+        self, ask: Ask[Any], request_timeout: float | None = None, left: float | None = None
+    ) -> httpx.Response:
+        """Send a request whose answer is read as it comes, and closed by the caller.
+
+        ``left`` are the seconds after which nobody reads it any more.
+        """
+        timeouts = _http.stream_timeouts(self._patience(request_timeout), left)
+        response = self._send(ask, timeouts)
+        _http.begun(response, left)
+        return response
+
+    def _patience(self, request_timeout: float | None) -> float | None:
+        return self._request_timeout if request_timeout is None else request_timeout
 
     def pieces(self, response: httpx.Response) -> Iterator[bytes]:
         """Yield the bytes of an answer as they come."""
