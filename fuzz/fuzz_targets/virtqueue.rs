@@ -8,9 +8,11 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::epoll::Epoll;
-use vmm_virtio::{Device, Events, Lines, MmioTransport, Registrar, Rng, TransportHost, Vsock};
+use vmm_virtio::net::{NetHost, NetSettings};
+use vmm_virtio::{Device, Events, Lines, MmioTransport, Net, Registrar, Rng, TransportHost, Vsock};
 
 const MEMORY_BYTES: usize = 64 << 10;
 /// Register writes after the start, at most.
@@ -20,8 +22,9 @@ fuzz_target!(|data: &[u8]| {
     let Some(([device, size, writes], rest)) = data.split_first_chunk() else { return };
     let size = 1 << (size % 9);
     let (writes, image) = rest.split_at(rest.len().min(usize::from(*writes) % WRITES_MAX * 5));
-    match device % 2 {
+    match device % 3 {
         0 => run(Rng::new(), size, writes, image),
+        1 => run_net(size, writes, image),
         _ => run_vsock(size, writes, image),
     }
 });
@@ -34,6 +37,21 @@ fn run<D: Device>(device: D, size: u32, writes: &[u8], image: &[u8]) {
 fn run_vsock(size: u32, writes: &[u8], image: &[u8]) {
     let host = host(Vsock::QUEUE_SIZES.len(), image);
     let device = Vsock::new(host.registrar.clone());
+    drive(&MmioTransport::new(device, host).expect("transport"), size, writes);
+}
+
+/// With frames of several lengths to be put into whatever the guest offers.
+fn run_net(size: u32, writes: &[u8], image: &[u8]) {
+    let host = host(Net::QUEUE_SIZES.len(), image);
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+    let (wire, socket) = pair.expect("sockets");
+    for len in [60, 9014, 1, 1514, 9015] {
+        send(&wire, &vec![0x5a; len], SendFlags::NOSIGNAL).expect("the socket has room");
+    }
+    let settings = NetSettings { mac: [2, 0, 0, 0, 0, 1], mtu: 9000 };
+    let registrar = host.registrar.clone();
+    let device = Net::new(NetHost { settings, socket, registrar }).expect("card");
     drive(&MmioTransport::new(device, host).expect("transport"), size, writes);
 }
 
