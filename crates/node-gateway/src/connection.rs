@@ -136,8 +136,7 @@ impl Connection {
                     self.state = State::Over;
                 }
                 Poll::Ready(Ok(far)) => {
-                    let mut stack =
-                        Stack::new(self.tuple, turn.buffer_bytes, turn.seed, turn.now);
+                    let mut stack = Stack::new(self.tuple, turn.buffer_bytes, turn.seed, turn.now);
                     stack.feed(first, turn.link, turn.now);
                     self.state = State::Open(Box::new(Open {
                         stack,

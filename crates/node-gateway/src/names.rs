@@ -18,7 +18,13 @@ pub(crate) struct Names {
 
 impl Names {
     /// The name gave this address, and that is good until then.
-    pub(crate) fn bind(&mut self, name: &DomainName, address: Ipv4Addr, until: Instant, now: Instant) {
+    pub(crate) fn bind(
+        &mut self,
+        name: &DomainName,
+        address: Ipv4Addr,
+        until: Instant,
+        now: Instant,
+    ) {
         if self.addresses.len() >= ADDRESSES_MAX && !self.addresses.contains_key(&address) {
             self.make_room(now);
         }

@@ -18,13 +18,13 @@ use tokio::time::{Instant, timeout};
 
 use self::message::{ADDRESSES_MAX, QUERY_BYTES_MAX, Query, Rcode, kind};
 use self::upstream::Upstream;
+use crate::Links;
 use crate::bucket::Bucket;
 use crate::host::Host;
 use crate::judge::{Reason, Verdict, judge_name};
 use crate::ledger::{Ledger, Note};
 use crate::names::Names;
 use crate::settings::GatewaySettings;
-use crate::Links;
 
 /// LIMIT: questions on one connection.
 const SESSION_QUESTIONS_MAX: usize = 100;
@@ -96,7 +96,8 @@ impl Resolver {
     async fn answer_query(&self, query: &Query) -> Vec<u8> {
         let name = &query.name;
         if let Some(address) = self.links.resolve(name.as_str()) {
-            let addresses: &[_] = if query.kind == kind::A { &[(address, LINK_TTL_S)] } else { &[] };
+            let addresses: &[_] =
+                if query.kind == kind::A { &[(address, LINK_TTL_S)] } else { &[] };
             return query.addresses(addresses);
         }
         if is_local(name) {
@@ -228,4 +229,3 @@ fn reversed(name: &DomainName) -> Option<Ipv4Addr> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-

@@ -1,0 +1,11 @@
+//! The gateway with a guest of our own at the other end of its frame socket, and real servers.
+
+mod dns;
+mod escapes;
+mod guest;
+mod hostile;
+mod links;
+mod policy;
+mod tcp;
+mod udp;
+mod world;
