@@ -199,6 +199,3 @@ fn icmp(address: Ipv4Addr, message: &[u8]) -> Result<Packet<'_>, Dropped> {
     let tuple = Tuple { guest_port: icmp.echo_ident(), address, port: 0 };
     Ok(Packet::Echo(tuple, icmp.echo_seq_no(), icmp.data()))
 }
-
-#[cfg(test)]
-mod test;

@@ -28,6 +28,7 @@ mod resolvers;
 mod sandbox;
 mod settings;
 mod stack;
+mod victim;
 mod wake;
 
 use std::fmt;
@@ -55,6 +56,8 @@ pub use far::Stream;
 pub use frame::{Dropped, Packet, Segment, Tuple, read};
 pub use judge::{Destination, Reason, Verdict, judge, judge_name, never};
 pub use settings::GatewaySettings;
+#[doc(hidden)]
+pub use victim::Victim;
 
 /// The networks of a node. Cheap to clone.
 #[derive(Clone)]
@@ -137,7 +140,7 @@ impl Gateway {
             resolver,
             links,
             ledger,
-            policy: policy.borrow().clone(),
+            policy: policy.clone(),
         };
         // A turn has limits of its own, in what it does rather than in how often it asks.
         let task = tokio::spawn(unconstrained(run(Sandbox::new(parts, link), policy)));
@@ -153,8 +156,7 @@ async fn run(mut sandbox: Sandbox, mut policy: watch::Receiver<Arc<Policy>>) {
             changed = policy.changed(), if may_change => {
                 // Nobody is left who could change it: it stays what it is.
                 may_change = changed.is_ok();
-                let now = policy.borrow_and_update().clone();
-                sandbox.follow(now);
+                sandbox.follow();
             }
             turned = poll_fn(|cx| sandbox.poll(cx)) => match turned {
                 Turned::More => yield_now().await,

@@ -16,6 +16,7 @@ use api_node::{DomainName, FlowProtocol, Policy, Protocol, Verdict as Shown};
 use api_vmm::NET_FRAME_BYTES_MAX;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::bucket::Bucket;
@@ -56,7 +57,7 @@ pub(crate) struct Parts {
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) links: Arc<dyn Links>,
     pub(crate) ledger: Arc<Ledger>,
-    pub(crate) policy: Arc<Policy>,
+    pub(crate) policy: watch::Receiver<Arc<Policy>>,
 }
 
 pub(crate) struct Sandbox {
@@ -141,9 +142,8 @@ impl Sandbox {
         self.set_timer(cx, now)
     }
 
-    /// Judges again what is under way, by another policy.
-    pub(crate) fn follow(&mut self, policy: Arc<Policy>) {
-        self.parts.policy = policy;
+    /// Judges again what is under way, as the policy has changed.
+    pub(crate) fn follow(&mut self) {
         let now = self.stack_time(Instant::now());
         let (parts, link) = (&self.parts, &mut self.link);
         self.connections.retain(|tuple, connection| {
@@ -379,6 +379,7 @@ impl Sandbox {
                 Key::Tcp(tuple) => self.serve_connection(tuple, now, left),
                 Key::Udp(_) | Key::Echo(_) => self.serve_exchange(key, &mut scratch),
             };
+            // What was woken is served, if by one byte, as it is not woken again.
             left = left.saturating_sub(used).max(1);
             if let Some(bytes) = &mut self.bytes {
                 bytes.spend(used);
@@ -547,7 +548,9 @@ impl Parts {
         names: &[DomainName],
     ) -> Verdict {
         let to = Destination { address, port, is_host: self.host.has(address) };
-        judge(&self.policy, self.host.allowance(), &to, names)
+        // As it is now: whoever changed it and then sees a flow, sees it judged by that.
+        let policy = self.policy.borrow().clone();
+        judge(&policy, self.host.allowance(), &to, names)
     }
 }
 
