@@ -12,7 +12,17 @@ async fn a_policy_is_shown_and_replaced() {
     assert_eq!(text(&sandflare.output(&["policy", "get", &id]).await), "WHAT  RULE\nbase  default");
     let rules = ["--allow", "PyPI.org", "--allow", "*:443/tcp", "--deny", "203.0.113.0/24"];
     let set = [&["policy", "set", &id, "--base", "none"], &rules[..]].concat();
-    expect![[""]].assert_eq(&sandflare.shown(&set).await);
+    expect![[r#"
+        exit code: 0
+        ----- stdout -----
+        WHAT   RULE
+        deny   203.0.113.0/24
+        allow  pypi.org
+        allow  *:443/tcp
+        base   none
+        ----- stderr -----
+    "#]]
+    .assert_eq(&sandflare.shown(&set).await);
     let held = json(&sandflare.output(&["policy", "get", &id, "-o", "json"]).await);
     let allow = ["pypi.org", "*:443/tcp"];
     assert_eq!(held, json!({"base": "none", "allow": allow, "deny": ["203.0.113.0/24"]}));
@@ -67,7 +77,7 @@ async fn what_a_sandbox_reached_is_listed_without_escape_codes() {
         port: None,
         protocol: FlowProtocol::Icmp,
         verdict: Verdict::Denied,
-        reason: "never reached: private".into(),
+        reason: "never: private".into(),
         bytes_up: 0,
         bytes_down: 0,
         count: 7,
@@ -83,7 +93,15 @@ async fn what_a_sandbox_reached_is_listed_without_escape_codes() {
     for flow in [flow, ping, question] {
         sandflare.node.flowed(id.parse().unwrap(), flow);
     }
-    expect![[""]].assert_eq(&sandflare.shown(&["policy", "log", &id]).await);
+    expect![[r#"
+        exit code: 0
+        ----- stdout -----
+        INDEX  TIME (UTC)           VERDICT     BY    NAME               ADDRESS          UP       DOWN     REASON
+        0      2026-02-28 23:59:59  allowed     tcp   pypi.org           203.0.113.7:443  1.5 KiB  3.0 MiB  base default
+        1      2026-02-28 23:59:59  denied × 7  icmp  -                  10.0.0.1         0 B      0 B      never: private
+        2      2026-02-28 23:59:59  denied      dns   \u{1b}[2J.example  -                0 B      0 B      never: private
+        ----- stderr -----
+    "#]].assert_eq(&sandflare.shown(&["policy", "log", &id]).await);
     let later = ["policy", "log", &id, "--after", "0", "--limit", "1", "-o", "json"];
     let later = json(&sandflare.output(&later).await);
     assert_eq!((&later["flows"][0]["index"], &later["more"]), (&json!(1), &json!(true)));
