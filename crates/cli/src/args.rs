@@ -8,7 +8,9 @@ use base_types::{SandboxId, Size, TemplateName};
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-pub(crate) use access::{CreateKeyArgs, CreateProjectArgs, KeysCommand, ProjectsCommand};
+pub(crate) use access::{
+    CreateKeyArgs, CreateProjectArgs, KeysCommand, ProjectsCommand, SetProjectArgs,
+};
 pub(crate) use sandbox::{
     Choice, Cp, Create, Exec, ForkArgs, Kill, One, Ps, SandboxCommand, SandboxVerb, Shell,
     SnapshotsCommand, TakeSnapshot, Timeout, Url,
