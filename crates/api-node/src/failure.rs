@@ -143,7 +143,7 @@ impl ErrorCode {
     /// What a caller can do about it that is told nothing more precise.
     pub const fn hint(self) -> &'static str {
         match self {
-            Self::InvalidRequest => "mend what the message names; `/docs` has every operation",
+            Self::InvalidRequest => "mend what the message names",
             Self::NotFound => "check the path and the id; lists show what is there for your key",
             Self::TemplateUnknown => "`GET /v1/templates` lists those there are",
             Self::PathNotFound => "check the name; it is one inside of the sandbox",

@@ -136,6 +136,7 @@ async fn what_cannot_be_meant_is_one_sentence_and_125() {
         ----- stdout -----
         ----- stderr -----
         error: `cwd` must be an absolute path of the sandbox, such as /home/agent/x
+        hint: mend what the message names
     "#]]
     .assert_eq(&sandflare.shown(&["run", "-w", "relative", "true"]).await);
     expect![[r#"
