@@ -141,12 +141,12 @@ impl ErrorCode {
     /// What a caller can do about it that is told nothing more precise.
     pub const fn hint(self) -> &'static str {
         match self {
-            Self::InvalidRequest => "mend what the message names; `/docs` has every operation",
+            Self::InvalidRequest => "mend what the message names",
             Self::NotFound => "check the path and the id; lists show what is there for your key",
             Self::TemplateUnknown => "`GET /v1/templates` lists those there are",
-            Self::PathNotFound => "check the path; it is one inside of the sandbox",
+            Self::PathNotFound => "check the name; it is one inside of the sandbox",
             Self::PermissionDenied => {
-                "use a key with the role admin; inside a sandbox, a user who may do this"
+                "inside a sandbox, use a user who may do this; else, a key with the role admin"
             }
             Self::AlreadyExists => "use what is there, or another name",
             Self::Conflict => "look at the present state of what is asked for, then ask again",

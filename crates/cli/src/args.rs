@@ -9,7 +9,9 @@ use base_types::{SandboxId, Size, TemplateName};
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-pub(crate) use access::{CreateKeyArgs, CreateProjectArgs, KeysCommand, ProjectsCommand};
+pub(crate) use access::{
+    CreateKeyArgs, CreateProjectArgs, KeysCommand, ProjectsCommand, SetProjectArgs,
+};
 pub(crate) use policy::{NetworkOptions, PolicyCommand, PolicyLog, SetPolicy};
 pub(crate) use sandbox::{
     Choice, Cp, Create, Exec, ForkArgs, Kill, Ps, SandboxCommand, SandboxVerb, Shell,

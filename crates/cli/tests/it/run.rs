@@ -74,6 +74,7 @@ async fn every_way_a_command_can_end_has_its_code() {
         ----- stdout -----
         ----- stderr -----
         error: `nowhere` is not in the sandbox
+        hint: check the name; it is one inside of the sandbox
     "#]]
     .assert_eq(&sandflare.shown(&["run", "nowhere"]).await);
     expect![[r#"
@@ -81,6 +82,7 @@ async fn every_way_a_command_can_end_has_its_code() {
         ----- stdout -----
         ----- stderr -----
         error: `locked` is not executable
+        hint: inside a sandbox, use a user who may do this; else, a key with the role admin
     "#]]
     .assert_eq(&sandflare.shown(&["run", "locked"]).await);
     expect![[r#"
@@ -88,6 +90,7 @@ async fn every_way_a_command_can_end_has_its_code() {
         ----- stdout -----
         ----- stderr -----
         error: the guest's kernel panicked
+        hint: make another sandbox
     "#]]
     .assert_eq(&sandflare.shown(&["run", "lost"]).await);
     expect![[r#"
@@ -133,6 +136,7 @@ async fn what_cannot_be_meant_is_one_sentence_and_125() {
         ----- stdout -----
         ----- stderr -----
         error: `cwd` must be an absolute path of the sandbox, such as /home/agent/x
+        hint: mend what the message names
     "#]]
     .assert_eq(&sandflare.shown(&["run", "-w", "relative", "true"]).await);
     expect![[r#"
