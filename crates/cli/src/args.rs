@@ -553,7 +553,8 @@ mod test {
             .collect();
         let mut expected: Vec<_> = WITHOUT_FORMAT.iter().map(|(words, _)| *words).collect();
         let mut without: Vec<_> = without.iter().map(String::as_str).collect();
-        (expected.sort_unstable(), without.sort_unstable());
+        expected.sort_unstable();
+        without.sort_unstable();
         assert_eq!(without, expected);
     }
 
