@@ -8,7 +8,7 @@
 //! [`crate::teardown`]), so that nothing of them outlives this process however it ends.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -34,6 +34,10 @@ const PLACES: u32 = 2;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 /// How much of each log a failure shows.
 const LAST_WORDS_BYTES: u64 = 4000;
+
+/// Loopback of the machine around, as QEMU shows it inside of the portable host. Sandboxes of every host
+/// here may reach it, if their policy says so.
+pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
 static PLACE: Semaphore = Semaphore::const_new(PLACES as usize);
 static SHARED: OnceCell<Host> = OnceCell::const_new();
@@ -198,7 +202,10 @@ impl Host {
     /// `sandflare up`, in the portable host; panics with the host's last words when it does not.
     pub(crate) async fn up(&self) {
         let port = self.port.to_string();
-        let said = self.sandflare(&["up", "--portable", "--port", &port]).await;
+        let allowance = format!("{OUTSIDE}/32");
+        let options = ["--", "--gateway-allow", &allowance];
+        let up = [&["up", "--portable", "--port", &port][..], &options].concat();
+        let said = self.sandflare(&up).await;
         assert_eq!(
             said.code,
             Some(0),

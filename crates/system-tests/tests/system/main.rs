@@ -9,6 +9,7 @@ mod command_line;
 mod files;
 mod flat;
 mod folders;
+mod gateway;
 mod guest_ends;
 mod host;
 mod inside;

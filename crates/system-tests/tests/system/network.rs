@@ -87,7 +87,4 @@ async fn a_booted_machine_has_it_too_and_version_6_is_off_for_all_interfaces() {
     assert_has_network(&sandbox).await;
     let switches = "cd /proc/sys/net/ipv6/conf && cat */disable_ipv6 | sort -u";
     assert_eq!(sandbox.text(switches).await, "1");
-    // Nobody answers, which a program learns at once or soon, and does not wait for.
-    let asked = sandbox.sh("timeout 20 bash -c 'echo > /dev/tcp/10.107.0.1/80'").await;
-    assert_ne!(asked.code(), 0);
 }
