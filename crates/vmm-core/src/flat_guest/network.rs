@@ -54,7 +54,7 @@ fn echoing() -> Vec<u8> {
             steps.extend([Write(at, buffer(index)), Write(at + 8, bytes), Write(at + 12, flags)]);
         }
         for pair in 0..QUEUE_SIZE / 2 {
-            let entries = 2 * pair | (2 * pair + 1) << 16;
+            let entries = (2 * pair) | ((2 * pair + 1) << 16);
             steps.push(Write(available(queue) + 4 + 4 * pair, entries));
         }
         steps.extend([set(0x30, queue), set(0x38, QUEUE_SIZE)]);
