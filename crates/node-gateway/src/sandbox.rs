@@ -3,16 +3,17 @@
 //! A turn takes in some frames, serves some of the flows that were woken, and ends; the task then lets
 //! others run. So a sandbox that floods the gateway has as much of it as any other, and no more.
 
+mod begin;
+
 use std::collections::HashMap;
 use std::future::Future;
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use api_guest::network::{DATABASES, DATABASES_PREFIX_BITS, GATEWAY_ADDRESS, netmask};
-use api_node::{DomainName, FlowProtocol, Policy, Protocol, Verdict as Shown};
+use api_guest::network::GATEWAY_ADDRESS;
+use api_node::{FlowProtocol, Policy, Protocol, Verdict as Shown};
 use api_vmm::NET_FRAME_BYTES_MAX;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -24,10 +25,9 @@ use crate::connection::{Connection, Progress, Turn};
 use crate::dns::Resolver;
 use crate::dns::message::QUERY_BYTES_MAX;
 use crate::exchange::Exchange;
-use crate::far::{Connecting, Far};
 use crate::frame::{self, Dropped, Packet, Segment, Tuple};
 use crate::host::Host;
-use crate::judge::{Destination, Reason, Verdict, judge};
+use crate::judge::{Reason, Verdict};
 use crate::ledger::{Ledger, Note};
 use crate::link::Link;
 use crate::reply;
@@ -45,8 +45,6 @@ const BYTES_PER_FLOW: usize = 512 * 1024;
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// How long after a stack wanted to be served at once it is served again, if nothing happens before.
 const STACK_REST: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(1);
-/// LIMIT: bytes between a connection to the resolver and the resolver.
-const RESOLVER_PIPE_BYTES: usize = 4096;
 /// The resolver's port.
 const DNS_PORT: u16 = 53;
 
@@ -246,107 +244,6 @@ impl Sandbox {
         }
     }
 
-    /// Begins a connection. `None` when it is denied.
-    fn begin(&mut self, segment: &Segment<'_>) -> Option<()> {
-        let Tuple { address, port, .. } = segment.tuple;
-        let key = Key::Tcp(segment.tuple);
-        let settings = &self.parts.settings;
-        let connecting = self.connections.values().filter(|it| it.is_connecting()).count();
-        if self.connections.len() >= settings.connections_max {
-            self.note(key, &[], Shown::Denied, &Reason::Limit("connections"));
-            return None;
-        }
-        if connecting >= settings.connecting_max {
-            self.note(key, &[], Shown::Denied, &Reason::Limit("connections being made"));
-            return None;
-        }
-        let names = self.parts.resolver.names_of(address);
-        let (far, reason, is_judged) = match self.far(address, port, &names) {
-            Ok(begun) => begun,
-            Err(reason) => {
-                self.note(key, &names, Shown::Denied, &reason);
-                return None;
-            }
-        };
-        let connection =
-            Connection::new(segment, far, names, reason.to_string(), is_judged, &self.woken);
-        connection.wake();
-        self.connections.insert(segment.tuple, connection);
-        Some(())
-    }
-
-    /// Where a connection goes, because of what, and whether a policy said so.
-    fn far(
-        &mut self,
-        address: Ipv4Addr,
-        port: u16,
-        names: &[DomainName],
-    ) -> Result<(Connecting, Reason, bool), Reason> {
-        if address == GATEWAY_ADDRESS {
-            if port != DNS_PORT {
-                return Err(Reason::Gateway("only names are served here"));
-            }
-            if self.sessions.len() >= self.parts.settings.questions_max {
-                return Err(Reason::Limit("questions"));
-            }
-            let (near, far) = tokio::io::duplex(RESOLVER_PIPE_BYTES);
-            self.sessions.push(Box::pin(self.parts.resolver.clone().serve(far)));
-            let near = Box::pin(async { Ok(Far::Other(Box::new(near))) });
-            return Ok((near, Reason::Gateway("names"), false));
-        }
-        if is_database(address) {
-            let Some(stream) = self.parts.links.connect(address, port) else {
-                return Err(Reason::Gateway("no database is wired here"));
-            };
-            let patience = self.parts.settings.connect_timeout;
-            let far = async move { Ok(Far::Other(tokio::time::timeout(patience, stream).await??)) };
-            return Ok((Box::pin(far), Reason::Gateway("a database"), false));
-        }
-        match self.parts.judge(address, Some((Protocol::Tcp, port)), names) {
-            Verdict::Denied(reason) => Err(reason),
-            Verdict::Allowed(reason) => {
-                let to = SocketAddrV4::new(address, port);
-                Ok((Far::connect(to, self.parts.settings.connect_timeout), reason, true))
-            }
-        }
-    }
-
-    /// The exchange a datagram belongs to, begun if there is none. `None` when it is denied, or the
-    /// host does not let it happen.
-    fn exchange(&mut self, key: Key, now: Instant) -> Option<&mut Exchange> {
-        if !self.exchanges.contains_key(&key) {
-            if !self.flows.take(now) {
-                self.note(key, &[], Shown::Denied, &Reason::Limit("new flows in a second"));
-                return None;
-            }
-            let address = tuple_of(key).address;
-            let names = self.parts.resolver.names_of(address);
-            let verdict = if address == GATEWAY_ADDRESS || is_database(address) {
-                Verdict::Denied(Reason::Gateway("nothing is served here"))
-            } else {
-                self.parts.judge(address, port_of(key), &names)
-            };
-            let reason = match verdict {
-                Verdict::Allowed(reason) => reason.to_string(),
-                Verdict::Denied(reason) => {
-                    self.note(key, &names, Shown::Denied, &reason);
-                    return None;
-                }
-            };
-            if self.exchanges.len() >= self.parts.settings.exchanges_max {
-                let silent = self.exchanges.values().min_by_key(|exchange| exchange.last);
-                if let Some(silent) = silent.map(|exchange| exchange.key)
-                    && let Some(exchange) = self.exchanges.remove(&silent)
-                {
-                    self.parts.ledger.tell(exchange.flow(None));
-                }
-            }
-            let exchange = Exchange::new(key, names, reason, &self.woken).ok()?;
-            self.exchanges.insert(key, exchange);
-        }
-        self.exchanges.get_mut(&key)
-    }
-
     fn ask(&mut self, tuple: Tuple, data: &[u8]) {
         if self.questions.len() >= self.parts.settings.questions_max || data.len() > QUERY_BYTES_MAX
         {
@@ -505,22 +402,6 @@ impl Sandbox {
         }
     }
 
-    fn note(&self, key: Key, names: &[DomainName], verdict: Shown, reason: &Reason) {
-        let tuple = tuple_of(key);
-        self.parts.ledger.note(Note {
-            name: names.first().map(|name| name.as_str().to_owned()),
-            address: Some(tuple.address),
-            port: port_of(key).map(|(_, port)| port),
-            protocol: match key {
-                Key::Tcp(_) => FlowProtocol::Tcp,
-                Key::Udp(_) => FlowProtocol::Udp,
-                Key::Echo(_) => FlowProtocol::Icmp,
-            },
-            verdict,
-            reason: reason.to_string(),
-        });
-    }
-
     fn stack_time(&self, now: Instant) -> smoltcp::time::Instant {
         let since = now.saturating_duration_since(self.epoch).as_micros();
         smoltcp::time::Instant::from_micros(i64::try_from(since).unwrap_or(i64::MAX))
@@ -540,20 +421,6 @@ impl Drop for Sandbox {
     }
 }
 
-impl Parts {
-    fn judge(
-        &self,
-        address: Ipv4Addr,
-        port: Option<(Protocol, u16)>,
-        names: &[DomainName],
-    ) -> Verdict {
-        let to = Destination { address, port, is_host: self.host.has(address) };
-        // As it is now: whoever changed it and then sees a flow, sees it judged by that.
-        let policy = self.policy.borrow().clone();
-        judge(&policy, self.host.allowance(), &to, names)
-    }
-}
-
 fn tuple_of(key: Key) -> Tuple {
     match key {
         Key::Tcp(tuple) | Key::Udp(tuple) | Key::Echo(tuple) => tuple,
@@ -570,9 +437,4 @@ fn port_of(key: Key) -> Option<(Protocol, u16)> {
 
 fn is_resolver(tuple: Tuple) -> bool {
     tuple.address == GATEWAY_ADDRESS && tuple.port == DNS_PORT
-}
-
-fn is_database(address: Ipv4Addr) -> bool {
-    let mask = netmask(DATABASES_PREFIX_BITS).to_bits();
-    address.to_bits() & mask == DATABASES.to_bits() & mask
 }

@@ -1,7 +1,7 @@
 //! Ways out that are none. Each is tried by a sandbox that may go anywhere, if not said otherwise, and
 //! has a server at its end that must not hear of it.
 
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -13,7 +13,9 @@ use api_vmm::NET_FRAME_BYTES_MAX;
 
 use crate::dns::ask;
 use crate::hostile::{Crafted, echo_request};
-use crate::world::{Has, Resolver, SITE, Sandbox, World, echo_server, policy, serve, settings};
+use crate::world::{
+    Has, Resolver, SITE, Sandbox, World, both, echo_server, policy, serve, settings,
+};
 
 /// A way out.
 struct Escape {
@@ -245,10 +247,9 @@ fn escapes() -> Vec<Escape> {
 
 #[test]
 fn there_is_no_way_out_but_the_policys() {
-    let secret = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let (secret, secret_udp) = both(Ipv4Addr::LOCALHOST);
     secret.set_nonblocking(true).unwrap();
     let secret_at = secret.local_addr().unwrap();
-    let secret_udp = UdpSocket::bind(secret_at).unwrap();
     secret_udp.set_nonblocking(true).unwrap();
     let (heard, hears) = std::sync::mpsc::channel();
     let site = serve(SITE, move |_| heard.send(()).unwrap());

@@ -159,6 +159,17 @@ pub(crate) fn closed_port(address: Ipv4Addr) -> u16 {
     TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port()
 }
 
+/// The same port of TCP and UDP.
+pub(crate) fn both(address: Ipv4Addr) -> (TcpListener, UdpSocket) {
+    loop {
+        // Somebody else may have the other one.
+        let listener = TcpListener::bind((address, 0)).unwrap();
+        if let Ok(socket) = UdpSocket::bind(listener.local_addr().unwrap()) {
+            return (listener, socket);
+        }
+    }
+}
+
 /// A resolver that knows a few names, and which it was asked for.
 pub(crate) struct Resolver {
     pub(crate) address: SocketAddr,
@@ -180,9 +191,8 @@ impl Resolver {
         let names: HashMap<_, _> =
             names.iter().map(|(name, has)| ((*name).to_owned(), has.clone())).collect();
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (listener, socket) = both(Ipv4Addr::LOCALHOST);
         let address = socket.local_addr().unwrap();
-        let listener = TcpListener::bind(address).unwrap();
         let (names, heard) = (Arc::new(names), asked.clone());
         let over_tcp = (names.clone(), heard.clone());
         thread::spawn(move || {
