@@ -195,7 +195,7 @@ pub(crate) struct Process {
 Examples:
   sandflare run -- sh -c 'uname -r; echo err >&2; exit 7'
   sandflare run --timeout 30s -e KEY=value -- python3 -c 'import os; print(os.environ[\"KEY\"])'
-  sandflare run -- python3 < analyse.py
+  sandflare run --network none -- python3 < analyse.py
 
 Exit codes:
   the command's own; 128 + N when signal N ended it; 124 when its time was up
@@ -207,6 +207,8 @@ pub(crate) struct Run {
     /// nano, micro, small, medium or large.
     #[arg(long, default_value = "nano")]
     pub(crate) size: Size,
+    #[command(flatten)]
+    pub(crate) network: NetworkOptions,
     #[command(flatten)]
     pub(crate) process: Process,
 }

@@ -41,8 +41,9 @@ const SIGPIPE: u8 = 13;
 pub(crate) async fn run(client: &Client, args: Run) -> Result<End> {
     let mut signals = Signals::take()?;
     let request = request(&args.process)?;
+    let Run { template, size, network, .. } = args;
     let create =
-        CreateSandbox { template: args.template, size: args.size, ..CreateSandbox::default() };
+        CreateSandbox { template, size, network: network.policy(), ..CreateSandbox::default() };
     let steps = Steps::new();
     tokio::select! {
         signal = signals.next() => return Ok(End::Code(SIGNAL_BASE + signal)),

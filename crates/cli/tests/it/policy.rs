@@ -55,6 +55,19 @@ async fn a_sandbox_is_made_with_the_network_it_was_asked_for() {
 }
 
 #[tokio::test]
+async fn a_command_runs_with_the_network_it_was_given() {
+    let sandflare = Sandflare::new().await;
+    let child = sandflare.spawn(&["run", "--network", "none", "--allow", "a.org", "--", "wait"]);
+    sandflare.node.sandbox_exists().await;
+    let list = json(&sandflare.output(&["ps", "-o", "json"]).await);
+    let id = list["sandboxes"][0]["id"].as_str().unwrap();
+    let held = json(&sandflare.output(&["policy", "get", id, "-o", "json"]).await);
+    assert_eq!(held, json!({"base": "none", "allow": ["a.org"], "deny": []}));
+    assert_eq!(text(&sandflare.output(&["kill", id]).await), id);
+    child.wait_with_output().await.unwrap();
+}
+
+#[tokio::test]
 async fn what_a_sandbox_reached_is_listed_without_escape_codes() {
     let sandflare = Sandflare::new().await;
     let id = text(&sandflare.output(&["create"]).await);
