@@ -78,7 +78,7 @@ What is paused, and snapshots, are there again after the next `sandflare up`.")]
     #[command(after_help = "\
 Examples:
   sandflare status
-  sandflare status -o json | jq .sandboxes")]
+  sandflare status -o json")]
     Status(Format),
     /// Show the node's log, or the console of a sandbox.
     Logs(Logs),
