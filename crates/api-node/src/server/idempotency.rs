@@ -23,7 +23,9 @@ const ANSWER_BYTES_MAX: usize = 256 * 1024;
 const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// The operations that make something; each answers with JSON of bounded size.
-const CREATES: [&str; 4] = [
+const CREATES: [&str; 6] = [
+    "/v1/databases",
+    "/v1/databases/{id}/fork",
     "/v1/sandboxes",
     "/v1/sandboxes/{id}/fork",
     "/v1/sandboxes/{id}/processes",
