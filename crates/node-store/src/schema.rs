@@ -90,6 +90,34 @@ const MIGRATIONS: &[&str] = &[
     CREATE INDEX answers_of_project ON answers (project, created_at_ms);
     CREATE INDEX answers_by_age ON answers (created_at_ms);
 ",
+    // Databases, and the sandboxes that may use them.
+    "
+    CREATE TABLE databases (
+        id            TEXT PRIMARY KEY,
+        project       TEXT NOT NULL,
+        name          TEXT NOT NULL COLLATE NOCASE,
+        sandbox       TEXT NOT NULL UNIQUE,
+        size          TEXT NOT NULL,
+        extensions    TEXT NOT NULL,
+        user          TEXT NOT NULL UNIQUE,
+        password      TEXT NOT NULL,
+        ready         INTEGER NOT NULL,
+        created_at_ms INTEGER NOT NULL,
+        expires_at_ms INTEGER,
+        errand        BLOB,
+        UNIQUE (project, name)
+    ) STRICT;
+    CREATE TABLE wirings (
+        sandbox   TEXT NOT NULL,
+        database  TEXT NOT NULL REFERENCES databases (id) ON DELETE CASCADE,
+        env       TEXT NOT NULL,
+        read_only INTEGER NOT NULL,
+        user      TEXT NOT NULL UNIQUE,
+        password  TEXT NOT NULL,
+        number    INTEGER NOT NULL,
+        PRIMARY KEY (sandbox, database)
+    ) STRICT;
+",
 ];
 
 /// LIMIT: only a person with a SQLite shell competes for the lock.

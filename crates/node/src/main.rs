@@ -4,6 +4,7 @@
 mod agent;
 mod api;
 mod build;
+mod databases;
 mod exec;
 mod exposure;
 mod failure;
@@ -38,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::api::Node;
+use crate::databases::Databases;
 use crate::settings::{LogFormat, Options, Settings};
 
 /// LIMIT: after every sandbox is gone, answers that are still on their way get this long.
@@ -106,9 +108,19 @@ async fn serve(settings: Settings) -> Result<()> {
     }
     let witness = seen::witness(&data_dir)?;
     seen::keep_journal(&host, &witness);
+    let databases = Databases::open(host.clone(), access.clone(), None).await;
+    let databases = databases.context("find the databases of an earlier run")?;
     let stop = CancellationToken::new();
     let signals = stop_on_signal(stop.clone())?;
-    let node = Node::new(host.clone(), access.clone(), witness.clone(), vmm, verdict, stop.clone());
+    let node = Node::new(
+        host.clone(),
+        access.clone(),
+        witness.clone(),
+        vmm,
+        verdict,
+        stop.clone(),
+        databases.clone(),
+    );
     let limits = settings.limits;
     let addresses = Addresses { domain: settings.sandbox_domain, secure: settings.tls.is_some() };
     let watch = |router| witness.watch(router);
@@ -121,6 +133,7 @@ async fn serve(settings: Settings) -> Result<()> {
     let serving = tokio::spawn(api_node::serve(listener, router, settings.tls, limits, stopped));
     stop.cancelled().await;
     tracing::info!("stopping");
+    databases.rest().await;
     // Commands end with their sandboxes, and with them the answers that are still streaming.
     host.close().await;
     match timeout(ANSWERS_WITHIN, serving).await {

@@ -28,6 +28,7 @@ const EXCLUSIVE: &[(&str, &[&str], &str)] = &[
     ("seccompiler", &["vmm-jail"], "the jail has one place"),
     ("imago", &["vmm-virtio"], "disk formats have one reader"),
     ("rusqlite", &["node-store"], "SQL has one home"),
+    ("tokio-postgres", &["node-database"], "only there is a database spoken to"),
     ("axum", &["api-node", "node"], "only the node serves HTTP"),
     ("reqwest", &["client"], "only the client speaks HTTP"),
     ("clap", &["cli", "node"], "only programs people start have options"),
