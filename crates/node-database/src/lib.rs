@@ -16,12 +16,16 @@ mod bounded;
 mod role;
 mod secret;
 mod sql;
+mod startup;
 mod url;
 
 pub use ask::{AskError, Question, Rows, run_as_superuser, run_sql};
 pub use role::{LoginRole, ParseRoleError, ROLE_BYTES, Rights};
 pub use secret::{Verifier, password};
 pub use sql::{drop_login, extensions, new_login, set_password, shut_out};
+pub use startup::{
+    ASKS_MAX, NO_ENCRYPTION, Opening, STARTUP_BYTES_MAX, Startup, StartupError, opening, refusal,
+};
 pub use url::{Address, encode};
 
 /// Name of every database in its server.

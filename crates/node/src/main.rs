@@ -108,10 +108,17 @@ async fn serve(settings: Settings) -> Result<()> {
     }
     let witness = seen::witness(&data_dir)?;
     seen::keep_journal(&host, &witness);
-    let databases = Databases::open(host.clone(), access.clone(), None).await;
+    let outside = match settings.database_listen {
+        Some(address) => Some(listen::listen(address).await?),
+        None => None,
+    };
+    let at = outside.as_ref().map(|outside| outside.local_addr()).transpose();
+    let at = at.context("ask for the address databases are reached at")?;
+    let databases = Databases::open(host.clone(), access.clone(), at).await;
     let databases = databases.context("find the databases of an earlier run")?;
     let stop = CancellationToken::new();
     let signals = stop_on_signal(stop.clone())?;
+    let outside = outside.map(|outside| tokio::spawn(databases.clone().listen(outside)));
     let node = Node::new(
         host.clone(),
         access.clone(),
@@ -133,6 +140,9 @@ async fn serve(settings: Settings) -> Result<()> {
     let serving = tokio::spawn(api_node::serve(listener, router, settings.tls, limits, stopped));
     stop.cancelled().await;
     tracing::info!("stopping");
+    if let Some(outside) = outside {
+        outside.abort();
+    }
     databases.rest().await;
     // Commands end with their sandboxes, and with them the answers that are still streaming.
     host.close().await;

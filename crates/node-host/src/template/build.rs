@@ -10,7 +10,6 @@ use api_guest::{Request, SetClock, Settle};
 use api_vmm::{Answer, Command, MemoryPath, SnapshotSpec};
 use base_types::{Chain, SandboxId, Size};
 use tokio::sync::watch;
-use tokio::time::timeout;
 
 use super::{
     BUILDING_PREFIX, Manifest, Shared, Template, TemplateError, TemplateState, load, warm,

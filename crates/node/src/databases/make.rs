@@ -7,12 +7,12 @@ use std::time::Duration;
 use api_node::{Caller, CreateDatabase, Database, ErrorCode, Failure, Quota};
 use base_types::{DatabaseId, SandboxId};
 use node_access::Access;
-use node_database::{LoginRole, Question, Rights, Verifier, extensions, new_login};
+use node_database::{LoginRole, Question, Rights, extensions, new_login};
 use node_host::{CreateSpec, Host, Lease, OnTimeout, SandboxHandle};
 use node_store::{DatabaseRow, StoreError};
 use tokio_util::sync::CancellationToken;
 
-use super::serve::{ask, of_ask};
+use super::serve::{ask, of_ask, verifier};
 use super::{
     Databases, Entry, Shared, State, Wiring, admin, new_password, new_role, of_store, random,
 };
@@ -112,26 +112,41 @@ impl Databases {
             idle_timeout_s: request.idle_timeout_s,
             on_timeout: OnTimeout::Pause,
         };
-        let spec = spec(&row, quota, lease);
         let unfinished = self.begin(&row)?;
+        let making = self.make(&row, role, spec(&row, quota, lease), request.seed.as_deref());
+        match making.await {
+            Ok(()) => unfinished.done(),
+            Err(failure) => {
+                unfinished.undo().await;
+                return Err(failure);
+            }
+        }
+        self.expire(&row);
+        Ok((self.shown(&self.entry(row.id)?.row), true))
+    }
+
+    /// Makes the machine, and what is in it.
+    async fn make(
+        &self,
+        row: &DatabaseRow,
+        role: LoginRole,
+        spec: CreateSpec,
+        seed: Option<&str>,
+    ) -> Result<(), Failure> {
         // Asked for before the machine is, so that no daemon finds a machine that is nobody's.
         let remembered = self.0.store.database_insert(row.clone());
-        let secret = row.password.clone();
-        let verifying = tokio::task::spawn_blocking(move || Verifier::of(&secret));
+        let verifying = tokio::spawn(verifier(row.password.clone()));
         let machine = self.0.host.create(spec).await.map_err(|error| failure::of_create(&error))?;
         remembered.await.map_err(|error| of_store(&error))?;
         let verifier = verifying.await.map_err(|error| {
             Failure::because(ErrorCode::Internal, "the password could not be hashed", &error)
-        })?;
+        })??;
         let sql = new_login(role, &verifier, Rights::ReadWrite) + &extensions(&row.extensions);
         ask(&machine, &sql).await?;
-        if let Some(seed) = &request.seed {
+        if let Some(seed) = seed {
             sow(&machine, role, seed).await?;
         }
-        self.0.store.database_set_ready(row.id).await.map_err(|error| of_store(&error))?;
-        unfinished.done();
-        self.expire(&row);
-        Ok((self.shown(&self.entry(row.id)?.row), true))
+        self.0.store.database_set_ready(row.id).await.map_err(|error| of_store(&error))
     }
 
     /// The database that is there already: made by this errand, or of this name.
@@ -158,12 +173,18 @@ impl Databases {
         }
         state.databases.insert(row.id, Entry { row: row.clone(), changing: Arc::default() });
         drop(state);
-        Ok(Unfinished { databases: self.clone(), id: row.id, done: false })
+        Ok(Unfinished { databases: self.clone(), row: row.clone(), done: false })
     }
 
-    /// Removes a database with all it has.
+    /// Deletes a database with all it has.
     pub(super) async fn delete(&self, id: DatabaseId) -> Result<(), Failure> {
-        let entry = self.entry(id)?;
+        let (entry, _) = self.ready(id)?;
+        self.remove(&entry.row).await
+    }
+
+    /// Removes what there is of a database.
+    async fn remove(&self, row: &DatabaseRow) -> Result<(), Failure> {
+        let id = row.id;
         let wirings: Vec<Wiring> = {
             let mut state = self.lock();
             let all = std::mem::take(&mut state.wirings).into_iter();
@@ -172,7 +193,7 @@ impl Databases {
             BTreeMap::into_values(gone).collect()
         };
         wirings.iter().for_each(|wiring| wiring.open.cancel());
-        if let Some(machine) = self.0.host.sandbox(entry.row.sandbox) {
+        if let Some(machine) = self.0.host.sandbox(row.sandbox) {
             machine.kill().await;
         }
         self.0.store.database_delete(id).await.map_err(|error| of_store(&error))?;
@@ -243,7 +264,7 @@ fn taken(row: &DatabaseRow) -> Failure {
 /// A database that is not whole yet: removed when it ends before.
 pub(super) struct Unfinished {
     databases: Databases,
-    id: DatabaseId,
+    row: DatabaseRow,
     done: bool,
 }
 
@@ -251,9 +272,17 @@ impl Unfinished {
     /// It is whole.
     pub(super) fn done(mut self) {
         self.done = true;
-        if let Some(entry) = self.databases.lock().databases.get_mut(&self.id) {
+        if let Some(entry) = self.databases.lock().databases.get_mut(&self.row.id) {
             entry.row.ready = true;
         }
+    }
+}
+
+impl Unfinished {
+    /// It will not be whole: returns when nothing of it is left.
+    pub(super) async fn undo(mut self) {
+        remove(&self.databases, &self.row).await;
+        self.done = true;
     }
 }
 
@@ -262,11 +291,13 @@ impl Drop for Unfinished {
         if self.done {
             return;
         }
-        let (databases, id) = (self.databases.clone(), self.id);
-        tokio::spawn(async move {
-            if let Err(error) = databases.delete(id).await {
-                tracing::error!(database = %id, "what is left of it: {error}");
-            }
-        });
+        let (databases, row) = (self.databases.clone(), self.row.clone());
+        tokio::spawn(async move { remove(&databases, &row).await });
+    }
+}
+
+async fn remove(databases: &Databases, row: &DatabaseRow) {
+    if let Err(error) = databases.remove(row).await {
+        tracing::error!(database = %row.id, "it is not removed yet: {error}");
     }
 }

@@ -6,7 +6,8 @@
 //!     │ make    a machine, then one round trip as its superuser; all of it or nothing
 //!     │ serve   SQL as its owner
 //!     │ wire    a role for one sandbox; its end
-//!     └ links   what a sandbox may connect to, and the streams that are cut with it
+//!     │ links   what a sandbox may connect to, and the streams that are cut with it
+//!     └ outside one listener for all, by the user of a session
 //! ```
 //!
 //! What is remembered comes first when something is made and goes last when it is removed, so that a
@@ -16,6 +17,7 @@ mod api;
 mod branch;
 mod links;
 mod make;
+mod outside;
 mod serve;
 mod wire;
 

@@ -80,7 +80,7 @@ pub(super) async fn ask(machine: &SandboxHandle, sql: &str) -> Result<(), Failur
 }
 
 pub(super) fn role(name: &str) -> Result<LoginRole, Failure> {
-    name.parse().map_err(|error| {
+    name.parse::<LoginRole>().map_err(|error| {
         Failure::because(ErrorCode::Internal, "the database's user cannot be read", &error)
     })
 }

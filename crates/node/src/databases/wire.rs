@@ -142,9 +142,8 @@ impl Databases {
         let Some(open) = open else { return };
         tokio::spawn(async move {
             let ended = async {
-                match &handle {
-                    Some(handle) => handle.ended().await,
-                    None => {}
+                if let Some(handle) = &handle {
+                    handle.ended().await;
                 }
             };
             tokio::select! {
