@@ -52,6 +52,12 @@ pub struct Question<'a> {
     pub timeout_ms: u32,
 }
 
+impl std::fmt::Debug for Question<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Question").field("role", &self.role).finish_non_exhaustive()
+    }
+}
+
 /// What the last statement gave.
 #[derive(Default, PartialEq, Eq)]
 pub struct Rows {
@@ -121,7 +127,8 @@ where
     let failed = |error| AskError::of(error, bytes_max);
     let stream = Bounded::new(stream, bytes_max);
     let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(failed)?;
-    let (mut asking, mut connection) = (pin!(question(client)), pin!(connection));
+    let mut asking = pin!(question(client));
+    let mut connection = pin!(connection);
     let answered = tokio::select! {
         biased;
         answered = &mut asking => answered,
