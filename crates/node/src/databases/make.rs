@@ -246,9 +246,9 @@ async fn sow(machine: &SandboxHandle, role: LoginRole, seed: &str) -> Result<(),
     let question = Question { role, sql: seed, rows_max: 0, bytes_max: SEED_BYTES_MAX, timeout_ms };
     let sown = node_database::run_sql(admin(machine).await?, question).await;
     sown.map(drop).map_err(|error| {
-        let failure = of_ask(&error);
-        let message = format!("the seed failed, and there is no database: {}", failure.message);
-        Failure { message, ..failure }
+        let mut failure = of_ask(&error);
+        failure.message = format!("the seed failed, and there is no database: {}", failure.message);
+        failure
     })
 }
 

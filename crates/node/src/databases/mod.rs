@@ -169,7 +169,10 @@ impl Databases {
             let rows = state.databases.values().map(|entry| entry.row.sandbox);
             rows.filter_map(|sandbox| self.0.host.sandbox(sandbox)).collect()
         };
-        for machine in machines.iter().filter(|machine| machine.view().phase.is_alive()) {
+        let awake = |machine: &&SandboxHandle| {
+            matches!(machine.view().phase, Phase::Running | Phase::Resuming | Phase::Pausing)
+        };
+        for machine in machines.iter().filter(awake) {
             if let Err(error) = machine.pause().await {
                 let sandbox = machine.facts().id;
                 tracing::error!(%sandbox, "a database could not be paused and ends: {error}");
