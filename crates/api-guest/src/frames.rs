@@ -1,9 +1,10 @@
 //! The messages of each direction, and their numbers.
 
 use crate::message::{
-    As, Attach, Change, Connect, Control, Dropped, Entries, Exec, Exited, Failed, FileHead,
-    Healthy, Identified, Identify, List, MakeDir, Mark, Move, Pack, Process, ReadFile, Remove,
-    Resize, SetClock, Settle, Signal, Spawn, Started, Stat, StatAnswer, Unpack, Watch, WriteFile,
+    As, Attach, Change, Connect, ConnectUnix, Control, Dropped, Entries, Exec, Exited, Failed,
+    FileHead, Healthy, Identified, Identify, List, MakeDir, Mark, Move, Pack, Process, ReadFile,
+    Remove, Resize, SetClock, Settle, Signal, Spawn, Started, Stat, StatAnswer, Unpack, Watch,
+    WriteFile,
 };
 use crate::surface::frames;
 
@@ -49,6 +50,8 @@ frames! {
             Watch = 20,
             /// See [`Connect`].
             Connect = 21,
+            /// See [`ConnectUnix`].
+            ConnectUnix = 22,
         }
         empty {
             /// Asks whether the agent works.

@@ -25,7 +25,7 @@
 //! | `Pack` | | `FileHead`, `Chunk`*, `End` |
 //! | `Unpack` | `Chunk`*, `End` | `Done` |
 //! | `Watch` | | `StatAnswer`, `Change`* |
-//! | `Connect` | bytes, after `Done` | `Done`, then bytes |
+//! | `Connect`, `ConnectUnix` | bytes, after `Done` | `Done`, then bytes |
 //!
 //! In place of any answer may come [`Answer::Failed`]; it is always the last.
 //!
@@ -56,7 +56,7 @@
 //! ever appended: a message that needs another field gets a new kind. The surface is written down in
 //! `wire/guest-1.txt`, and a test compares.
 //!
-//! **Ports.** After the `Done` of a `Connect` the connection is a pipe to the program's: bytes, no
+//! **Ports.** After the `Done` of a `Connect` or `ConnectUnix` the connection is a pipe to the program's: bytes, no
 //! frames. Ending one direction does not end the other; the pipe is gone when both have ended, or one
 //! side is.
 //!
@@ -71,10 +71,10 @@ mod surface;
 pub use codec::{Decoder, FrameError, HEADER_BYTES, Message, decode_all, raw_header};
 pub use frames::{Answer, Input, Request};
 pub use message::{
-    As, Attach, Change, ChangeKind, Connect, Control, Dropped, Entries, Entry, Exec, Exited,
-    FailCode, Failed, FileHead, FileKind, FileStat, Healthy, Identified, Identify, List, MakeDir,
-    Mark, Move, Pack, Process, PtySize, ReadFile, Remove, Resize, SetClock, Settle, Signal, Spawn,
-    Started, Stat, StatAnswer, Unpack, Watch, WriteFile,
+    As, Attach, Change, ChangeKind, Connect, ConnectUnix, Control, Dropped, Entries, Entry, Exec,
+    Exited, FailCode, Failed, FileHead, FileKind, FileStat, Healthy, Identified, Identify, List,
+    MakeDir, Mark, Move, Pack, Process, PtySize, ReadFile, Remove, Resize, SetClock, Settle,
+    Signal, Spawn, Started, Stat, StatAnswer, Unpack, Watch, WriteFile,
 };
 pub use surface::surface;
 

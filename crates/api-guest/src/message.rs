@@ -201,6 +201,12 @@ structs! {
         pub port: u16,
     }
 
+    /// As [`Connect`], to a program that listens on a Unix socket, which sees the agent's root as its peer.
+    pub struct ConnectUnix {
+        /// Absolute path of the socket, at most 107 bytes.
+        pub path: String,
+    }
+
     /// Sends a signal to the command's process group.
     pub struct Signal {
         /// Linux signal number, 1 to 64.

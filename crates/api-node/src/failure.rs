@@ -5,6 +5,9 @@ use base_types::{Chain, KeyId, SandboxId, Size, SnapshotId, TemplateName};
 use serde::ser::SerializeStruct as _;
 use serde::{Deserialize, Serialize, Serializer};
 
+/// LIMIT: characters of what was asked for that are said back; names are shorter.
+const NAME_CHARS_SHOWN_MAX: usize = 64;
+
 /// What went wrong, for programs. New codes are only ever added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -56,6 +59,8 @@ pub enum ErrorCode {
     PortBroken,
     /// The range begins where the file has ended.
     RangeNotSatisfiable,
+    /// Postgres refused the SQL; the message is its own.
+    SqlFailed,
     /// A code newer than this build. Never sent.
     #[serde(other)]
     Unknown,
@@ -63,7 +68,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code a node sends, in the order they were added.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::InvalidRequest,
         Self::NotFound,
         Self::TemplateUnknown,
@@ -87,6 +92,7 @@ impl ErrorCode {
         Self::PortUnreachable,
         Self::PortBroken,
         Self::RangeNotSatisfiable,
+        Self::SqlFailed,
     ];
 
     /// The HTTP status it is sent with.
@@ -101,6 +107,7 @@ impl ErrorCode {
             Self::AlreadyExists | Self::Conflict => 409,
             Self::SandboxOver => 410,
             Self::BodyTooLarge => 413,
+            Self::SqlFailed => 422,
             Self::QuotaExceeded => 429,
             Self::PortUnreachable | Self::PortBroken => 502,
             Self::NoCapacity | Self::KvmUnusable | Self::Stopping => 503,
@@ -134,6 +141,7 @@ impl ErrorCode {
             | Self::Unauthenticated
             | Self::PortBroken
             | Self::RangeNotSatisfiable
+            | Self::SqlFailed
             | Self::Unknown => false,
         }
     }
@@ -201,6 +209,7 @@ impl ErrorCode {
             Self::PortUnreachable => "port_unreachable",
             Self::PortBroken => "port_broken",
             Self::RangeNotSatisfiable => "range_not_satisfiable",
+            Self::SqlFailed => "sql_failed",
             Self::Unknown => "unknown",
         }
     }
@@ -262,6 +271,13 @@ impl Failure {
     pub fn no_sandbox(id: SandboxId) -> Self {
         Self::new(ErrorCode::NotFound, format!("there is no sandbox {id}"))
             .with_hint("`sandflare ps` shows those there are")
+    }
+
+    /// There is no database that this stands for, or the caller must not know that there is.
+    pub fn no_database(which: &str) -> Self {
+        let which: String = which.chars().take(NAME_CHARS_SHOWN_MAX).collect();
+        Self::new(ErrorCode::NotFound, format!("there is no database `{which}`"))
+            .with_hint("`GET /v1/databases` lists those there are")
     }
 
     /// There is no snapshot with this id, or it is somebody else's.

@@ -13,6 +13,7 @@
 mod access;
 mod audit;
 mod check;
+mod database;
 mod failure;
 mod file;
 mod flow;
@@ -42,6 +43,12 @@ pub use audit::{
     AUDIT_LIMIT_MAX, AuditEntry, AuditList, AuditQuery, AuditVerified, AuditVerifyQuery,
 };
 pub use check::{Check, Refused};
+pub use database::{
+    Column, CreateDatabase, Database, DatabaseList, DatabaseListQuery, DatabaseStatus,
+    EXTENSIONS_MAX, ForkDatabase, PASSWORD_BYTES_MAX, QUERY_ROWS_MAX, QUERY_TIMEOUT_MS_MAX,
+    QueryAnswer, QueryDatabase, SQL_BYTES_MAX, SetPassword, WireDatabase, WireRole, Wired,
+    WiredList,
+};
 pub use failure::{ErrorCode, Failure};
 pub use file::{
     DirectoryList, FileEntry, FileKind, FileQuery, FileWriteQuery, MakeDirectory, MoveFile,
@@ -79,10 +86,10 @@ pub use watch::{WatchBody, WatchEvent, WatchQuery};
 
 #[cfg(feature = "server")]
 pub use server::{
-    AccessApi, Addresses, AtPort, Begun, ByteStream, Domain, EventStream, FileContent, Fingerprint,
-    KeptAnswer, Limits, Made, NodeApi, Noted, Origin, ParseDomainError, PolicyApi, PortIo,
-    PortsAccess, PortsApi, ProcessInput, ProcessLine, RequestId, UploadError, UploadStream,
-    openapi, router, serve,
+    AccessApi, Addresses, AtPort, Begun, ByteStream, DatabasesApi, Domain, EventStream,
+    FileContent, Fingerprint, KeptAnswer, Limits, Made, NodeApi, Noted, Origin, ParseDomainError,
+    PolicyApi, PortIo, PortsAccess, PortsApi, ProcessInput, ProcessLine, RequestId, UploadError,
+    UploadStream, openapi, router, serve,
 };
 
 /// What every path of this API starts with.
@@ -99,9 +106,9 @@ pub const REQUEST_ID_HEADER: &str = "x-request-id";
 /// same value gets the same answer, for a day.
 pub const IDEMPOTENCY_KEY_HEADER: &str = "idempotency-key";
 
-/// LIMIT: a JSON request. The largest is a command ([`COMMAND_BYTES_MAX`]) with every byte escaped to
-/// six.
-pub const JSON_BYTES_MAX: usize = 1024 * 1024;
+/// LIMIT: a JSON request. The largest is a query or the seed of a database, [`SQL_BYTES_MAX`] and what
+/// escaping its line breaks and quotes adds.
+pub const JSON_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// LIMIT: one chunk of standard input; it is held in memory whole, so that it arrives whole or not.
 pub const STDIN_BYTES_MAX: usize = 1024 * 1024;
 /// LIMIT: arguments and environment of one command together, with its sandbox's environment. They reach

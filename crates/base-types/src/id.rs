@@ -22,6 +22,7 @@ fn kind(prefix: &str) -> &str {
         "sbx" => "sandbox",
         "snap" => "snapshot",
         "prj" => "project",
+        "db" => "database",
         other => other,
     }
 }
@@ -93,6 +94,11 @@ id! {
 id! {
     /// One API key, which is not the key itself. Shown as `key_` and 16 hex digits.
     KeyId, "key"
+}
+
+id! {
+    /// One database, for as long as anything of it exists. Shown as `db_` and 16 hex digits.
+    DatabaseId, "db"
 }
 
 impl ProjectId {

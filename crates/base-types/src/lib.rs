@@ -8,7 +8,7 @@ mod name;
 mod size;
 
 pub use chain::Chain;
-pub use id::{KeyId, ParseIdError, ProjectId, SandboxId, SnapshotId};
+pub use id::{DatabaseId, KeyId, ParseIdError, ProjectId, SandboxId, SnapshotId};
 pub use name::{ParseNameError, TemplateName};
 pub use size::{ParseSizeError, Size};
 

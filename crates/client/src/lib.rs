@@ -7,6 +7,7 @@
 
 mod access;
 mod connect;
+mod databases;
 mod decode;
 mod error;
 mod events;

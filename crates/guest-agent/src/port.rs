@@ -1,11 +1,12 @@
-//! Ports of programs in the guest: a pipe between the host and a socket on loopback.
+//! Ports of programs in the guest: a pipe between the host and a socket on loopback, or a Unix socket.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use api_guest::{Answer, Connect, FailCode};
+use api_guest::{Answer, Connect, ConnectUnix, FailCode};
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -16,6 +17,8 @@ use crate::failure::{Failure, Stop};
 
 /// LIMIT: loopback answers at once, unless the program has let its queue of connections fill up.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// LIMIT: the kernel's own bound on the path of a Unix socket, less its zero.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// LIMIT: bytes on the way in one direction. Hundreds of connections together take little of the
 /// smallest sandbox, and more would not be faster.
 const FLOW_BYTES: usize = 32 * 1024;
@@ -28,11 +31,35 @@ const LOOK_EVERY: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 /// Carries out [`Connect`]: returns when both directions have ended, or one side is gone.
 pub(crate) fn connect(connection: &mut Connection, request: &Connect) -> Result<(), Stop> {
     let program = open(request.port)?;
+    pipe(connection, program.as_fd())
+}
+
+/// Carries out [`ConnectUnix`]; as [`connect`].
+pub(crate) fn connect_unix(connection: &mut Connection, request: &ConnectUnix) -> Result<(), Stop> {
+    let program = open_unix(&request.path)?;
+    pipe(connection, program.as_fd())
+}
+
+fn pipe(connection: &mut Connection, program: BorrowedFd<'_>) -> Result<(), Stop> {
     connection.send(&Answer::Done)?;
     let early = connection.take_rest();
     // Whoever broke it, both ends are closed now, which is all there is to say.
-    let _ = carry(connection.stream(), program.as_fd(), early);
+    let _ = carry(connection.stream(), program, early);
     Ok(())
+}
+
+fn open_unix(path: &str) -> Result<UnixStream, Failure> {
+    if !path.starts_with('/') || path.contains('\0') || path.len() > SOCKET_PATH_BYTES_MAX {
+        let message =
+            format!("a socket's path is absolute and at most {SOCKET_PATH_BYTES_MAX} bytes");
+        return Err(Failure::invalid(message));
+    }
+    UnixStream::connect(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+            Failure::new(FailCode::NothingListens, format!("nothing listens on {path}"))
+        }
+        _ => Failure::of_io(format!("cannot connect to {path}"), &error),
+    })
 }
 
 fn open(port: u16) -> Result<TcpStream, Failure> {

@@ -143,6 +143,7 @@ fn answer(agent: &Agent, connection: &mut Connection, full: bool) -> Result<(), 
             | Request::Attach(_)
             | Request::Control(_)
             | Request::Connect(_)
+            | Request::ConnectUnix(_)
             | Request::Pack(_)
             | Request::Unpack(_)
             | Request::Watch(_)
@@ -177,6 +178,7 @@ fn carry_out(agent: &Agent, connection: &mut Connection, request: &Request) -> R
         Request::Attach(request) => return process::attach(agent, connection, request),
         Request::Control(request) => return process::control(agent, connection, request),
         Request::Connect(request) => return port::connect(connection, request),
+        Request::ConnectUnix(request) => return port::connect_unix(connection, request),
         Request::Pack(request) => return archive::pack(agent, connection, request),
         Request::Unpack(request) => return archive::unpack(agent, connection, request),
         Request::Watch(request) => return watch::watch(agent, connection, request),

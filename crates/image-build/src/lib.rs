@@ -25,4 +25,4 @@ pub use ensure::{Inputs, KernelManifest, PortableInputs, ensure};
 pub use error::{BuildError, ModuleError};
 pub use modules::OrderError;
 pub use progress::{Outcome, Progress, Silent};
-pub use template::{Package, TemplateManifest};
+pub use template::{Package, ServiceManifest, TemplateManifest};

@@ -29,8 +29,26 @@ pub struct TemplateManifest {
     pub root_blake3: String,
     /// Commands to run in a fresh machine, as user `agent`, before its snapshot is taken.
     pub warm: Vec<Vec<String>>,
+    /// Programs that run in the snapshot and in every machine made from it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<ServiceManifest>,
     /// Every Debian package inside, by name.
     pub packages: Vec<Package>,
+}
+
+/// A program that is started before the snapshot, and again whenever it ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceManifest {
+    /// The user it runs as.
+    pub user: String,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Commands to run before it, as root.
+    pub before: Vec<Vec<String>>,
+    /// Run as root until it ends well: then the service is ready.
+    pub ready: Vec<String>,
+    /// Commands to run when all services are ready, as root.
+    pub after: Vec<Vec<String>>,
 }
 
 /// One Debian package in a root image.
@@ -50,9 +68,34 @@ struct Recipe {
     /// What building takes at its fullest, in MiB: the tree, the archive of it and the image of that.
     build_mib: u64,
     warm: &'static [&'static [&'static str]],
+    /// What makes a root image this one, where packages do not: run on it before [`FINISH`].
+    script: Option<&'static str>,
+    services: &'static [Service],
 }
 
-const RECIPES: [Recipe; 2] = [
+/// A service, as a recipe has it; each word is a program without arguments.
+struct Service {
+    user: &'static str,
+    program: &'static str,
+    before: &'static [&'static str],
+    ready: &'static str,
+    after: &'static [&'static str],
+}
+
+impl Service {
+    fn manifest(&self) -> ServiceManifest {
+        let argv = |&program: &&str| vec![program.to_owned()];
+        ServiceManifest {
+            user: self.user.to_owned(),
+            argv: argv(&self.program),
+            before: self.before.iter().map(argv).collect(),
+            ready: argv(&self.ready),
+            after: self.after.iter().map(argv).collect(),
+        }
+    }
+}
+
+const RECIPES: [Recipe; 3] = [
     Recipe {
         name: "agent",
         packages: include_str!("../templates/agent.list"),
@@ -62,6 +105,8 @@ const RECIPES: [Recipe; 2] = [
             &["python3", "-c", "import numpy, pandas, matplotlib.pyplot"],
             &["sh", "-c", "git --version && curl --version"],
         ],
+        script: None,
+        services: &[],
     },
     Recipe {
         name: "base",
@@ -69,9 +114,37 @@ const RECIPES: [Recipe; 2] = [
         root_bytes: 1 << 30,
         build_mib: 512,
         warm: &[],
+        script: None,
+        services: &[],
+    },
+    Recipe {
+        name: "postgres",
+        packages: include_str!("../templates/postgres.list"),
+        root_bytes: 8 << 30,
+        build_mib: 1536,
+        warm: &[],
+        script: Some(include_str!("../templates/postgres.sh")),
+        services: &[
+            Service {
+                user: "postgres",
+                program: "/usr/lib/sandflare/postgres-run",
+                before: &["/usr/lib/sandflare/postgres-make"],
+                ready: "/usr/lib/sandflare/postgres-ready",
+                after: &[],
+            },
+            Service {
+                user: "postgres",
+                program: "/usr/lib/sandflare/pgbouncer-run",
+                before: &["/usr/lib/sandflare/postgres-prepare"],
+                ready: "/usr/lib/sandflare/pgbouncer-ready",
+                after: &["/usr/lib/sandflare/postgres-warm"],
+            },
+        ],
     },
 ];
 
+/// The script of a recipe that has none.
+const NO_SCRIPT: &str = "#!/bin/sh\n";
 /// Runs in every root image before it is packed.
 const FINISH: &str = include_str!("../templates/finish.sh");
 
@@ -136,6 +209,7 @@ pub(crate) fn ensure(
             .iter()
             .map(|command| command.iter().map(|&word| word.to_owned()).collect())
             .collect(),
+        services: recipe.services.iter().map(Service::manifest).collect(),
         packages,
     };
     let text = serde_json::to_vec_pretty(&manifest)
@@ -182,6 +256,19 @@ fn key(recipe: &Recipe) -> String {
     for word in recipe.warm.iter().flat_map(|command| command.iter().chain([&"\n"])) {
         key.add("warm", word);
     }
+    key.add("script", recipe.script.unwrap_or_default());
+    for service in recipe.services {
+        let Service { user, program, before, ready, after } = service;
+        for (what, words) in [
+            ("service", [*user, *program, *ready].as_slice()),
+            ("before", *before),
+            ("after", *after),
+        ] {
+            for word in words {
+                key.add(what, word);
+            }
+        }
+    }
     key.finish()
 }
 
@@ -199,8 +286,11 @@ fn root_archive(
     advance: &dyn Fn(f64),
 ) -> Result<(PathBuf, Vec<Package>), BuildError> {
     let finish = work.join("finish.sh");
-    fs::write(&finish, FINISH).on("write", &finish)?;
-    fs::set_permissions(&finish, fs::Permissions::from_mode(0o755)).on("write", &finish)?;
+    let script = work.join("script.sh");
+    for (path, content) in [(&finish, FINISH), (&script, recipe.script.unwrap_or(NO_SCRIPT))] {
+        fs::write(path, content).on("write", path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).on("write", path)?;
+    }
     let (tar, list) = (work.join("root.tar"), work.join("packages"));
     let names: Vec<&str> = package_names(recipe.packages).collect();
     let temporary = work.join("tmp");
@@ -221,11 +311,13 @@ fn root_archive(
         .arg("--dpkgopt=path-include=/usr/share/doc/*/copyright")
         .arg("--dpkgopt=path-include=/usr/share/locale/locale.alias")
         .arg(format!("--include={}", names.join(",")))
+        .arg("--customize-hook=\"$SANDFLARE_SCRIPT\" \"$1\"")
         .arg("--customize-hook=\"$SANDFLARE_FINISH\" \"$1\"")
         .arg(SUITE)
         .arg(&tar)
         .args(Mirror::of_this_machine().sources().lines())
         .env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH)
+        .env("SANDFLARE_SCRIPT", &script)
         .env("SANDFLARE_FINISH", &finish)
         .env("SANDFLARE_SUITE", SUITE)
         .env("SANDFLARE_PACKAGES", &list)
@@ -354,7 +446,9 @@ mod tests {
 
     #[test]
     fn the_key_of_a_template_follows_its_recipe() {
-        let [agent, base] = &RECIPES;
+        let [agent, base, postgres] = &RECIPES;
+        assert_ne!(key(postgres), key(&Recipe { script: None, ..*postgres }));
+        assert_ne!(key(postgres), key(&Recipe { services: &[], ..*postgres }));
         assert_eq!(key(agent), key(agent));
         assert_ne!(key(agent), key(base));
         let bigger = Recipe { root_bytes: base.root_bytes * 2, ..*base };
@@ -381,7 +475,7 @@ mod tests {
         let error = ensure(directory.path(), directory.path(), &keys, &name, &crate::Silent);
         assert_eq!(
             error.unwrap_err().to_string(),
-            "there is no recipe for template `nonsense`; there are: agent, base"
+            "there is no recipe for template `nonsense`; there are: agent, base, postgres"
         );
     }
 }

@@ -252,7 +252,10 @@ impl Host {
         origin: Origin,
     ) -> Result<(SandboxHandle, oneshot::Receiver<Result<(), CreateError>>), CreateError> {
         let facts = SandboxFacts {
-            id: SandboxId::from_bits(u64::from_le_bytes(random()?)),
+            id: match spec.id {
+                Some(id) => id,
+                None => SandboxId::from_bits(u64::from_le_bytes(random()?)),
+            },
             project: spec.project,
             name: spec.name.clone(),
             template: spec.template.clone(),

@@ -103,6 +103,26 @@ pub struct RootManifest {
     /// Commands run once before the snapshot, so that what they load is in it.
     #[serde(default)]
     pub warm: Vec<Vec<String>>,
+    /// Programs that run in the snapshot.
+    #[serde(default)]
+    pub services: Vec<Service>,
+}
+
+/// A program that runs from a template's first boot on, in its snapshot and in every clone.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Service {
+    /// The user it runs as.
+    pub user: String,
+    /// Program and arguments. It is started again whenever it ends.
+    pub argv: Vec<String>,
+    /// Commands run before it, as root.
+    #[serde(default)]
+    pub before: Vec<Vec<String>>,
+    /// Run as root until it ends well: then the service is ready.
+    pub ready: Vec<String>,
+    /// Commands run when it is ready, as root.
+    #[serde(default)]
+    pub after: Vec<Vec<String>>,
 }
 
 impl Images {
@@ -194,9 +214,9 @@ pub(crate) fn checksum(file: File) -> io::Result<String> {
 /// What a snapshot depends on, as 16 hex digits: a snapshot with this key is as good as a new one.
 pub(crate) fn snapshot_key(kernel: &Kernel, root: &RootImage, size: Size) -> String {
     let (vcpus, memory_mib) = (size.vcpus(), size.memory_mib());
-    let warm = &root.manifest.warm;
+    let (warm, services) = (&root.manifest.warm, &root.manifest.services);
     let text = format!(
-        "{SNAPSHOT_FORMAT}\n{CMDLINE}\n{}\n{}\n{}\n{vcpus}\n{memory_mib}\n{warm:?}\n",
+        "{SNAPSHOT_FORMAT}\n{CMDLINE}\n{}\n{}\n{}\n{vcpus}\n{memory_mib}\n{warm:?}\n{services:?}\n",
         kernel.manifest.vmlinux_blake3, kernel.manifest.initrd_blake3, root.manifest.root_blake3,
     );
     blake3::hash(text.as_bytes()).to_hex().chars().take(16).collect()

@@ -70,6 +70,8 @@ const ASKS_PENDING_MAX: usize = 32;
 /// What sandbox is wanted.
 #[derive(Clone, Debug)]
 pub struct CreateSpec {
+    /// The id it gets; a random one when `None`. Whoever gives one makes sure that it is new.
+    pub id: Option<SandboxId>,
     /// The project it belongs to.
     pub project: ProjectId,
     /// What that project may use.
@@ -287,6 +289,15 @@ impl SandboxHandle {
         if self.kills.send(done).await.is_ok() {
             let _ = wait.await;
         }
+    }
+
+    /// Returns when it is over: it has failed, or is being or was destroyed.
+    pub async fn ended(&self) {
+        let over = |view: &SandboxView| {
+            matches!(view.phase, Phase::Failed | Phase::Stopping | Phase::Stopped)
+        };
+        // An owner that is gone has said its last word before.
+        let _ = self.view.clone().wait_for(over).await;
     }
 
     /// Pauses it; returns when it costs nothing but disk, and outlives a power cut. May be repeated.

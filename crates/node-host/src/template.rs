@@ -15,6 +15,7 @@
 mod build;
 mod delete;
 mod load;
+mod warm;
 
 pub use delete::DeleteTemplateError;
 

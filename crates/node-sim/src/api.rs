@@ -223,7 +223,9 @@ impl NodeApi for SimNode {
 
     async fn sandbox_kill(&self, id: SandboxId) -> Result<(), Failure> {
         self.with_sandbox(id, |_| Ok(()))?;
-        self.lock().sandboxes.remove(&id);
+        let mut state = self.lock();
+        state.sandboxes.remove(&id);
+        state.databases.forget_sandbox(id);
         Ok(())
     }
 
@@ -361,6 +363,7 @@ impl NodeApi for SimNode {
             sandbox.processes.insert(process_id, to_program);
             Ok(env)
         })?;
+        let env = self.lock().databases.with_wired(id, env);
         let (out, events) = mpsc::channel(EVENTS_PENDING_MAX);
         let found = ExecBody::Started { process_id, pid: 100 + process_id.0 };
         let _ = out.send(found).await;

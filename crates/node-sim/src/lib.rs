@@ -5,6 +5,7 @@
 //! are the few in `program.rs`. It is never shipped: it appears under `[dev-dependencies]` only.
 
 mod api;
+mod databases;
 mod files;
 mod life;
 mod policy;
@@ -72,6 +73,7 @@ pub(crate) struct State {
     pub(crate) processes_made: u32,
     pub(crate) fail_next_create: Option<Failure>,
     pub(crate) ports: ports::Ports,
+    pub(crate) databases: databases::Databases,
 }
 
 /// A node without machines. Clones are the same node.
@@ -280,7 +282,8 @@ impl SimNode {
         let creates = self.access.get().map(|access| access.creates_within_a_minute(project));
         let state = self.lock();
         let of_project = state.sandboxes.values().filter(|sandbox| sandbox.project == project);
-        let used = node_quota::used_by(of_project.map(|sandbox| sandbox.shown.size));
+        let sizes = of_project.map(|sandbox| sandbox.shown.size);
+        let used = node_quota::used_by(sizes.chain(state.databases.sizes_of(project)));
         let snapshots = snapshots_of(&state, project);
         Used { creates_per_minute: creates.unwrap_or_default(), snapshots, ..used }
     }

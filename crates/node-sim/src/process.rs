@@ -70,6 +70,7 @@ impl SimNode {
             sandbox.kept.insert(process_id, Kept { process: process.clone(), events: follow });
             Ok(env)
         })?;
+        let env = self.lock().databases.with_wired(id, env);
         tokio::spawn(program::run(request, pty, env, input, out));
         tokio::spawn(async move {
             while let Some(body) = said.recv().await {

@@ -246,7 +246,7 @@ fn in_whole(
     Ok(transaction.commit()?)
 }
 
-fn all<T>(
+pub(crate) fn all<T>(
     connection: &Connection,
     sql: &str,
     read: impl Fn(&Row<'_>) -> Result<T, StoreError>,
@@ -260,7 +260,7 @@ fn all<T>(
     Ok(all)
 }
 
-fn parsed<T: std::str::FromStr>(
+pub(crate) fn parsed<T: std::str::FromStr>(
     row: &Row<'_>,
     at: usize,
     what: &'static str,
@@ -270,11 +270,11 @@ fn parsed<T: std::str::FromStr>(
 }
 
 /// Milliseconds fit for another 290 million years.
-fn whole(value: u64) -> i64 {
+pub(crate) fn whole(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn unsigned(value: i64) -> u64 {
+pub(crate) fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or_default()
 }
 

@@ -7,6 +7,7 @@
 //! that a sandbox is paused or gone, keys and projects.
 
 mod access;
+mod databases;
 mod ports;
 mod schema;
 mod thread;
@@ -20,6 +21,7 @@ use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use tokio::sync::oneshot;
 
 pub use access::{AnswerRow, KeyRow, ProjectRow};
+pub use databases::{DatabaseRow, WiringRow};
 pub use ports::PortsRow;
 
 /// Why the store could not be opened.

@@ -93,6 +93,34 @@ const MIGRATIONS: &[&str] = &[
     // What sandboxes may reach. Those of before reached nothing.
     "
     ALTER TABLE sandboxes ADD COLUMN network TEXT NOT NULL DEFAULT '{\"base\":\"none\"}';
+    ",
+    // Databases, and the sandboxes that may use them.
+    "
+    CREATE TABLE databases (
+        id            TEXT PRIMARY KEY,
+        project       TEXT NOT NULL,
+        name          TEXT NOT NULL COLLATE NOCASE,
+        sandbox       TEXT NOT NULL UNIQUE,
+        size          TEXT NOT NULL,
+        extensions    TEXT NOT NULL,
+        user          TEXT NOT NULL UNIQUE,
+        password      TEXT NOT NULL,
+        ready         INTEGER NOT NULL,
+        created_at_ms INTEGER NOT NULL,
+        expires_at_ms INTEGER,
+        errand        BLOB,
+        UNIQUE (project, name)
+    ) STRICT;
+    CREATE TABLE wirings (
+        sandbox   TEXT NOT NULL,
+        database  TEXT NOT NULL REFERENCES databases (id) ON DELETE CASCADE,
+        env       TEXT NOT NULL,
+        read_only INTEGER NOT NULL,
+        user      TEXT NOT NULL UNIQUE,
+        password  TEXT NOT NULL,
+        number    INTEGER NOT NULL,
+        PRIMARY KEY (sandbox, database)
+    ) STRICT;
 ",
 ];
 

@@ -27,6 +27,7 @@ use node_witness::Witness;
 use tokio_util::sync::CancellationToken;
 
 use crate::build::{self, Build};
+use crate::databases::Databases;
 use crate::exec::{Commands, of_guest, size_of_guest};
 use crate::view::sandbox;
 use crate::{agent, failure, lifecycle, measure, process, quota, seen, system, watch};
@@ -44,6 +45,7 @@ pub(crate) struct Node {
     stop: CancellationToken,
     started: Instant,
     commands: Commands,
+    databases: Databases,
 }
 
 impl Node {
@@ -55,17 +57,23 @@ impl Node {
         vmm: PathBuf,
         verdict: Verdict,
         stop: CancellationToken,
+        databases: Databases,
     ) -> Self {
         let (started, commands) = (Instant::now(), Commands::default());
-        Self { host, access, witness, vmm, verdict, stop, started, commands }
+        Self { host, access, witness, vmm, verdict, stop, started, commands, databases }
     }
 
     pub(crate) const fn host(&self) -> &Arc<Host> {
         &self.host
     }
 
+    pub(crate) const fn databases(&self) -> &Databases {
+        &self.databases
+    }
+
     pub(crate) fn sandbox(&self, id: SandboxId) -> Result<SandboxHandle, Failure> {
-        self.host.sandbox(id).ok_or_else(|| Failure::no_sandbox(id))
+        let found = self.host.sandbox(id).filter(|_| !self.databases.are_in(id));
+        found.ok_or_else(|| Failure::no_sandbox(id))
     }
 
     /// Asks the agent of a sandbox one thing.
@@ -102,7 +110,7 @@ impl Node {
 
 impl NodeApi for Node {
     fn sandbox_project(&self, id: SandboxId) -> Option<ProjectId> {
-        self.host.sandbox(id).map(|sandbox| sandbox.facts().project)
+        self.sandbox(id).ok().map(|sandbox| sandbox.facts().project)
     }
 
     async fn project_used(&self, id: ProjectId) -> Result<Used, Failure> {
@@ -211,7 +219,10 @@ impl NodeApi for Node {
         query: SandboxListQuery,
     ) -> Result<SandboxList, Failure> {
         let all = self.host.sandboxes();
-        let seen = all.iter().filter(|one| query.shows(caller, one.facts().project));
+        let seen = all.iter().filter(|sandbox| {
+            let facts = sandbox.facts();
+            query.shows(caller, facts.project) && !self.databases.are_in(facts.id)
+        });
         Ok(SandboxList::page(seen.map(sandbox).collect(), &query))
     }
 
@@ -338,8 +349,9 @@ impl NodeApi for Node {
     async fn process_exec(
         &self,
         id: SandboxId,
-        request: ExecRequest,
+        mut request: ExecRequest,
     ) -> Result<EventStream<ExecEvent>, Failure> {
+        request.env = self.databases.with_wired(id, request.env);
         self.commands.exec(self.sandbox(id)?, request).await
     }
 
@@ -375,7 +387,8 @@ impl NodeApi for Node {
         id: SandboxId,
         request: SpawnRequest,
     ) -> Result<Process, Failure> {
-        let (request, pty) = request.into_parts();
+        let (mut request, pty) = request.into_parts();
+        request.env = self.databases.with_wired(id, request.env);
         let exec = of_guest(&self.sandbox(id)?.facts().env, request, pty)?;
         self.ask(id, |agent| agent.spawn(exec)).await.map(process::shown)
     }
@@ -481,6 +494,7 @@ fn spec(request: CreateSandbox, project: ProjectId, quota: Quota) -> CreateSpec 
     let ready_within = options.ready_timeout_ms.map(|ms| Duration::from_millis(ms.into()));
     let (prefetch, cold) = (options.prefetch, options.cold);
     CreateSpec {
+        id: None,
         project,
         quota,
         template,

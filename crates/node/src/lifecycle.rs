@@ -93,6 +93,7 @@ fn spec_of_child(
 ) -> CreateSpec {
     let facts = parent.facts();
     CreateSpec {
+        id: None,
         project: facts.project,
         quota,
         template: facts.template.clone(),

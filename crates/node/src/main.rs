@@ -4,6 +4,7 @@
 mod agent;
 mod api;
 mod build;
+mod databases;
 mod exec;
 mod exposure;
 mod failure;
@@ -40,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::api::Node;
+use crate::databases::Databases;
 use crate::settings::{LogFormat, Options, Settings};
 
 /// LIMIT: after every sandbox is gone, answers that are still on their way get this long.
@@ -110,9 +112,26 @@ async fn serve(settings: Settings) -> Result<()> {
     }
     let witness = seen::witness(&data_dir)?;
     seen::keep_journal(&host, &witness);
+    let outside = match settings.database_listen {
+        Some(address) => Some(listen::listen(address).await?),
+        None => None,
+    };
+    let at = outside.as_ref().map(|outside| outside.local_addr()).transpose();
+    let at = at.context("ask for the address databases are reached at")?;
+    let databases = Databases::open(host.clone(), access.clone(), at).await;
+    let databases = databases.context("find the databases of an earlier run")?;
     let stop = CancellationToken::new();
     let signals = stop_on_signal(stop.clone())?;
-    let node = Node::new(host.clone(), access.clone(), witness.clone(), vmm, verdict, stop.clone());
+    let outside = outside.map(|outside| tokio::spawn(databases.clone().listen(outside)));
+    let node = Node::new(
+        host.clone(),
+        access.clone(),
+        witness.clone(),
+        vmm,
+        verdict,
+        stop.clone(),
+        databases.clone(),
+    );
     let limits = settings.limits;
     let addresses = Addresses { domain: settings.sandbox_domain, secure: settings.tls.is_some() };
     let watch = |router| witness.watch(router);
@@ -125,6 +144,10 @@ async fn serve(settings: Settings) -> Result<()> {
     let serving = tokio::spawn(api_node::serve(listener, router, settings.tls, limits, stopped));
     stop.cancelled().await;
     tracing::info!("stopping");
+    if let Some(outside) = outside {
+        outside.abort();
+    }
+    databases.rest().await;
     // Commands end with their sandboxes, and with them the answers that are still streaming.
     host.close().await;
     match timeout(ANSWERS_WITHIN, serving).await {

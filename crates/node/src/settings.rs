@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use api_node::{Cidr, Domain, Limits, SecretHash};
 use api_vmm::MemoryPath;
 use base_types::Size;
@@ -62,6 +62,10 @@ pub(crate) struct Options {
     /// machine's own, such as 10.1.2.0/24. May be repeated.
     #[arg(long, value_name = "CIDR")]
     gateway_allow: Vec<Cidr>,
+    /// Address to take connections to databases on, unencrypted; beyond loopback only together with
+    /// --trust-network. Without it, databases are reached by the sandboxes they are wired to.
+    #[arg(long, value_name = "ADDRESS")]
+    database_listen: Option<SocketAddr>,
     /// Shells kept ready, for each size that should have some.
     #[arg(long, value_name = "SIZE=COUNT", value_parser = parse_pool, default_value = "nano=24")]
     pool: Vec<(Size, usize)>,
@@ -133,6 +137,7 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     pub(crate) sandbox_domain: Domain,
     pub(crate) gateway: GatewaySettings,
+    pub(crate) database_listen: Option<SocketAddr>,
     pub(crate) host: HostSettings,
 }
 
@@ -156,6 +161,9 @@ impl Options {
             trusted: self.trust_network,
         };
         exposure.check()?;
+        if self.database_listen.is_some_and(|at| !at.ip().is_loopback()) && !self.trust_network {
+            bail!("connections to databases are not encrypted: listen on loopback for them");
+        }
         let tls = match (&self.tls_cert, &self.tls_key) {
             (Some(cert), Some(key)) => Some(tls::acceptor(cert, key)?),
             _ => None,
@@ -184,6 +192,7 @@ impl Options {
             limits: self.limits.resolve(),
             sandbox_domain: self.sandbox_domain,
             gateway,
+            database_listen: self.database_listen,
             host,
         })
     }
@@ -286,6 +295,7 @@ mod test {
     fn wrong_settings_are_refused_before_anything_starts() {
         for wrong in [
             ["--listen", "localhost"],
+            ["--database-listen", "0.0.0.0:5432"],
             ["--ready-timeout-ms", "0"],
             ["--memory-path", "magic"],
             ["--prefetch", "maybe"],

@@ -47,6 +47,8 @@ enum Class {
     Sandbox,
     /// Whoever sees the snapshot `{id}`.
     Snapshot,
+    /// Whoever sees the database `{id}`, which may be a name too.
+    Database,
     /// Administrators.
     Admin,
 }
@@ -58,10 +60,11 @@ fn class(method: &Method, route: &str) -> Class {
     };
     match route {
         "/" | "/docs" | "/docs/style.css" | "/v1/health" | "/v1/openapi.json" => Class::Open,
-        "/v1/sandboxes" | "/v1/snapshots" | "/v1/usage" => Class::Keyed,
+        "/v1/databases" | "/v1/sandboxes" | "/v1/snapshots" | "/v1/usage" => Class::Keyed,
         "/v1/templates" | "/v1/templates/{name}/{size}" if method == Method::GET => Class::Keyed,
         _ if under("/v1/sandboxes/{id}") => Class::Sandbox,
         _ if under("/v1/snapshots/{id}") => Class::Snapshot,
+        _ if under("/v1/databases/{id}") => Class::Database,
         _ => Class::Admin,
     }
 }
@@ -88,6 +91,9 @@ pub(crate) async fn admit<A: NodeApi, G: AccessApi>(
         Some(Class::Sandbox) => sandbox_is_there(&*doors.api, &caller, &mut parts).await.map(Some),
         Some(Class::Snapshot) => {
             snapshot_is_there(&*doors.api, &caller, &mut parts).await.map(|()| None)
+        }
+        Some(Class::Database) => {
+            database_is_there(&*doors.api, &caller, &mut parts).await.map(|()| None)
         }
         Some(Class::Admin) if caller.role == Role::Admin => Ok(None),
         Some(Class::Admin) => Err(for_admins()),
@@ -169,6 +175,24 @@ async fn snapshot_is_there(
     match api.snapshot_project(id) {
         Some(project) if caller.sees(project) => Ok(()),
         _ => Err(Failure::no_snapshot(id)),
+    }
+}
+
+/// The same for databases. The one that was found goes along with the request, because a name means
+/// another one tomorrow.
+async fn database_is_there(
+    api: &impl NodeApi,
+    caller: &Caller,
+    parts: &mut Parts,
+) -> Result<(), Failure> {
+    let which = placeholder(parts).await?;
+    let found = api.database_find(caller.project, &which);
+    match found.and_then(|id| api.database_project(id).map(|project| (id, project))) {
+        Some((id, project)) if caller.sees(project) => {
+            parts.extensions.insert(id);
+            Ok(())
+        }
+        _ => Err(Failure::no_database(&which)),
     }
 }
 

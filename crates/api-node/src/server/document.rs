@@ -12,7 +12,7 @@ use utoipa::openapi::{Content, OpenApi, PathItem, RefOr, Required, Type};
 use crate::server::idempotency::{CREATES, KEY_BYTES_MAX, REPLAYED};
 use crate::{
     FORK_COUNT_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, POLICY_RULE_BYTES_MAX, POLICY_RULES_MAX,
-    PTY_SIDE_MAX,
+    PTY_SIDE_MAX, QUERY_ROWS_MAX, QUERY_TIMEOUT_MS_MAX,
 };
 
 /// What an id in a path looks like, by what the path begins with.
@@ -34,6 +34,8 @@ enum Form {
     /// A name for people.
     Name,
     TemplateName,
+    /// The id of a database, or its name.
+    Database,
     Size,
     /// At least one of a list.
     Some,
@@ -47,7 +49,12 @@ const RULE: &str =
     "^(\\*|(\\*\\.)?[A-Za-z0-9._-]+(/[0-9]{1,2})?)(:[0-9]{1,5}(-[0-9]{1,5})?)?(/(tcp|udp))?$";
 
 /// The fields of bodies that have a form.
-const FIELDS: [(&str, &str, Form); 20] = [
+const FIELDS: [(&str, &str, Form); 25] = [
+    ("CreateDatabase", "name", Form::Database),
+    ("CreateDatabase", "size", Form::Size),
+    ("ForkDatabase", "name", Form::Database),
+    ("QueryDatabase", "rows_max", Form::Between(1, QUERY_ROWS_MAX as usize)),
+    ("QueryDatabase", "timeout_ms", Form::Between(1, QUERY_TIMEOUT_MS_MAX as usize)),
     ("CreateSandbox", "name", Form::Name),
     ("CreateSandbox", "template", Form::TemplateName),
     ("CreateSandbox", "size", Form::Size),
@@ -151,15 +158,17 @@ fn as_bytes((kind, content): (&String, &mut Content)) {
 fn describe(path: &str, parameter: &mut Parameter) {
     let name = parameter.name.as_str();
     let in_path = parameter.parameter_in == ParameterIn::Path;
-    if in_path && name == "id" {
-        if let Some((_, prefix)) = IDS.iter().find(|(start, _)| path.starts_with(start)) {
-            let id = ObjectBuilder::new().schema_type(Type::String);
-            let id = id.pattern(Some(format!("^{prefix}_[0-9a-f]{{16}}$")));
-            parameter.schema = Some(id.into());
-        }
+    if in_path
+        && name == "id"
+        && let Some((_, prefix)) = IDS.iter().find(|(start, _)| path.starts_with(start))
+    {
+        let id = ObjectBuilder::new().schema_type(Type::String);
+        let id = id.pattern(Some(format!("^{prefix}_[0-9a-f]{{16}}$")));
+        parameter.schema = Some(id.into());
         return;
     }
     let form = match name {
+        "id" | "database" if in_path => Some(Form::Database),
         "name" if in_path => Some(Form::TemplateName),
         "size" if in_path => Some(Form::Size),
         _ if in_path => None,
@@ -191,6 +200,10 @@ fn apply_to_one(form: Form, object: &mut Object) {
             object.max_length = Some(PATH_BYTES_MAX);
         }
         Form::Name => object.pattern = Some(format!("^[A-Za-z0-9._-]{{1,{NAME_BYTES_MAX}}}$")),
+        Form::Database => {
+            let more = NAME_BYTES_MAX - 1;
+            object.pattern = Some(format!("^[A-Za-z0-9][A-Za-z0-9._-]{{0,{more}}}$"));
+        }
         Form::TemplateName => object.pattern = Some("^[a-z][a-z0-9-]{0,39}$".to_owned()),
         Form::Size => object.enum_values = Some(Size::ALL.map(|size| size.name().into()).to_vec()),
         Form::Between(least, most) => {

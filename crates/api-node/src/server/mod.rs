@@ -11,6 +11,7 @@ mod access;
 mod access_api;
 mod access_routes;
 mod api;
+mod database;
 mod document;
 mod door;
 mod extract;
@@ -39,6 +40,7 @@ pub use api::{
     ByteStream, EventStream, FileContent, NodeApi, ProcessInput, ProcessLine, UploadError,
     UploadStream,
 };
+pub use database::DatabasesApi;
 pub use limits::Limits;
 pub use policy_api::PolicyApi;
 pub use port::{Addresses, Domain, ParseDomainError, PortIo, PortsAccess, PortsApi};

@@ -16,6 +16,7 @@ use crate::server::access::{Doors, admit};
 use crate::server::access_api::AccessApi;
 use crate::server::access_routes;
 use crate::server::api::NodeApi;
+use crate::server::database::database_routes;
 use crate::server::document::with_forms;
 use crate::server::door::{finish, guard};
 use crate::server::extract::{JsonBody, Params, Places, parse, whole};
@@ -293,6 +294,7 @@ fn routes<A: NodeApi>() -> OpenApiRouter<Arc<A>> {
         .merge(lifecycle_routes())
         .merge(port_routes())
         .merge(policy_routes())
+        .merge(database_routes())
         .merge(file_routes())
 }
 

@@ -45,8 +45,8 @@ const DECIDED: [&str; 9] = [
     "--tls-key",
     "--trust-network",
 ];
-/// Template whose root image `up` makes.
-const TEMPLATE: &str = "agent";
+/// Templates whose root images `up` makes: sandboxes and databases.
+const TEMPLATES: [&str; 2] = ["agent", "postgres"];
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -190,7 +190,7 @@ async fn build_images(place: &Place, host: Host, steps: &Steps) -> Result<()> {
             extra: Vec::new(),
         }),
     };
-    let templates = vec![TEMPLATE.parse().expect("the name is legal")];
+    let templates = TEMPLATES.map(|name| name.parse().expect("the name is legal")).to_vec();
     let inputs = Inputs { agent: programs::beside(AGENT)?, portable, templates };
     let images = place.images();
     // Building uses the machine's own tools and threads; it is no work for this runtime. The steps

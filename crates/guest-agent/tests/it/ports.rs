@@ -2,9 +2,10 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
 use std::{fs, thread};
 
-use api_guest::{Answer, Connect, FailCode, Message, Request};
+use api_guest::{Answer, Connect, ConnectUnix, FailCode, Message, Request};
 
 use crate::guest::{Guest, Talk, reaches};
 
@@ -144,4 +145,37 @@ fn idle_connections_cost_little_and_leave_room_for_health() {
     assert!(matches!(guest.one(&Request::Health), Answer::Healthy(_)));
     let each = guest.memory_peak_kib().saturating_sub(before) / held.len();
     assert!(each < 128, "{each} KiB for each connection");
+}
+
+#[test]
+fn a_unix_socket_is_reached_as_a_port_is() {
+    let guest = Guest::start();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let ask = |path: &str| guest.ask(&Request::ConnectUnix(ConnectUnix { path: path.to_owned() }));
+    let mut host = ask(path.to_str().unwrap());
+    assert_eq!(host.next(), Answer::Done);
+    let (mut program, _) = listener.accept().unwrap();
+    host.stream.write_all(b"there").unwrap();
+    host.stream.shutdown(Shutdown::Write).unwrap();
+    let mut received = String::new();
+    program.read_to_string(&mut received).unwrap();
+    program.write_all(b"and back").unwrap();
+    drop(program);
+    let mut answer = String::new();
+    host.stream.read_to_string(&mut answer).unwrap();
+    assert_eq!((received.as_str(), answer.as_str()), ("there", "and back"));
+    drop(listener);
+    // A socket nobody listens on any more, one that never was, and what is none.
+    let gone = path.to_str().unwrap().to_owned();
+    for (path, code) in [
+        (gone.as_str(), FailCode::NothingListens),
+        ("/nonexistent/socket", FailCode::NothingListens),
+        ("relative", FailCode::InvalidRequest),
+        (&format!("/{}", "x".repeat(107)), FailCode::InvalidRequest),
+    ] {
+        let Answer::Failed(failed) = ask(path).next() else { panic!("{path}") };
+        assert_eq!(failed.code, code, "{path}: {}", failed.message);
+    }
 }

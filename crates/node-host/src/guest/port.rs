@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use api_guest::{Answer, Connect, Request};
+use api_guest::{Answer, Connect, ConnectUnix, Request};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 
@@ -23,8 +23,17 @@ pub struct PortStream {
 
 impl GuestConnection {
     /// Connects to the program that listens on `port`.
-    pub async fn connect_port(mut self, port: u16) -> Result<PortStream, GuestError> {
-        match self.ask(Request::Connect(Connect { port }), ANSWER_WITHIN).await? {
+    pub async fn connect_port(self, port: u16) -> Result<PortStream, GuestError> {
+        self.connected(Request::Connect(Connect { port })).await
+    }
+
+    /// Connects to the program that listens on the Unix socket at `path`, as the guest's root.
+    pub async fn connect_unix(self, path: String) -> Result<PortStream, GuestError> {
+        self.connected(Request::ConnectUnix(ConnectUnix { path })).await
+    }
+
+    async fn connected(mut self, request: Request) -> Result<PortStream, GuestError> {
+        match self.ask(request, ANSWER_WITHIN).await? {
             Answer::Done => {}
             _ => return Err(GuestError::Unexpected),
         }

@@ -6,15 +6,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use api_guest::{Exec, Request, SetClock, Settle};
+use api_guest::{Request, SetClock, Settle};
 use api_vmm::{Answer, Command, MemoryPath, SnapshotSpec};
 use base_types::{Chain, SandboxId, Size};
 use tokio::sync::watch;
-use tokio::time::timeout;
 
-use super::{BUILDING_PREFIX, Manifest, Shared, Template, TemplateError, TemplateState, load};
-use crate::control::{ControlError, shown};
-use crate::guest::{ExecEvent, GuestError};
+use super::{
+    BUILDING_PREFIX, Manifest, Shared, Template, TemplateError, TemplateState, load, warm,
+};
+use crate::control::ControlError;
 use crate::images::{Kernel, RootImage, checksum, open, snapshot_key};
 use crate::machine::{
     self, Identity, MachineError, MachineFiles, Memory, RestoreOptions, micros, wall_clock_ns,
@@ -22,10 +22,6 @@ use crate::machine::{
 use crate::network::unplugged;
 use crate::vmm::VmmProcess;
 
-/// LIMIT: a warm-up command imports a few big Python packages, a minute under emulation.
-const WARM_WITHIN: Duration = Duration::from_secs(300);
-/// LIMIT: end of a warm-up command's output that is kept for an error.
-const OUTPUT_BYTES_MAX: usize = 2048;
 /// LIMIT: flushing a guest's dirty pages to an emulated disk.
 const SETTLE_WITHIN: Duration = Duration::from_secs(120);
 /// LIMIT: writing all memory of the largest size to a slow disk.
@@ -113,13 +109,13 @@ impl Scratch {
 }
 
 /// Reports the steps of one build.
-struct Steps<'a> {
+pub(super) struct Steps<'a> {
     progress: &'a watch::Sender<TemplateState>,
     title: String,
 }
 
 impl Steps<'_> {
-    fn at(&self, percent: u8, message: &str) {
+    pub(super) fn at(&self, percent: u8, message: &str) {
         tracing::info!("{}: {message}", self.title);
         let message = format!("{}: {message}", self.title);
         self.progress.send_replace(TemplateState::Building { message, percent });
@@ -190,7 +186,10 @@ async fn make(
         .await
         .map_err(machine("boot the kernel"))?;
     let boot_us = micros(booting);
-    warm(&shell.process, root, steps).await?;
+    // A booted guest has no clock of its own; what its programs write should not be from 1970.
+    let clock = SetClock { wall_clock_ns: wall_clock_ns() };
+    tell(&shell.process, Request::SetClock(clock), "set the guest's clock").await?;
+    warm::warm(&shell.process, root, steps).await?;
 
     steps.at(60, "bring the machine to rest");
     tell(&shell.process, Request::Settle(Settle { drop_caches: false }), "settle the guest")
@@ -245,86 +244,6 @@ async fn make(
     template.manifest = manifest;
     template.bytes = super::bytes_in(&scratch.dir);
     Ok(template)
-}
-
-/// What every sandbox runs first: a shell and the small programs people try. Run before the snapshot,
-/// so that no clone has to read them from its disk.
-const SHELL_WARM: [&str; 3] =
-    ["sh", "-c", "id; ls /; date; uname; echo warm | cat; test -x /bin/bash && bash -c true; true"];
-
-/// Runs the commands of the template's manifest, so that what they load is in the snapshot.
-async fn warm(
-    process: &VmmProcess,
-    root: &RootImage,
-    steps: &Steps<'_>,
-) -> Result<(), TemplateError> {
-    // A booted guest has no clock of its own; what the commands write should not be from 1970.
-    let clock = SetClock { wall_clock_ns: wall_clock_ns() };
-    tell(process, Request::SetClock(clock), "set the guest's clock").await?;
-    let shell = SHELL_WARM.map(str::to_owned).to_vec();
-    let commands = std::iter::once(&shell).chain(&root.manifest.warm);
-    let count = root.manifest.warm.len() + 1;
-    for (index, argv) in commands.enumerate() {
-        let command = shown(&argv.join(" "));
-        let percent = u8::try_from(30 + 30 * index / count).unwrap_or(60);
-        steps.at(percent, &format!("run {command}"));
-        run(process, argv).await.map_err(|failed| match failed {
-            RunError::Guest(source) => TemplateError::Guest { doing: "run a command", source },
-            RunError::Machine(source) => TemplateError::Machine { doing: "run a command", source },
-            RunError::Ended { ending, output } => {
-                let output = if output.is_empty() { output } else { format!(": {output}") };
-                TemplateError::Warm { command, ending, output }
-            }
-        })?;
-    }
-    Ok(())
-}
-
-enum RunError {
-    Guest(GuestError),
-    Machine(MachineError),
-    Ended { ending: String, output: String },
-}
-
-/// Runs a command to its end; anything but exit code 0 is an error.
-async fn run(process: &VmmProcess, argv: &[String]) -> Result<(), RunError> {
-    let connection = machine::connect(process.control()).await.map_err(RunError::Machine)?;
-    let exec = Exec {
-        argv: argv.to_vec(),
-        env: Vec::new(),
-        cwd: None,
-        user: None,
-        time_limit_ms: u64::try_from(WARM_WITHIN.as_millis()).ok(),
-        stdin: false,
-        pty: None,
-    };
-    let (mut events, input) = connection.exec(exec).await.map_err(RunError::Guest)?;
-    let mut output = Vec::new();
-    let running = async {
-        loop {
-            match events.next().await? {
-                ExecEvent::Started(_) => {}
-                ExecEvent::Stdout(data) | ExecEvent::Stderr(data) => {
-                    output.extend_from_slice(&data);
-                    output.drain(..output.len().saturating_sub(OUTPUT_BYTES_MAX));
-                }
-                ExecEvent::Exited(exited) => return Ok(exited),
-            }
-        }
-    };
-    // The guest enforces the limit; this one is for a guest that does not.
-    let exited = timeout(WARM_WITHIN + SETTLE_WITHIN, running)
-        .await
-        .map_err(|_| RunError::Guest(GuestError::Silent(WARM_WITHIN)))?
-        .map_err(RunError::Guest)?;
-    drop(input);
-    let ending = match (exited.timed_out, exited.code, exited.signal) {
-        (false, Some(0), _) => return Ok(()),
-        (true, ..) => format!("did not end within {} s", WARM_WITHIN.as_secs()),
-        (false, Some(code), _) => format!("ended with exit code {code}"),
-        (false, None, signal) => format!("was ended by signal {}", signal.unwrap_or_default()),
-    };
-    Err(RunError::Ended { ending, output: shown(&String::from_utf8_lossy(&output)) })
 }
 
 /// Sends a request that is answered by a single `Done`.

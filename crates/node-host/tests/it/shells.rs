@@ -26,6 +26,7 @@ fn settings(data: &Path, pool: usize) -> HostSettings {
 
 fn spec() -> CreateSpec {
     CreateSpec {
+        id: None,
         project: ProjectId::DEFAULT,
         quota: Quota::default(),
         template: "agent".parse().unwrap(),

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use api_node::{Quota, Sandbox, Snapshot};
+use api_node::{Database, Quota, Sandbox, Snapshot};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -56,6 +56,16 @@ const ROWS: &[(&str, Gets)] = &[
     ("post /v1/sandboxes/{id}/measure", Gets::Nothing),
     ("post /v1/sandboxes/{id}/fork", Gets::Nothing),
     ("post /v1/sandboxes/{id}/snapshots", Gets::Nothing),
+    ("get /v1/databases", Gets::Own),
+    ("post /v1/databases", Gets::Own),
+    ("get /v1/databases/{id}", Gets::Nothing),
+    ("delete /v1/databases/{id}", Gets::Nothing),
+    ("post /v1/databases/{id}/query", Gets::Nothing),
+    ("post /v1/databases/{id}/password", Gets::Nothing),
+    ("post /v1/databases/{id}/fork", Gets::Nothing),
+    ("get /v1/sandboxes/{id}/databases", Gets::Nothing),
+    ("put /v1/sandboxes/{id}/databases/{database}", Gets::Nothing),
+    ("delete /v1/sandboxes/{id}/databases/{database}", Gets::Nothing),
     ("get /v1/snapshots", Gets::Own),
     ("get /v1/snapshots/{id}", Gets::Nothing),
     ("delete /v1/snapshots/{id}", Gets::Nothing),
@@ -105,12 +115,16 @@ fn body(operation: &str) -> Option<Value> {
     let body = match path.rsplit('/').next().unwrap() {
         "{port}" if method == "put" => json!({"public": true}),
         "policy" if method == "put" => json!({"base": "none"}),
+        "{database}" if method == "put" => json!({}),
         _ if method != "post" => return None,
         "stdin" | "pause" | "resume" | "stop" | "cold-boot" | "build" => return None,
         "exec" | "processes" => json!({"argv": ["true"]}),
         "signal" => json!({"signal": 15}),
         "resize" => json!({"rows": 24, "cols": 80}),
         "timeout" => json!({"timeout_s": 60}),
+        "databases" => json!({"name": "mine"}),
+        "query" => json!({"sql": "select 1"}),
+        "fork" if path.starts_with("/v1/databases") => json!({"name": "branch"}),
         "fork" => json!({"count": 1}),
         "make" => json!({"path": "/made"}),
         "move" => json!({"from": "/a", "to": "/b"}),
@@ -123,6 +137,7 @@ fn body(operation: &str) -> Option<Value> {
 
 fn place(path: &str, id: &str) -> String {
     let path = path.replace("{id}", id).replace("{process_id}", "1").replace("{port}", "80");
+    let path = path.replace("{database}", "private-database");
     let path = path.replace("{name}", "agent").replace("{size}", "nano");
     if path.contains("/files") { format!("{path}?path=/a") } else { path }
 }
@@ -131,6 +146,18 @@ struct Victim {
     key: String,
     sandbox: Sandbox,
     snapshot: Snapshot,
+    database: Database,
+}
+
+impl Victim {
+    /// What `{id}` in a path stands for.
+    fn id_for(&self, path: &str) -> String {
+        match path {
+            _ if path.starts_with("/v1/snapshots") => self.snapshot.id.to_string(),
+            _ if path.starts_with("/v1/databases") => self.database.id.to_string(),
+            _ => self.sandbox.id.to_string(),
+        }
+    }
 }
 
 async fn victim(world: &World) -> Victim {
@@ -142,7 +169,9 @@ async fn victim(world: &World) -> Victim {
     let path = format!("/v1/sandboxes/{}/snapshots", sandbox.id);
     let snapshot = json!({"name": "private-snapshot"});
     let snapshot = world.ask(Some(&key), &Method::POST, &path, Some(&snapshot)).await;
-    Victim { key, sandbox, snapshot: snapshot.decoded() }
+    let database = json!({"name": "private-database", "password": "private-password"});
+    let database = world.ask(Some(&key), &Method::POST, "/v1/databases", Some(&database)).await;
+    Victim { key, sandbox, snapshot: snapshot.decoded(), database: database.decoded() }
 }
 
 #[test]
@@ -169,9 +198,11 @@ async fn another_projects_key_gets_nothing() {
     let stranger = world.key(&stranger).await.secret;
     let rows: BTreeMap<&str, Gets> = ROWS.iter().copied().collect();
     for (operation, method, path) in operations() {
-        let (theirs, never) = match path.starts_with("/v1/snapshots") {
-            true => (victim.snapshot.id.to_string(), "snap_00000000deadbeef"),
-            false => (victim.sandbox.id.to_string(), "sbx_00000000deadbeef"),
+        let theirs = victim.id_for(&path);
+        let never = match theirs.split_once('_') {
+            Some(("snap", _)) => "snap_00000000deadbeef",
+            Some(("db", _)) => "db_00000000deadbeef",
+            _ => "sbx_00000000deadbeef",
         };
         let body = body(&operation);
         let ask = async |key: Option<&str>, id: &str| {
@@ -216,10 +247,7 @@ async fn another_projects_key_gets_nothing() {
         if rows[operation.as_str()] != Gets::Nothing || gone {
             continue;
         }
-        let id = match path.starts_with("/v1/snapshots") {
-            true => victim.snapshot.id.to_string(),
-            false => victim.sandbox.id.to_string(),
-        };
+        let id = victim.id_for(&path);
         let body = body(&operation);
         let own = world.ask(Some(&victim.key), &method, &place(&path, &id), body.as_ref()).await;
         let message = own.body["message"].as_str().unwrap_or_default();
@@ -271,4 +299,46 @@ async fn a_snapshot_of_another_project_makes_no_sandbox() {
         never.body["message"].as_str().unwrap().replace("snap_00000000deadbeef", "ID"),
     );
     assert_eq!(ask(&victim.key, &theirs).await.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_name_stands_for_a_database_of_ones_own_project_alone() {
+    let world = World::new().await;
+    let victim = victim(&world).await;
+    let stranger = world.project("stranger", Quota::default()).await;
+    let stranger = world.key(&stranger).await.secret;
+    let (name, id) = (victim.database.name.clone(), victim.database.id.to_string());
+    let get = async |key: &str, which: &str| {
+        let path = format!("/v1/databases/{which}");
+        world.ask(Some(key), &Method::GET, &path, None).await
+    };
+    for which in [&name, &id, &name.to_uppercase()] {
+        assert_eq!(get(&victim.key, which).await.decoded::<Database>(), victim.database);
+        let said = get(&stranger, which).await;
+        assert_eq!(said.status, StatusCode::NOT_FOUND, "{said:?}");
+    }
+    // The same name in another project is another database.
+    let body = json!({"name": name, "exist_ok": true});
+    let said = world.ask(Some(&stranger), &Method::POST, "/v1/databases", Some(&body)).await;
+    assert_eq!(said.status, StatusCode::CREATED, "{said:?}");
+    assert_ne!(said.decoded::<Database>().id, victim.database.id);
+    // And a sandbox is wired to none of another project.
+    let sandbox =
+        world.ask(Some(&stranger), &Method::POST, "/v1/sandboxes", Some(&json!({}))).await;
+    let sandbox: Sandbox = sandbox.decoded();
+    let path = format!("/v1/sandboxes/{}/databases/{id}", sandbox.id);
+    let said = world.ask(Some(&stranger), &Method::PUT, &path, Some(&json!({}))).await;
+    assert_eq!(said.status, StatusCode::NOT_FOUND, "{said:?}");
+}
+
+#[tokio::test]
+async fn passwords_of_databases_are_in_no_list() {
+    let world = World::new().await;
+    let victim = victim(&world).await;
+    for key in [&victim.key, &world.admin] {
+        let said = world.ask(Some(key), &Method::GET, "/v1/databases", None).await;
+        let text = said.body.to_string();
+        assert!(text.contains("private-database"), "{text}");
+        assert!(!text.contains("private-password"), "{text}");
+    }
 }

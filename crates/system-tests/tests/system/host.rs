@@ -71,6 +71,7 @@ impl Given {
             images.join("kernel/vmlinux"),
             images.join("templates/base/root.ext4"),
             images.join("templates/agent/root.ext4"),
+            images.join("templates/postgres/root.ext4"),
         ];
         for path in &needed {
             assert!(

@@ -6,6 +6,7 @@ mod bad_input;
 mod broken;
 mod clones;
 mod command_line;
+mod databases;
 mod files;
 mod flat;
 mod folders;

@@ -29,6 +29,7 @@ const EXCLUSIVE: &[(&str, &[&str], &str)] = &[
     ("imago", &["vmm-virtio"], "disk formats have one reader"),
     ("rusqlite", &["node-store"], "SQL has one home"),
     ("smoltcp", &["node-gateway"], "guests have one network"),
+    ("tokio-postgres", &["node-database"], "only there is a database spoken to"),
     ("axum", &["api-node", "node"], "only the node serves HTTP"),
     ("reqwest", &["client"], "only the client speaks HTTP"),
     ("clap", &["cli", "node"], "only programs people start have options"),

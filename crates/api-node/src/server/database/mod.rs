@@ -1,0 +1,8 @@
+//! Databases, and which sandboxes may use them.
+
+mod api;
+mod nobody;
+mod routes;
+
+pub use api::DatabasesApi;
+pub(crate) use routes::database_routes;

@@ -1,0 +1,84 @@
+use base_types::{DatabaseId, ProjectId, SandboxId};
+
+use crate::server::database::api::DatabasesApi;
+use crate::server::nobody::Nobody;
+use crate::{
+    Caller, CreateDatabase, Database, DatabaseList, DatabaseListQuery, Failure, ForkDatabase,
+    QueryAnswer, QueryDatabase, SetPassword, WireDatabase, Wired, WiredList,
+};
+
+impl DatabasesApi for Nobody {
+    fn database_find(&self, _: ProjectId, _: &str) -> Option<DatabaseId> {
+        match *self {}
+    }
+
+    fn database_project(&self, _: DatabaseId) -> Option<ProjectId> {
+        match *self {}
+    }
+
+    async fn database_create(
+        &self,
+        _: &Caller,
+        _: CreateDatabase,
+    ) -> Result<(Database, bool), Failure> {
+        match *self {}
+    }
+
+    async fn database_list(
+        &self,
+        _: &Caller,
+        _: DatabaseListQuery,
+    ) -> Result<DatabaseList, Failure> {
+        match *self {}
+    }
+
+    async fn database_get(&self, _: DatabaseId) -> Result<Database, Failure> {
+        match *self {}
+    }
+
+    async fn database_delete(&self, _: DatabaseId) -> Result<(), Failure> {
+        match *self {}
+    }
+
+    async fn database_query(
+        &self,
+        _: DatabaseId,
+        _: QueryDatabase,
+    ) -> Result<QueryAnswer, Failure> {
+        match *self {}
+    }
+
+    async fn database_set_password(
+        &self,
+        _: DatabaseId,
+        _: SetPassword,
+    ) -> Result<Database, Failure> {
+        match *self {}
+    }
+
+    async fn database_fork(
+        &self,
+        _: &Caller,
+        _: DatabaseId,
+        _: ForkDatabase,
+    ) -> Result<Database, Failure> {
+        match *self {}
+    }
+
+    async fn database_wire(
+        &self,
+        _: SandboxId,
+        _: DatabaseId,
+        _: WireDatabase,
+    ) -> Result<Wired, Failure> {
+        match *self {}
+    }
+
+    async fn database_wired(&self, _: SandboxId) -> Result<WiredList, Failure> {
+        match *self {}
+    }
+
+    async fn database_unwire(&self, _: SandboxId, _: DatabaseId) -> Result<(), Failure> {
+        match *self {}
+    }
+}

@@ -1,0 +1,94 @@
+//! Databases, and which sandboxes may use them. `which` is an id, or a name in the caller's project.
+
+use api_node::{
+    CreateDatabase, Database, DatabaseList, DatabaseListQuery, ForkDatabase, QueryAnswer,
+    QueryDatabase, SetPassword, WireDatabase, Wired, WiredList,
+};
+use base_types::SandboxId;
+use reqwest::Method;
+
+use crate::error::ClientError;
+use crate::operations::Client;
+
+/// Asks; every method fails with a [`ClientError`] when the node is not there, refuses, or answers
+/// something this build does not know.
+#[expect(clippy::missing_errors_doc, reason = "said once, above")]
+impl Client {
+    /// Makes a database; answers when it takes connections.
+    pub async fn database_create(&self, request: &CreateDatabase) -> Result<Database, ClientError> {
+        self.answer(self.ask(Method::POST, "/databases").json(request)).await
+    }
+
+    /// A page of databases.
+    pub async fn database_list(
+        &self,
+        query: &DatabaseListQuery,
+    ) -> Result<DatabaseList, ClientError> {
+        self.answer(self.ask(Method::GET, "/databases").query(query)).await
+    }
+
+    /// One database.
+    pub async fn database_get(&self, which: &str) -> Result<Database, ClientError> {
+        self.answer(self.ask(Method::GET, &format!("/databases/{which}"))).await
+    }
+
+    /// Deletes a database.
+    pub async fn database_delete(&self, which: &str) -> Result<(), ClientError> {
+        self.done(self.ask(Method::DELETE, &format!("/databases/{which}"))).await
+    }
+
+    /// Runs SQL as its owner.
+    pub async fn database_query(
+        &self,
+        which: &str,
+        request: &QueryDatabase,
+    ) -> Result<QueryAnswer, ClientError> {
+        let path = format!("/databases/{which}/query");
+        self.answer(self.ask(Method::POST, &path).json(request)).await
+    }
+
+    /// Gives its owner another password.
+    pub async fn database_set_password(
+        &self,
+        which: &str,
+        request: &SetPassword,
+    ) -> Result<Database, ClientError> {
+        let path = format!("/databases/{which}/password");
+        self.answer(self.ask(Method::POST, &path).json(request)).await
+    }
+
+    /// Makes a database from one moment of another.
+    pub async fn database_fork(
+        &self,
+        which: &str,
+        request: &ForkDatabase,
+    ) -> Result<Database, ClientError> {
+        let path = format!("/databases/{which}/fork");
+        self.answer(self.ask(Method::POST, &path).json(request)).await
+    }
+
+    /// Lets a sandbox use a database.
+    pub async fn database_wire(
+        &self,
+        sandbox: SandboxId,
+        which: &str,
+        request: &WireDatabase,
+    ) -> Result<Wired, ClientError> {
+        let path = format!("/databases/{which}");
+        self.answer(self.of(sandbox, Method::PUT, &path).json(request)).await
+    }
+
+    /// The databases a sandbox may use.
+    pub async fn database_wired(&self, sandbox: SandboxId) -> Result<WiredList, ClientError> {
+        self.answer(self.of(sandbox, Method::GET, "/databases")).await
+    }
+
+    /// Lets a sandbox use a database no more.
+    pub async fn database_unwire(
+        &self,
+        sandbox: SandboxId,
+        which: &str,
+    ) -> Result<(), ClientError> {
+        self.done(self.of(sandbox, Method::DELETE, &format!("/databases/{which}"))).await
+    }
+}

@@ -1,0 +1,207 @@
+#!/bin/sh
+# Makes a root image one of Postgres, run outside of it with its directory as $1: settings, and how the cluster is
+# made, kept running and warmed. The cluster itself is made in a guest, right before its snapshot: it has a random
+# identifier, and an image comes out the same every time.
+set -eu
+umask 022
+root=$1
+version=17
+
+rm -rf "$root/var/lib/postgresql/$version" "$root/etc/postgresql/$version" "$root/var/log/postgresql" \
+    "$root/etc/pgbouncer"
+install -d "$root/etc/postgresql" "$root/etc/pgbouncer" "$root/usr/lib/sandflare"
+ln -sfn "/usr/lib/postgresql/$version/bin" "$root/usr/lib/sandflare/postgres"
+
+cat >"$root/etc/postgresql/postgresql.conf" <<'END'
+# The machine around it is small, belongs to this server alone, and is paused when nobody uses it.
+data_directory = '/var/lib/postgresql/data'
+hba_file = '/etc/postgresql/pg_hba.conf'
+ident_file = '/etc/postgresql/pg_ident.conf'
+listen_addresses = '127.0.0.1'
+port = 5432
+unix_socket_directories = '/run/postgresql'
+max_connections = 100
+superuser_reserved_connections = 5
+huge_pages = off
+work_mem = 4MB
+maintenance_work_mem = 32MB
+# What was answered is on the disk.
+fsync = on
+synchronous_commit = on
+full_page_writes = on
+wal_level = minimal
+max_wal_senders = 0
+min_wal_size = 32MB
+max_wal_size = 256MB
+checkpoint_timeout = 15min
+# Little work in the background: each piece of it is memory that a clone no longer shares.
+autovacuum_max_workers = 1
+autovacuum_naptime = 60s
+max_logical_replication_workers = 0
+max_parallel_workers_per_gather = 0
+jit = off
+password_encryption = scram-sha-256
+# Nothing that is asked for is in the log.
+log_statement = none
+log_min_error_statement = panic
+log_min_messages = warning
+log_checkpoints = off
+log_timezone = 'UTC'
+timezone = 'UTC'
+update_process_title = off
+END
+cat >"$root/etc/postgresql/pg_hba.conf" <<'END'
+# The agent of the machine, which is root, and the pooler may be anybody; the network may be anybody but the superuser.
+local all all peer map=sandflare
+host all postgres all reject
+host all all 127.0.0.1/32 scram-sha-256
+END
+cat >"$root/etc/postgresql/pg_ident.conf" <<'END'
+sandflare root all
+sandflare postgres all
+END
+cat >"$root/etc/pgbouncer/pgbouncer.ini" <<'END'
+[databases]
+* = host=/run/postgresql port=5432
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = 6432
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_user = pgbouncer
+auth_dbname = postgres
+auth_query = SELECT usename, passwd FROM public.sandflare_secret($1)
+pool_mode = transaction
+max_client_conn = 1000
+default_pool_size = 10
+max_db_connections = 60
+max_prepared_statements = 200
+ignore_startup_parameters = extra_float_digits
+server_idle_timeout = 60
+server_login_retry = 1
+log_connections = 0
+log_disconnections = 0
+log_stats = 0
+END
+
+cat >"$root/usr/lib/sandflare/postgres-make" <<'END'
+#!/bin/sh
+# As root: makes the cluster, once, and what is gone after every boot.
+set -eu
+install -d -o postgres -g postgres -m 0755 /run/postgresql
+[ -e /var/lib/postgresql/data/PG_VERSION ] && exit
+as_postgres="setpriv --reuid=postgres --regid=postgres --init-groups"
+cd /
+$as_postgres /usr/lib/sandflare/postgres/initdb --pgdata=/var/lib/postgresql/data --username=postgres \
+    --data-checksums --encoding=UTF8 --locale=C.UTF-8 --locale-provider=builtin --builtin-locale=C.UTF-8 \
+    --auth-local=peer --auth-host=scram-sha-256 --no-instructions
+END
+cat >"$root/usr/lib/sandflare/postgres-run" <<'END'
+#!/bin/sh
+# As postgres: the server, with an eighth of the machine's memory as its cache, up to a GiB.
+set -eu
+while read -r name value _; do
+    [ "$name" = MemTotal: ] && kib=$value
+done </proc/meminfo
+buffers=$((kib / 8 < 1048576 ? kib / 8 : 1048576))
+cd /
+exec /usr/lib/sandflare/postgres/postgres --config-file=/etc/postgresql/postgresql.conf \
+    -c "shared_buffers=${buffers}kB" -c "effective_cache_size=$((kib / 2))kB"
+END
+cat >"$root/usr/lib/sandflare/postgres-ready" <<'END'
+#!/bin/sh
+# As root: whether the server takes connections.
+exec /usr/lib/sandflare/postgres/pg_isready --quiet --host=/run/postgresql
+END
+cat >"$root/usr/lib/sandflare/postgres-prepare" <<'END'
+#!/bin/sh
+# As root, with the server running: what every database has. `owner` owns all of it and never logs in; the roles that
+# do are members of it and act as it, so that what one of them makes is everybody's. `reader` reads all that it owns.
+set -eu
+cd /
+export PGHOST=/run/postgresql PGUSER=postgres PGOPTIONS='-c client_min_messages=warning'
+/usr/lib/sandflare/postgres/psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 --dbname=template1 <<'SQL'
+CREATE EXTENSION vector;
+CREATE ROLE owner NOLOGIN;
+CREATE ROLE reader NOLOGIN;
+CREATE ROLE pgbouncer LOGIN;
+-- Who may only read makes no large objects either.
+DO $$ DECLARE f regprocedure; BEGIN
+    FOR f IN SELECT oid FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proname IN
+        ('lo_creat', 'lo_create', 'lo_from_bytea', 'lo_put', 'lo_truncate', 'lo_truncate64', 'lo_unlink', 'lowrite')
+    LOOP
+        EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO owner', f);
+    END LOOP;
+END $$;
+VACUUM (FREEZE, ANALYZE);
+CREATE DATABASE main OWNER owner;
+REVOKE ALL ON DATABASE main, postgres, template1 FROM PUBLIC;
+GRANT CONNECT ON DATABASE main TO PUBLIC;
+GRANT CONNECT ON DATABASE postgres TO pgbouncer;
+\connect main
+-- Not `pg_read_all_data`, which reads what passwords are checked with too.
+ALTER DEFAULT PRIVILEGES FOR ROLE owner GRANT SELECT ON TABLES TO reader;
+ALTER DEFAULT PRIVILEGES FOR ROLE owner GRANT SELECT ON SEQUENCES TO reader;
+ALTER DEFAULT PRIVILEGES FOR ROLE owner GRANT USAGE ON SCHEMAS TO reader;
+\connect postgres
+-- How the pooler finds what a password is checked with.
+CREATE FUNCTION public.sandflare_secret(wanted text) RETURNS TABLE (usename name, passwd text)
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT rolname, rolpassword FROM pg_authid
+    WHERE rolname = wanted AND rolcanlogin AND NOT rolsuper AND (rolvaliduntil IS NULL OR rolvaliduntil > now())
+$$;
+REVOKE ALL ON FUNCTION public.sandflare_secret FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION public.sandflare_secret TO pgbouncer;
+SQL
+END
+cat >"$root/usr/lib/sandflare/pgbouncer-run" <<'END'
+#!/bin/sh
+# As postgres: the pooler.
+cd /
+exec /usr/sbin/pgbouncer --quiet /etc/pgbouncer/pgbouncer.ini
+END
+cat >"$root/usr/lib/sandflare/pgbouncer-ready" <<'END'
+#!/bin/sh
+# As root: whether the pooler takes connections.
+exec /usr/lib/sandflare/postgres/pg_isready --quiet --host=127.0.0.1 --port=6432
+END
+cat >"$root/usr/lib/sandflare/postgres-warm" <<'END'
+#!/bin/sh
+# As root, with both running: goes the ways that a new database goes first, and leaves nothing but what that brought
+# into memory.
+set -eu
+cd /
+psql="/usr/lib/sandflare/postgres/psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 --output=/dev/null"
+export PGOPTIONS='-c client_min_messages=warning'
+as_root() { PGHOST=/run/postgresql PGUSER=$1 $psql --dbname=main; }
+as_root postgres <<'SQL'
+CREATE ROLE warm LOGIN PASSWORD 'warm' IN ROLE owner;
+ALTER ROLE warm SET role = 'owner';
+CREATE EXTENSION IF NOT EXISTS vector;
+SQL
+PGOPTIONS='' as_root warm <<'SQL'
+BEGIN;
+CREATE TABLE warm (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz DEFAULT now(), data jsonb, v vector(3));
+INSERT INTO warm (data, v) SELECT jsonb_build_object('n', n), '[1,2,3]' FROM generate_series(1, 100) n;
+UPDATE warm SET data = data || '{"m": 1}' WHERE id < 10;
+SELECT * FROM warm WHERE data ->> 'n' = '5' ORDER BY v <-> '[1,1,1]' LIMIT 5 FOR UPDATE SKIP LOCKED;
+DROP TABLE warm;
+COMMIT;
+SQL
+for port in 5432 6432; do
+    for _ in 1 2 3; do
+        echo 'SELECT 1;' | PGOPTIONS='' PGHOST=127.0.0.1 PGPORT=$port PGUSER=warm PGPASSWORD=warm $psql --dbname=main
+    done
+done
+as_root postgres <<'SQL'
+ALTER ROLE warm PASSWORD NULL;
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'warm';
+REASSIGN OWNED BY warm TO owner;
+DROP OWNED BY warm;
+DROP ROLE warm;
+VACUUM (ANALYZE);
+CHECKPOINT;
+SQL
+END
+chmod 0755 "$root"/usr/lib/sandflare/postgres-* "$root"/usr/lib/sandflare/pgbouncer-*

@@ -1,0 +1,201 @@
+//! Asking a server, over a stream that is given.
+
+use std::fmt::Write as _;
+use std::io;
+use std::pin::pin;
+
+use futures_util::StreamExt as _;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_postgres::error::DbError;
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+
+use crate::bounded::Bounded;
+use crate::role::LoginRole;
+use crate::{DATABASE, SUPERUSER};
+
+/// LIMIT: bytes of a server's answer to what the node itself asks.
+const ADMIN_BYTES_MAX: usize = 1 << 20;
+/// LIMIT: characters of what a server says about an error.
+const MESSAGE_CHARS_MAX: usize = 2000;
+
+/// Why a server did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// It refused; these are its own words.
+    #[error("{message}")]
+    Refused {
+        /// The five letters of SQLSTATE.
+        code: String,
+        /// What it said.
+        message: String,
+    },
+    /// Its answer is longer than it may be.
+    #[error("the answer is over {0} bytes; ask for fewer rows or columns")]
+    TooLong(usize),
+    /// The connection broke, or what came over it is not Postgres.
+    #[error("talk to the database server")]
+    Broken(#[source] tokio_postgres::Error),
+}
+
+/// SQL to run, and what its answer may be.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    /// As whom.
+    pub role: LoginRole,
+    /// One statement or several.
+    pub sql: &'a str,
+    /// Rows of the last one that are kept.
+    pub rows_max: usize,
+    /// LIMIT: bytes of the whole answer.
+    pub bytes_max: usize,
+    /// How long the server lets a statement run, in milliseconds.
+    pub timeout_ms: u32,
+}
+
+impl std::fmt::Debug for Question<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Question").field("role", &self.role).finish_non_exhaustive()
+    }
+}
+
+/// What the last statement gave.
+#[derive(Default, PartialEq, Eq)]
+pub struct Rows {
+    /// Names of its columns.
+    pub columns: Vec<String>,
+    /// Its first rows, as texts.
+    pub rows: Vec<Vec<Option<String>>>,
+    /// Whether there were more.
+    pub truncated: bool,
+    /// How many it gave or changed.
+    pub affected: Option<u64>,
+}
+
+impl std::fmt::Debug for Rows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rows")
+            .field("columns", &self.columns)
+            .field("rows", &self.rows.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs SQL as the superuser, in one transaction and one round trip. The stream leads to
+/// [`crate::SOCKET`].
+pub async fn run_as_superuser<S>(stream: S, sql: &str) -> Result<(), AskError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut config = Config::new();
+    config.user(SUPERUSER).dbname(DATABASE).application_name("sandflare");
+    ask(stream, ADMIN_BYTES_MAX, &config, async |client| client.batch_execute(sql).await).await
+}
+
+/// Runs SQL as a role that logs in. The stream leads to [`crate::SOCKET`], where the machine's root needs
+/// no password, but gets no more rights than the role has.
+pub async fn run_sql<S>(stream: S, question: Question<'_>) -> Result<Rows, AskError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut config = Config::new();
+    config
+        .user(question.role.to_string())
+        .dbname(DATABASE)
+        .application_name("sandflare query")
+        .options(format!("-c statement_timeout={}", question.timeout_ms));
+    ask(stream, question.bytes_max, &config, async |client| {
+        let mut messages = pin!(client.simple_query_raw(question.sql).await?);
+        let mut collected = Collected::default();
+        // Read to its end, whatever is kept: it is committed with its last message.
+        while let Some(message) = messages.next().await {
+            collected.add(message?, question.rows_max);
+        }
+        Ok(collected.last)
+    })
+    .await
+}
+
+async fn ask<S, T>(
+    stream: S,
+    bytes_max: usize,
+    config: &Config,
+    question: impl AsyncFnOnce(Client) -> Result<T, tokio_postgres::Error>,
+) -> Result<T, AskError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let failed = |error| AskError::of(error, bytes_max);
+    let stream = Bounded::new(stream, bytes_max);
+    let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(failed)?;
+    let mut asking = pin!(question(client));
+    let mut connection = pin!(connection);
+    let answered = tokio::select! {
+        biased;
+        answered = &mut asking => answered,
+        over = &mut connection => match over {
+            // The reason; whoever asks only learns that the connection is closed.
+            Err(error) => Err(error),
+            Ok(()) => asking.await,
+        },
+    };
+    answered.map_err(failed)
+}
+
+/// Of several statements, the last.
+#[derive(Default)]
+struct Collected {
+    last: Rows,
+    /// What comes now is of another statement.
+    over: bool,
+}
+
+impl Collected {
+    fn add(&mut self, message: SimpleQueryMessage, rows_max: usize) {
+        if std::mem::take(&mut self.over) {
+            self.last = Rows::default();
+        }
+        match message {
+            SimpleQueryMessage::RowDescription(columns) => {
+                self.last.columns = columns.iter().map(|one| one.name().to_owned()).collect();
+            }
+            SimpleQueryMessage::Row(_) if self.last.rows.len() >= rows_max => {
+                self.last.truncated = true;
+            }
+            SimpleQueryMessage::Row(row) => {
+                let values = (0..row.len()).map(|at| row.get(at).map(str::to_owned));
+                self.last.rows.push(values.collect());
+            }
+            SimpleQueryMessage::CommandComplete(count) => {
+                self.last.affected = Some(count);
+                self.over = true;
+            }
+            _ => {}
+        }
+    }
+}
+
+impl AskError {
+    fn of(error: tokio_postgres::Error, bytes_max: usize) -> Self {
+        if let Some(said) = error.as_db_error() {
+            return Self::Refused { code: said.code().code().to_owned(), message: words(said) };
+        }
+        let cause = std::error::Error::source(&error);
+        let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
+        match cause.map(io::Error::kind) {
+            Some(io::ErrorKind::FileTooLarge) => Self::TooLong(bytes_max),
+            _ => Self::Broken(error),
+        }
+    }
+}
+
+/// What a server says about an error, as `psql` shows it, in one line.
+fn words(said: &DbError) -> String {
+    let mut words = format!("{} (SQLSTATE {})", said.message(), said.code().code());
+    for (what, text) in [("detail", said.detail()), ("hint", said.hint())] {
+        if let Some(text) = text {
+            // Writing to a String cannot fail.
+            let _ = write!(words, "; {what}: {text}");
+        }
+    }
+    words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MESSAGE_CHARS_MAX).collect()
+}

@@ -1,0 +1,44 @@
+//! What the node says to the Postgres of a database: SQL, roles, secrets, addresses.
+//!
+//! Half of it is pure: texts that are built and taken apart. The other half asks a server over a
+//! stream it is given, whatever that is made of. It knows no machine and no store; `node` does.
+//!
+//! The server is one of the template `postgres`. What holds of it is agreed there and here:
+//!
+//! - the database is [`DATABASE`], and belongs to the role [`OWNER`], which never logs in;
+//! - roles that log in and may change something are members of it and act as it from their first
+//!   statement, so that what one of them makes belongs to all;
+//! - those that may only read are members of [`READER`];
+//! - the superuser comes through [`SOCKET`] alone, where the machine's root may be anybody.
+
+mod ask;
+mod bounded;
+mod role;
+mod secret;
+mod sql;
+mod startup;
+mod url;
+
+pub use ask::{AskError, Question, Rows, run_as_superuser, run_sql};
+pub use role::{LoginRole, ParseRoleError, ROLE_BYTES, Rights};
+pub use secret::{Verifier, password};
+pub use sql::{drop_login, extensions, new_login, set_password, shut_out};
+pub use startup::{
+    ASKS_MAX, NO_ENCRYPTION, Opening, STARTUP_BYTES_MAX, Startup, StartupError, opening, refusal,
+};
+pub use url::{Address, encode};
+
+/// Name of every database in its server.
+pub const DATABASE: &str = "main";
+/// The role all of it belongs to.
+pub const OWNER: &str = "owner";
+/// The role that reads all of it, and never logs in either.
+pub const READER: &str = "reader";
+/// The role nothing is kept from.
+pub const SUPERUSER: &str = "postgres";
+/// Where the server listens for the machine's root.
+pub const SOCKET: &str = "/run/postgresql/.s.PGSQL.5432";
+/// The server's port on its machine's loopback.
+pub const DIRECT_PORT: u16 = 5432;
+/// The pooler's port there.
+pub const POOLED_PORT: u16 = 6432;

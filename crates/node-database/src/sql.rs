@@ -1,0 +1,155 @@
+//! SQL that the node writes. Every name and text in it is quoted here.
+
+use crate::role::{LoginRole, Rights};
+use crate::secret::Verifier;
+use crate::{OWNER, READER};
+
+/// Makes a role that logs in with the password of `verifier`.
+pub fn new_login(role: LoginRole, verifier: &Verifier, rights: Rights) -> String {
+    let (name, secret) = (identifier(&role.to_string()), literal(verifier.text()));
+    let (owner, reader) = (identifier(OWNER), identifier(READER));
+    match rights {
+        Rights::ReadWrite => format!(
+            "CREATE ROLE {name} LOGIN PASSWORD {secret} IN ROLE {owner};\n\
+             ALTER ROLE {name} SET role = {};\n",
+            literal(OWNER)
+        ),
+        // The setting is a courtesy: errors that say what is the matter. What keeps the role from
+        // writing is that it has no right to.
+        Rights::ReadOnly => format!(
+            "CREATE ROLE {name} LOGIN PASSWORD {secret} IN ROLE {reader};\n\
+             ALTER ROLE {name} SET default_transaction_read_only = on;\n"
+        ),
+    }
+}
+
+/// Gives a role another password.
+pub fn set_password(role: LoginRole, verifier: &Verifier) -> String {
+    let (name, secret) = (identifier(&role.to_string()), literal(verifier.text()));
+    format!("ALTER ROLE {name} PASSWORD {secret};\n")
+}
+
+/// Lets a role in no more, and ends the sessions it has. What it ran is undone.
+pub fn shut_out(role: LoginRole) -> String {
+    let role = role.to_string();
+    let (name, text) = (identifier(&role), literal(&role));
+    format!(
+        "ALTER ROLE {name} NOLOGIN PASSWORD NULL;\n\
+         SELECT pg_catalog.pg_terminate_backend(pid, 5000) FROM pg_catalog.pg_stat_activity \
+         WHERE usename = {text};\n"
+    )
+}
+
+/// Removes a role that was shut out. What it made is the owner's from then on.
+pub fn drop_login(role: LoginRole) -> String {
+    let (name, owner) = (identifier(&role.to_string()), identifier(OWNER));
+    format!(
+        "REASSIGN OWNED BY {name} TO {owner};\n\
+         DROP OWNED BY {name};\n\
+         DROP ROLE {name};\n"
+    )
+}
+
+/// Makes the database have these extensions; `vector` it has from its template.
+pub fn extensions(wanted: &[String]) -> String {
+    let mut sql = String::new();
+    if !wanted.iter().any(|name| name == "vector") {
+        sql.push_str("DROP EXTENSION IF EXISTS vector;\n");
+    }
+    for name in wanted.iter().filter(|name| *name != "vector") {
+        sql.push_str(&format!("CREATE EXTENSION IF NOT EXISTS {} CASCADE;\n", identifier(name)));
+    }
+    sql
+}
+
+/// A name, quoted. A zero byte, which none can have, ends it.
+fn identifier(name: &str) -> String {
+    quoted(name, '"')
+}
+
+/// A text, quoted, whatever `standard_conforming_strings` says.
+fn literal(text: &str) -> String {
+    match text.contains('\\') {
+        true => format!(" E{}", quoted(&text.replace('\\', "\\\\"), '\'')),
+        false => quoted(text, '\''),
+    }
+}
+
+fn quoted(text: &str, mark: char) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push(mark);
+    for c in text.chars().take_while(|c| *c != '\0') {
+        if c == mark {
+            quoted.push(mark);
+        }
+        quoted.push(c);
+    }
+    quoted.push(mark);
+    quoted
+}
+
+#[cfg(test)]
+mod test {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn roles_are_made_changed_and_removed() {
+        let (role, verifier) = (LoginRole::from_bits(7), Verifier::of("Secret#42"));
+        let all = [
+            new_login(role, &verifier, Rights::ReadWrite),
+            new_login(role, &verifier, Rights::ReadOnly),
+            set_password(role, &verifier),
+            shut_out(role),
+            drop_login(role),
+        ];
+        for sql in &all {
+            assert!(sql.contains("\"u000000000007\"") && sql.ends_with(";\n"), "{sql}");
+            assert!(!sql.contains("Secret"), "{sql}");
+        }
+        assert!(all[0].contains("IN ROLE \"owner\"") && all[1].contains("IN ROLE \"reader\""));
+    }
+
+    #[test]
+    fn extensions_are_those_asked_for() {
+        let of = |names: &[&str]| extensions(&names.map(str::to_owned));
+        assert_eq!(of(&["vector"]), "");
+        assert_eq!(of(&[]), "DROP EXTENSION IF EXISTS vector;\n");
+        assert_eq!(
+            of(&["vector", "uuid-ossp"]),
+            "CREATE EXTENSION IF NOT EXISTS \"uuid-ossp\" CASCADE;\n"
+        );
+    }
+
+    /// What a server reads between two marks.
+    fn unquoted(quoted: &str, mark: char) -> Option<String> {
+        let inner = quoted.strip_prefix(mark)?.strip_suffix(mark)?;
+        let mut text = String::new();
+        let mut all = inner.chars();
+        while let Some(c) = all.next() {
+            if c == mark && all.next() != Some(mark) {
+                // The text ended here, and the rest is SQL.
+                return None;
+            }
+            text.push(c);
+        }
+        Some(text)
+    }
+
+    proptest! {
+        #[test]
+        fn no_name_and_no_text_gets_out_of_its_quotes(text in "[^\0]*") {
+            prop_assert_eq!(unquoted(&identifier(&text), '"'), Some(text.clone()));
+            let literal = literal(&text);
+            let inner = match literal.strip_prefix(" E") {
+                Some(escaped) => {
+                    prop_assert!(!escaped.replace("\\\\", "").contains('\\'));
+                    escaped.replace("\\\\", "\\")
+                }
+                None => literal,
+            };
+            prop_assert_eq!(unquoted(&inner, '\''), Some(text));
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Databases: each is a machine of the template `postgres`, hidden among the sandboxes, with roles in
+//! its server that the node makes and takes away.
+//!
+//! ```text
+//!   Databases ── registry of rows, the same as in the store
+//!     │ make    a machine, then one round trip as its superuser; all of it or nothing
+//!     │ serve   SQL as its owner
+//!     │ wire    a role for one sandbox; its end
+//!     │ links   what a sandbox may connect to, and the streams that are cut with it
+//!     └ outside one listener for all, by the user of a session
+//! ```
+//!
+//! What is remembered comes first when something is made and goes last when it is removed, so that a
+//! daemon that finds half of it finishes the other half.
+
+mod api;
+mod branch;
+mod links;
+mod make;
+mod outside;
+mod serve;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use api_node::{Database, DatabaseStatus, ErrorCode, Failure};
+use base_types::{DatabaseId, ProjectId, SandboxId};
+use node_access::Access;
+use node_database::{Address, DATABASE, DIRECT_PORT, LoginRole, POOLED_PORT, SOCKET};
+use node_host::{Host, Phase, PortStream, SandboxHandle};
+use node_store::{DatabaseRow, Store, StoreError, WiringRow};
+use tokio_util::sync::CancellationToken;
+
+use crate::agent;
+
+/// What names of databases end in, for the sandboxes they are wired to.
+const DOMAIN: &str = "db.internal";
+
+/// The databases of a node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Databases(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    host: Arc<Host>,
+    access: Access,
+    store: Store,
+    /// Where the node listens for connections to databases.
+    outside: Option<SocketAddr>,
+    state: Mutex<State>,
+    /// Cancelled when the node stops.
+    stop: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    databases: BTreeMap<DatabaseId, Entry>,
+    wirings: BTreeMap<(SandboxId, DatabaseId), Wiring>,
+}
+
+/// A database, from the request for it to the last trace of it.
+#[derive(Clone, Debug)]
+struct Entry {
+    row: DatabaseRow,
+    /// Held by whoever changes its roles.
+    changing: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// That a sandbox may use a database.
+#[derive(Clone, Debug)]
+struct Wiring {
+    row: WiringRow,
+    /// Cancelled when it may no more; its connections end with that.
+    open: CancellationToken,
+}
+
+impl State {
+    fn named(&self, project: ProjectId, name: &str) -> Option<&Entry> {
+        self.databases
+            .values()
+            .find(|entry| entry.row.project == project && entry.row.name.eq_ignore_ascii_case(name))
+    }
+}
+
+impl Databases {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a sandbox is the machine of a database, and so none that anybody else is to see.
+    pub(crate) fn are_in(&self, sandbox: SandboxId) -> bool {
+        self.lock().databases.values().any(|entry| entry.row.sandbox == sandbox)
+    }
+
+    fn entry(&self, id: DatabaseId) -> Result<Entry, Failure> {
+        let found = self.lock().databases.get(&id).cloned();
+        found.ok_or_else(|| Failure::no_database(&id.to_string()))
+    }
+
+    /// A database that was made whole, and its machine.
+    fn ready(&self, id: DatabaseId) -> Result<(Entry, SandboxHandle), Failure> {
+        let entry = self.entry(id)?;
+        if !entry.row.ready {
+            let message = format!("database `{}` is being made", entry.row.name);
+            return Err(Failure::new(ErrorCode::Conflict, message));
+        }
+        let machine = self.0.host.sandbox(entry.row.sandbox);
+        let machine = machine.ok_or_else(|| Failure::no_database(&id.to_string()))?;
+        Ok((entry, machine))
+    }
+
+    /// A database, as the API shows it.
+    fn shown(&self, row: &DatabaseRow) -> Database {
+        let (status, reason) = self.status(row);
+        let (host, direct, pooled) = match self.0.outside {
+            Some(address) => (address.ip().to_string(), address.port(), address.port()),
+            None => (host_name(&row.name), DIRECT_PORT, POOLED_PORT),
+        };
+        let url = |user: &str, port| {
+            let (host, password) = (host.as_str(), row.password.as_str());
+            Some(Address { user, password, host, port, database: DATABASE }.url())
+        };
+        let direct_user = match self.0.outside {
+            Some(_) => format!("{}.direct", row.user),
+            None => row.user.clone(),
+        };
+        Database {
+            id: row.id,
+            name: row.name.clone(),
+            status,
+            reason,
+            size: row.size,
+            extensions: row.extensions.clone(),
+            url: url(&row.user, pooled),
+            direct_url: url(&direct_user, direct),
+            host: host.clone(),
+            port: direct,
+            user: row.user.clone(),
+            database: DATABASE.to_owned(),
+            password: Some(row.password.clone()),
+            created_at_ms: row.created_at_ms,
+            expires_at_ms: row.expires_at_ms,
+        }
+    }
+
+    fn status(&self, row: &DatabaseRow) -> (DatabaseStatus, Option<String>) {
+        let machine = self.0.host.sandbox(row.sandbox).map(|machine| machine.view());
+        match machine {
+            _ if !row.ready => (DatabaseStatus::Creating, None),
+            Some(view) => match view.phase {
+                Phase::Creating => (DatabaseStatus::Creating, None),
+                Phase::Running | Phase::Resuming => (DatabaseStatus::Running, None),
+                Phase::Pausing | Phase::Paused | Phase::Left => (DatabaseStatus::Paused, None),
+                Phase::Failed | Phase::Stopping | Phase::Stopped => {
+                    (DatabaseStatus::Failed, view.reason)
+                }
+            },
+            None => (DatabaseStatus::Failed, Some("its machine is gone".to_owned())),
+        }
+    }
+
+    /// Pauses every database, so that a node that stops keeps them. Nothing wakes them from then on.
+    pub(crate) async fn rest(&self) {
+        self.0.stop.cancel();
+        let machines: Vec<SandboxHandle> = {
+            let state = self.lock();
+            let rows = state.databases.values().map(|entry| entry.row.sandbox);
+            rows.filter_map(|sandbox| self.0.host.sandbox(sandbox)).collect()
+        };
+        let awake = |machine: &&SandboxHandle| {
+            matches!(machine.view().phase, Phase::Running | Phase::Resuming | Phase::Pausing)
+        };
+        for machine in machines.iter().filter(awake) {
+            if let Err(error) = machine.pause().await {
+                let sandbox = machine.facts().id;
+                tracing::error!(%sandbox, "a database could not be paused and ends: {error}");
+            }
+        }
+    }
+}
+
+/// What a sandbox that a database is wired to knows it by.
+fn host_name(database: &str) -> String {
+    format!("{}.{DOMAIN}", database.to_ascii_lowercase())
+}
+
+/// A connection to a database's server as its machine's root.
+async fn admin(machine: &SandboxHandle) -> Result<PortStream, Failure> {
+    agent::ask(machine, |agent| agent.connect_unix(SOCKET.to_owned())).await
+}
+
+/// Random bytes.
+fn random<const N: usize>() -> Result<[u8; N], Failure> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        Failure::new(ErrorCode::Internal, "the node has no random numbers")
+            .with_internal(error.to_string())
+    })?;
+    Ok(bytes)
+}
+
+fn new_role() -> Result<LoginRole, Failure> {
+    random().map(|bits| LoginRole::from_bits(u64::from_le_bytes(bits)))
+}
+
+fn new_password() -> Result<String, Failure> {
+    random().map(node_database::password)
+}
+
+fn of_store(error: &StoreError) -> Failure {
+    match error {
+        StoreError::DiskFull => crate::failure::told(ErrorCode::DiskFull, error),
+        _ => Failure::because(ErrorCode::Internal, "the database could not be remembered", error),
+    }
+}

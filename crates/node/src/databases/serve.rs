@@ -1,0 +1,106 @@
+//! SQL, for the node and for owners.
+
+use std::time::Duration;
+
+use api_node::{Column, ErrorCode, Failure, QueryAnswer, QueryDatabase};
+use base_types::DatabaseId;
+use node_database::{
+    AskError, LoginRole, Question, Verifier, run_as_superuser, run_sql, set_password,
+};
+use node_host::SandboxHandle;
+use tokio::time::timeout;
+
+use super::{Databases, admin, of_store};
+
+/// LIMIT: bytes of an answer to SQL; it is held whole, and is JSON of twice that afterwards.
+const ANSWER_BYTES_MAX: usize = 8 << 20;
+/// LIMIT: how much later than the server should have ended a statement the node gives it up.
+const SLACK: Duration = Duration::from_secs(10);
+/// LIMIT: what the node asks takes milliseconds; this is for a server in the middle of something.
+const ASKED_WITHIN: Duration = Duration::from_secs(60);
+
+impl Databases {
+    pub(super) async fn query(
+        &self,
+        id: DatabaseId,
+        request: QueryDatabase,
+    ) -> Result<QueryAnswer, Failure> {
+        let (entry, machine) = self.ready(id)?;
+        let question = Question {
+            role: role(&entry.row.user)?,
+            sql: &request.sql,
+            rows_max: usize::try_from(request.rows_max).unwrap_or(usize::MAX),
+            bytes_max: ANSWER_BYTES_MAX,
+            timeout_ms: request.timeout_ms,
+        };
+        let stream = admin(&machine).await?;
+        let limit = Duration::from_millis(request.timeout_ms.into()) + SLACK;
+        let answered = timeout(limit, run_sql(stream, question)).await;
+        let rows = answered.map_err(|_| silent(limit))?.map_err(|error| of_ask(&error))?;
+        Ok(QueryAnswer {
+            columns: rows.columns.into_iter().map(|name| Column { name }).collect(),
+            rows: rows.rows,
+            truncated: rows.truncated,
+            rows_affected: rows.affected,
+        })
+    }
+
+    pub(super) async fn set_password(
+        &self,
+        id: DatabaseId,
+        password: String,
+    ) -> Result<(), Failure> {
+        let (entry, machine) = self.ready(id)?;
+        let _changing = entry.changing.lock().await;
+        let secret = password.clone();
+        let verifier = verifier(secret).await?;
+        ask(&machine, &set_password(role(&entry.row.user)?, &verifier)).await?;
+        let stored = self.0.store.database_set_password(id, password.clone()).await;
+        stored.map_err(|error| of_store(&error))?;
+        if let Some(entry) = self.lock().databases.get_mut(&id) {
+            entry.row.password = password;
+        }
+        Ok(())
+    }
+}
+
+/// What a server checks a password with; takes milliseconds of a processor.
+pub(super) async fn verifier(password: String) -> Result<Verifier, Failure> {
+    let verifying = tokio::task::spawn_blocking(move || Verifier::of(&password));
+    verifying.await.map_err(|error| {
+        Failure::because(ErrorCode::Internal, "the password could not be hashed", &error)
+    })
+}
+
+/// Runs the node's own SQL as the server's superuser.
+pub(super) async fn ask(machine: &SandboxHandle, sql: &str) -> Result<(), Failure> {
+    let stream = admin(machine).await?;
+    let asked = timeout(ASKED_WITHIN, run_as_superuser(stream, sql)).await;
+    asked.map_err(|_| silent(ASKED_WITHIN))?.map_err(|error| of_ask(&error))
+}
+
+pub(super) fn role(name: &str) -> Result<LoginRole, Failure> {
+    name.parse::<LoginRole>().map_err(|error| {
+        Failure::because(ErrorCode::Internal, "the database's user cannot be read", &error)
+    })
+}
+
+fn silent(limit: Duration) -> Failure {
+    let message = format!("the database did not answer within {} s", limit.as_secs());
+    Failure::new(ErrorCode::AgentSilent, message)
+}
+
+/// Why a server did not do what it was asked.
+pub(super) fn of_ask(error: &AskError) -> Failure {
+    match error {
+        AskError::Refused { code, .. } if code == "53100" => {
+            crate::failure::told(ErrorCode::DiskFull, error)
+        }
+        AskError::Refused { .. } | AskError::TooLong(_) => {
+            crate::failure::told(ErrorCode::SqlFailed, error)
+        }
+        AskError::Broken(_) => {
+            Failure::because(ErrorCode::GuestFailed, "the database's server broke off", error)
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Databases with a real Postgres. Their machines are nobody's sandbox, so what their server lets in is
+//! tried from inside of it, by its own client library: `dblink` connects to an address as any program would.
+
+use std::time::Instant;
+
+use api_node::{
+    CreateDatabase, Database, DatabaseListQuery, DatabaseStatus, ErrorCode, ForkDatabase,
+    QueryAnswer, QueryDatabase, SandboxListQuery, SetPassword, WireDatabase, WireRole,
+};
+use base_types::Size;
+use client::{Client, ClientError};
+use tokio::time::timeout;
+
+use crate::host::{Host, PATIENCE, shared};
+
+/// A database that is gone when the test has passed.
+struct Made<'host> {
+    client: Client,
+    host: &'host Host,
+    database: Database,
+}
+
+impl<'host> Made<'host> {
+    async fn new(host: &'host Host, request: &CreateDatabase) -> Self {
+        host.snapshot("postgres", Size::Nano).await;
+        let client = host.client();
+        let made = timeout(PATIENCE, client.database_create(request)).await.unwrap();
+        let database = made.unwrap_or_else(|error| panic!("create: {error}"));
+        Self { client, host, database }
+    }
+
+    async fn query(&self, sql: &str) -> Result<QueryAnswer, ClientError> {
+        let request = QueryDatabase::new(sql);
+        timeout(PATIENCE, self.client.database_query(&self.database.name, &request)).await.unwrap()
+    }
+
+    /// The only value SQL gives.
+    async fn value(&self, sql: &str) -> String {
+        let answer = self.query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        answer.rows[0][0].clone().unwrap()
+    }
+
+    /// What SQL gives to whoever connects to `url`, which is the server's own.
+    async fn at(&self, url: &str, sql: &str) -> Result<String, ClientError> {
+        let (before, rest) = url.split_once('@').unwrap();
+        let (host, rest) = rest.split_once(':').unwrap();
+        assert_eq!(host, format!("{}.db.internal", self.database.name.to_lowercase()));
+        let inside = format!("{before}@127.0.0.1:{rest}");
+        let call =
+            format!("SELECT * FROM dblink({}, {}) AS t(x text)", quoted(&inside), quoted(sql));
+        self.query(&call).await.map(|answer| answer.rows[0][0].clone().unwrap_or_default())
+    }
+
+    async fn delete(self) {
+        let name = &self.database.name;
+        timeout(PATIENCE, self.client.database_delete(name)).await.unwrap().unwrap();
+        assert_eq!(code(self.client.database_get(name).await), ErrorCode::NotFound);
+        let _ = self.host;
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+fn code<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> ErrorCode {
+    match answer {
+        Err(ClientError::Refused(failure)) => failure.code,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// As by default, with what the tests connect by.
+fn wanted(name: &str) -> CreateDatabase {
+    let extensions = ["vector", "dblink"].map(str::to_owned).to_vec();
+    CreateDatabase { extensions, ..CreateDatabase::named(name) }
+}
+
+#[tokio::test]
+async fn a_database_answers_at_once_and_is_nobodys_sandbox() {
+    let host = shared().await;
+    host.snapshot("postgres", Size::Nano).await;
+    let before = host.client().sandbox_list(&SandboxListQuery::default()).await.unwrap();
+    let began = Instant::now();
+    let seed = "CREATE TABLE seeded (x int); INSERT INTO seeded VALUES (1), (2);";
+    let request = CreateDatabase { seed: Some(seed.to_owned()), ..wanted("first") };
+    let made = Made::new(&host, &request).await;
+    let created = began.elapsed();
+    assert_eq!(made.value("SELECT 1").await, "1");
+    eprintln!(
+        "a database was made in {created:?} and answered SELECT 1 after {:?}",
+        began.elapsed()
+    );
+    assert_eq!(made.value("SELECT count(*) FROM seeded").await, "2");
+    assert_eq!(made.value("SELECT '[1,2,3]'::vector <-> '[1,2,5]'").await, "2");
+    assert_eq!(made.value("SELECT current_user").await, "owner");
+    assert_eq!(made.value("SHOW data_checksums").await, "on");
+    assert_eq!(made.value("SHOW fsync").await, "on");
+    let answer = made.query("SELECT n, null FROM generate_series(1, 5000) n").await.unwrap();
+    assert_eq!(
+        (answer.rows.len(), answer.truncated, answer.rows_affected),
+        (1000, true, Some(5000))
+    );
+    assert_eq!(answer.rows[7], [Some("8".to_owned()), None]);
+    assert_eq!(code(made.query("SELECT nonsense").await), ErrorCode::SqlFailed);
+
+    let all = made.client.sandbox_list(&SandboxListQuery::default()).await.unwrap();
+    let hidden = made.database.id.to_string().replace("db_", "sbx_");
+    assert!(all.sandboxes.iter().all(|one| one.id.to_string() != hidden), "{all:?}");
+    assert!(before.sandboxes.iter().all(|one| one.template.as_str() != "postgres"), "{before:?}");
+    let hidden = made.client.sandbox_get(hidden.parse().unwrap()).await;
+    assert_eq!(code(hidden), ErrorCode::NotFound);
+
+    // Its name is taken, whatever its case, and found again by those who ask so.
+    let again = made.client.database_create(&wanted("FIRST")).await;
+    assert_eq!(code(again), ErrorCode::AlreadyExists);
+    let found = CreateDatabase { exist_ok: true, ..wanted("First") };
+    let found = made.client.database_create(&found).await.unwrap();
+    assert_eq!(found, made.database);
+    let listed = made.client.database_list(&DatabaseListQuery::default()).await.unwrap();
+    let listed = listed.databases.iter().find(|one| one.id == made.database.id).unwrap();
+    assert_eq!((&listed.password, listed.status), (&None, DatabaseStatus::Running));
+    made.delete().await;
+}
+
+#[tokio::test]
+async fn a_password_of_any_characters_lets_in_and_no_other_does() {
+    let host = shared().await;
+    let printable: String = (' '..='~').collect();
+    let password = format!("{printable}é🔒");
+    let request = CreateDatabase { password: Some(password.clone()), ..wanted("secrets") };
+    let made = Made::new(&host, &request).await;
+    let (pooled, direct) =
+        (made.database.url.clone().unwrap(), made.database.direct_url.clone().unwrap());
+    for url in [&pooled, &direct] {
+        let user = made.at(url, "SELECT session_user").await.unwrap();
+        assert_eq!(user, made.database.user, "{url}");
+        let wrong = url.replace("%F0%9F%94%92", "x");
+        assert_ne!(&wrong, url);
+        assert_eq!(code(made.at(&wrong, "SELECT 1").await), ErrorCode::SqlFailed);
+        let superuser = url.replace(&made.database.user, "postgres");
+        assert_eq!(code(made.at(&superuser, "SELECT 1").await), ErrorCode::SqlFailed);
+    }
+    let set = SetPassword { password: Some("Secret#42".to_owned()) };
+    let changed = made.client.database_set_password("secrets", &set).await.unwrap();
+    assert_eq!(changed.password.as_deref(), Some("Secret#42"));
+    assert_eq!(made.at(&changed.direct_url.unwrap(), "SELECT 2").await.unwrap(), "2");
+    assert_eq!(code(made.at(&direct, "SELECT 1").await), ErrorCode::SqlFailed);
+    // The pooler asks for what it checks with again, when that did not fit.
+    assert_eq!(made.at(&changed.url.unwrap(), "SELECT 3").await.unwrap(), "3");
+    made.delete().await;
+}
+
+#[tokio::test]
+async fn a_failing_seed_leaves_no_database_behind() {
+    let host = shared().await;
+    host.snapshot("postgres", Size::Nano).await;
+    let client = host.client();
+    let used = client.usage().await.unwrap().used.sandboxes;
+    for seed in ["CREATE TABLE a (x int); SELECT nonsense", "CREATE EXTENSION file_fdw"] {
+        let request = CreateDatabase { seed: Some(seed.to_owned()), ..wanted("half") };
+        let refused = timeout(PATIENCE, client.database_create(&request)).await.unwrap();
+        assert_eq!(code(refused), ErrorCode::SqlFailed, "{seed}");
+    }
+    let unknown = CreateDatabase { extensions: vec!["nonsense".to_owned()], ..wanted("half") };
+    let refused = timeout(PATIENCE, client.database_create(&unknown)).await.unwrap();
+    assert_eq!(code(refused), ErrorCode::SqlFailed);
+    let gone = async {
+        while client.database_get("half").await.is_ok()
+            || client.usage().await.unwrap().used.sandboxes > used
+        {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_role_of_a_sandbox_may_what_was_said_and_goes_with_it() {
+    let host = shared().await;
+    let made = Made::new(&host, &wanted("Shared")).await;
+    made.query("CREATE TABLE t (x int); INSERT INTO t VALUES (7)").await.unwrap();
+    let (writer, reader) = (host.sandbox("base").await, host.sandbox("base").await);
+    let client = &made.client;
+    let wire = |role| WireDatabase { role, ..WireDatabase::default() };
+    let began = Instant::now();
+    let written = client.database_wire(writer.id(), "shared", &wire(WireRole::ReadWrite)).await;
+    let written = written.unwrap();
+    eprintln!("a sandbox was wired in {:?}", began.elapsed());
+    let read =
+        client.database_wire(reader.id(), "shared", &wire(WireRole::ReadOnly)).await.unwrap();
+    for name in ["DATABASE_URL", "DATABASE_URL_UNPOOLED"] {
+        let url = &written.env[name];
+        assert_eq!(made.at(url, "INSERT INTO t VALUES (8) RETURNING x").await.unwrap(), "8");
+        let table = format!("made_by_{}", name.to_lowercase());
+        made.at(url, &format!("CREATE TABLE {table} (x int)")).await.unwrap();
+        // What one makes is everybody's: its owner's, and those who read.
+        made.query(&format!("INSERT INTO {table} VALUES (1)")).await.unwrap();
+        let url = &read.env[name];
+        assert_eq!(made.at(url, &format!("SELECT x FROM {table}")).await.unwrap(), "1");
+        assert_eq!(made.at(url, "SELECT min(x) FROM t").await.unwrap(), "7");
+        for sql in [
+            "INSERT INTO t VALUES (9) RETURNING x",
+            "SET default_transaction_read_only = off; INSERT INTO t VALUES (9) RETURNING x",
+            "SET default_transaction_read_only = off; CREATE TABLE mine (x int)",
+            "SET default_transaction_read_only = off; CREATE TEMP TABLE mine (x int)",
+            "SET default_transaction_read_only = off; SELECT lo_create(0)",
+            "SET default_transaction_read_only = off; SET ROLE owner",
+            "SELECT rolpassword FROM pg_authid",
+            "CREATE ROLE other",
+        ] {
+            assert_eq!(code(made.at(url, sql).await), ErrorCode::SqlFailed, "{sql}");
+        }
+    }
+    for sql in ["DROP DATABASE main", "SELECT pg_read_file('/etc/passwd')", "CREATE ROLE other"] {
+        let said = made.at(&written.env["DATABASE_URL_UNPOOLED"], sql).await;
+        assert_eq!(code(said), ErrorCode::SqlFailed, "{sql}");
+    }
+    // Processes have the variables.
+    let said = writer.text("echo $DATABASE_URL $PGUSER").await;
+    let user = &written.env["PGUSER"];
+    assert_eq!(said.trim(), format!("{} {user}", written.env["DATABASE_URL"]));
+    assert_eq!(client.database_wired(writer.id()).await.unwrap().databases, [written.clone()]);
+
+    client.database_unwire(writer.id(), "shared").await.unwrap();
+    for name in ["DATABASE_URL", "DATABASE_URL_UNPOOLED"] {
+        let said = made.at(&written.env[name], "SELECT 1").await;
+        assert_eq!(code(said), ErrorCode::SqlFailed, "{name}");
+    }
+    assert_eq!(writer.text("echo \"<$DATABASE_URL>\"").await.trim(), "<>");
+    let again = client.database_unwire(writer.id(), "shared").await;
+    assert_eq!(code(again), ErrorCode::NotFound);
+
+    // One that is killed takes its role along.
+    let roles = "SELECT count(*) FROM pg_roles WHERE rolname = ";
+    let roles = format!("{roles}{}", quoted(&read.env["PGUSER"]));
+    assert_eq!(made.value(&roles).await, "1");
+    client.sandbox_kill(reader.id()).await.unwrap();
+    let dropped = async {
+        while made.value(&roles).await != "0" {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, dropped).await.unwrap();
+    made.delete().await;
+}
+
+#[tokio::test]
+async fn a_fork_is_a_database_of_its_own_from_one_moment() {
+    let host = shared().await;
+    let made = Made::new(&host, &wanted("trunk")).await;
+    made.query("CREATE TABLE t (x int); INSERT INTO t VALUES (1)").await.unwrap();
+    let began = Instant::now();
+    let fork = ForkDatabase { name: "branch".to_owned(), password: None };
+    let forked = timeout(PATIENCE, made.client.database_fork("trunk", &fork)).await.unwrap();
+    let database = forked.unwrap();
+    eprintln!("a database was forked in {:?}", began.elapsed());
+    let branch = Made { client: host.client(), host: &host, database };
+    assert_ne!(branch.database.user, made.database.user);
+    made.query("INSERT INTO t VALUES (2)").await.unwrap();
+    branch.query("INSERT INTO t VALUES (3), (4)").await.unwrap();
+    assert_eq!(made.value("SELECT string_agg(x::text, ',' ORDER BY x) FROM t").await, "1,2");
+    assert_eq!(branch.value("SELECT string_agg(x::text, ',' ORDER BY x) FROM t").await, "1,3,4");
+    // Who got in there does not get in here.
+    let url = branch.database.direct_url.clone().unwrap();
+    assert_eq!(branch.at(&url, "SELECT 1").await.unwrap(), "1");
+    let theirs = made.database.direct_url.clone().unwrap().replace("trunk", "branch");
+    assert_eq!(code(branch.at(&theirs, "SELECT 1").await), ErrorCode::SqlFailed);
+    branch.delete().await;
+    made.delete().await;
+}
