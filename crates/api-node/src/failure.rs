@@ -179,6 +179,7 @@ impl ErrorCode {
             Self::PortUnreachable => "start a program in the sandbox that listens on that port",
             Self::PortBroken => "see to the program on that port of the sandbox",
             Self::RangeNotSatisfiable => "ask for a range that begins within the file",
+            Self::SqlFailed => "read what the server says, correct the SQL and ask again",
             Self::Unknown => "bring what you ask with up to date; the node is newer",
         }
     }

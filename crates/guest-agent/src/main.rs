@@ -49,6 +49,7 @@ const USAGE: &str = "usage: sandflare-agent --listen-unix PATH [--user NAME] [--
                      [--random-device PATH]\nWithout arguments it must be PID 1 of a guest.";
 
 fn main() -> ExitCode {
+    base_types::abort_on_panic(|| false);
     kernel::small_heap();
     if std::process::id() == 1 {
         boot::run();

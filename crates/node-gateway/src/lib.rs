@@ -14,6 +14,7 @@
 
 mod bucket;
 mod connection;
+mod contain;
 mod dns;
 mod exchange;
 mod far;
@@ -44,6 +45,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, unconstrained, yield_now};
 
+use crate::contain::Contained;
 use crate::dns::Resolver;
 use crate::dns::upstream::Upstream;
 use crate::host::Host;
@@ -51,6 +53,7 @@ use crate::ledger::Ledger;
 use crate::link::Link;
 use crate::sandbox::{Parts, Sandbox, Turned};
 
+pub use contain::contains_panics;
 pub use dns::message::{Query, Rcode, addresses_of};
 pub use far::Stream;
 pub use frame::{Dropped, Packet, Segment, Tuple, read};
@@ -143,7 +146,8 @@ impl Gateway {
             policy: policy.clone(),
         };
         // A turn has limits of its own, in what it does rather than in how often it asks.
-        let task = tokio::spawn(unconstrained(run(Sandbox::new(parts, link), policy)));
+        let network = Contained::new(run(Sandbox::new(parts, link), policy));
+        let task = tokio::spawn(unconstrained(network));
         Ok((theirs, Network { task: task.abort_handle() }))
     }
 }

@@ -59,6 +59,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
+    base_types::abort_on_panic(node_gateway::contains_panics);
     let mut settings = Options::parse().resolve()?;
     start_log(&settings)?;
     let files = system::raise_open_files_limit();
@@ -102,7 +103,8 @@ async fn serve(settings: Settings) -> Result<()> {
     check(&verdict)?;
     let data_dir = settings.host.data_dir.clone();
     let gateway = settings.gateway;
-    let networks = |flows| network::networks(gateway, flows);
+    let found = network::Found::default();
+    let networks = |flows| network::networks(gateway, flows, found.clone());
     let host = Host::start(settings.host, networks).await.context("start the node")?;
     let host = Arc::new(host);
     let access = Access::open(host.store(), system::now_ms, settings.exposure.keys).await;
@@ -120,6 +122,8 @@ async fn serve(settings: Settings) -> Result<()> {
     let at = at.context("ask for the address databases are reached at")?;
     let databases = Databases::open(host.clone(), access.clone(), at).await;
     let databases = databases.context("find the databases of an earlier run")?;
+    // Set once, here.
+    let _ = found.set(databases.clone());
     let stop = CancellationToken::new();
     let signals = stop_on_signal(stop.clone())?;
     let outside = outside.map(|outside| tokio::spawn(databases.clone().listen(outside)));

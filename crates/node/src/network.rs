@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use api_node::Flow;
 use base_types::SandboxId;
@@ -12,13 +12,25 @@ use futures_util::future::BoxFuture;
 use node_gateway::{Flows, Gateway, GatewaySettings, Links, Stream};
 use node_host::{FlowLog, NetworkGuard, Networks, PolicyWatch};
 
-/// A gateway of these settings, which tells `flows` of everything.
-pub(crate) fn networks(settings: GatewaySettings, flows: FlowLog) -> io::Result<Arc<dyn Networks>> {
+use crate::databases::Databases;
+
+/// The databases of the node, as soon as they are found: sandboxes have their networks before.
+pub(crate) type Found = Arc<OnceLock<Databases>>;
+
+/// A gateway of these settings, which tells `flows` of everything and leads to `databases`.
+pub(crate) fn networks(
+    settings: GatewaySettings,
+    flows: FlowLog,
+    databases: Found,
+) -> io::Result<Arc<dyn Networks>> {
     let gateway = Gateway::new(settings, Arc::new(Told(flows)))?;
-    Ok(Arc::new(Gated(gateway)))
+    Ok(Arc::new(Gated { gateway, databases }))
 }
 
-struct Gated(Gateway);
+struct Gated {
+    gateway: Gateway,
+    databases: Found,
+}
 
 impl fmt::Debug for Gated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -28,7 +40,8 @@ impl fmt::Debug for Gated {
 
 impl Networks for Gated {
     fn open(&self, id: SandboxId, policy: PolicyWatch) -> io::Result<(OwnedFd, NetworkGuard)> {
-        let (frames, network) = self.0.open(id, policy, Arc::new(Unwired))?;
+        let links = LinksOf { sandbox: id, databases: self.databases.clone() };
+        let (frames, network) = self.gateway.open(id, policy, Arc::new(links))?;
         Ok((frames, Box::new(network)))
     }
 }
@@ -42,19 +55,22 @@ impl Flows for Told {
     }
 }
 
-/// No database is wired to any sandbox.
-struct Unwired;
+/// What one sandbox is wired to.
+struct LinksOf {
+    sandbox: SandboxId,
+    databases: Found,
+}
 
-impl Links for Unwired {
-    fn resolve(&self, _: &str) -> Option<Ipv4Addr> {
-        None
+impl Links for LinksOf {
+    fn resolve(&self, name: &str) -> Option<Ipv4Addr> {
+        self.databases.get()?.links(self.sandbox).resolve(name)
     }
 
     fn connect(
         &self,
-        _: Ipv4Addr,
-        _: u16,
+        address: Ipv4Addr,
+        port: u16,
     ) -> Option<BoxFuture<'static, io::Result<Box<dyn Stream>>>> {
-        None
+        self.databases.get()?.links(self.sandbox).connect(address, port)
     }
 }

@@ -21,6 +21,7 @@ use portable_init::{BOOT_FILE, Boot};
 use rustix::system::RebootCommand;
 
 fn main() -> ExitCode {
+    base_types::abort_on_panic(|| false);
     if rustix::process::getpid().as_raw_nonzero().get() != 1 {
         eprintln!(
             "sandflare-portable-init is PID 1 of the portable host; `sandflare up` starts it"

@@ -22,6 +22,7 @@ Usage:
 ";
 
 fn main() -> ExitCode {
+    base_types::abort_on_panic(|| false);
     let mut arguments = std::env::args().skip(1);
     let command = arguments.next().unwrap_or_default();
     let rest: Vec<String> = arguments.collect();

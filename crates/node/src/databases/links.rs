@@ -1,15 +1,14 @@
 //! What a sandbox may connect to: names and addresses that mean something to it alone.
-#![expect(dead_code, reason = "sandboxes have no network yet that could ask")]
 
 use std::io;
 use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use api_node::PortIo;
 use base_types::SandboxId;
 use futures_util::future::BoxFuture;
 use node_database::{DIRECT_PORT, POOLED_PORT};
+use node_gateway::{Links, Stream};
 use node_host::PortStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -34,10 +33,8 @@ impl Databases {
     }
 }
 
-impl SandboxLinks {
-    /// The address that a name stands for, whatever the case of its letters, with or without a last dot.
-    pub(crate) fn resolve(&self, name: &str) -> Option<Ipv4Addr> {
-        let name = name.strip_suffix('.').unwrap_or(name);
+impl Links for SandboxLinks {
+    fn resolve(&self, name: &str) -> Option<Ipv4Addr> {
         let state = self.databases.lock();
         let mut wirings = state.wirings.values().filter(|one| one.row.sandbox == self.sandbox);
         let found = wirings.find(|wiring| {
@@ -47,13 +44,12 @@ impl SandboxLinks {
         found.map(|wiring| address(wiring.row.number))
     }
 
-    /// A connection to what is at an address, if something is. A paused database is resumed. The
-    /// connection ends when the sandbox is unwired.
-    pub(crate) fn connect(
+    /// A paused database is resumed. The stream ends when the sandbox is unwired.
+    fn connect(
         &self,
         at: Ipv4Addr,
         port: u16,
-    ) -> Option<BoxFuture<'static, io::Result<Box<dyn PortIo>>>> {
+    ) -> Option<BoxFuture<'static, io::Result<Box<dyn Stream>>>> {
         let state = self.databases.lock();
         let mut wirings = state.wirings.values().filter(|one| one.row.sandbox == self.sandbox);
         let wiring = wirings.find(|wiring| address(wiring.row.number) == at)?;
@@ -73,7 +69,7 @@ impl SandboxLinks {
                 connected = connecting => connected,
             };
             match connected {
-                Ok(stream) => Ok(Box::new(Cut::new(stream, open)) as Box<dyn PortIo>),
+                Ok(stream) => Ok(Box::new(Cut::new(stream, open)) as Box<dyn Stream>),
                 Err(failure) => Err(io::Error::new(io::ErrorKind::ConnectionRefused, failure)),
             }
         }))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use api_node::{Caller, CreateDatabase, Database, ErrorCode, Failure, Quota};
+use api_node::{Base, Caller, CreateDatabase, Database, ErrorCode, Failure, Policy, Quota};
 use base_types::{DatabaseId, SandboxId};
 use node_access::Access;
 use node_database::{LoginRole, Question, Rights, extensions, new_login};
@@ -237,6 +237,8 @@ pub(super) fn spec(row: &DatabaseRow, quota: Quota, lease: Lease) -> CreateSpec 
         cold: false,
         ready_within: None,
         errand: None,
+        // It is reached through its agent, and has nobody to reach.
+        network: Some(Policy { base: Base::None, ..Policy::default() }),
     }
 }
 
