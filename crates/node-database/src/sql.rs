@@ -113,7 +113,10 @@ mod test {
 
     #[test]
     fn extensions_are_those_asked_for() {
-        let of = |names: &[&str]| extensions(&names.map(str::to_owned));
+        let of = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+            extensions(&names)
+        };
         assert_eq!(of(&["vector"]), "");
         assert_eq!(of(&[]), "DROP EXTENSION IF EXISTS vector;\n");
         assert_eq!(

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use api_node::{
     CreateDatabase, Database, DatabaseListQuery, DatabaseStatus, ErrorCode, ForkDatabase,
-    QueryAnswer, QueryDatabase, SandboxListQuery, SetPassword, WireDatabase, WireRole,
+    QueryAnswer, QueryDatabase, SetPassword, WireDatabase, WireRole,
 };
 use base_types::Size;
 use client::{Client, ClientError};
@@ -80,7 +80,7 @@ fn wanted(name: &str) -> CreateDatabase {
 async fn a_database_answers_at_once_and_is_nobodys_sandbox() {
     let host = shared().await;
     host.snapshot("postgres", Size::Nano).await;
-    let before = host.client().sandbox_list(&SandboxListQuery::default()).await.unwrap();
+    let before = host.client().sandbox_list().await.unwrap();
     let began = Instant::now();
     let seed = "CREATE TABLE seeded (x int); INSERT INTO seeded VALUES (1), (2);";
     let request = CreateDatabase { seed: Some(seed.to_owned()), ..wanted("first") };
@@ -104,7 +104,7 @@ async fn a_database_answers_at_once_and_is_nobodys_sandbox() {
     assert_eq!(answer.rows[7], [Some("8".to_owned()), None]);
     assert_eq!(code(made.query("SELECT nonsense").await), ErrorCode::SqlFailed);
 
-    let all = made.client.sandbox_list(&SandboxListQuery::default()).await.unwrap();
+    let all = made.client.sandbox_list().await.unwrap();
     let hidden = made.database.id.to_string().replace("db_", "sbx_");
     assert!(all.sandboxes.iter().all(|one| one.id.to_string() != hidden), "{all:?}");
     assert!(before.sandboxes.iter().all(|one| one.template.as_str() != "postgres"), "{before:?}");
