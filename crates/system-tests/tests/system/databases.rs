@@ -220,7 +220,8 @@ async fn a_role_of_a_sandbox_may_what_was_said_and_goes_with_it() {
     let said = writer.text("echo $DATABASE_URL $PGUSER").await;
     let user = &written.env["PGUSER"];
     assert_eq!(said.trim(), format!("{} {user}", written.env["DATABASE_URL"]));
-    assert_eq!(client.database_wired(writer.id()).await.unwrap().databases, [written.clone()]);
+    let wired = client.database_wired(writer.id()).await.unwrap().databases;
+    assert_eq!(wired.iter().collect::<Vec<_>>(), [&written]);
 
     client.database_unwire(writer.id(), "shared").await.unwrap();
     for name in ["DATABASE_URL", "DATABASE_URL_UNPOOLED"] {
