@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use api_node::{
     CreateDatabase, Database, DatabaseListQuery, DatabaseStatus, ErrorCode, ForkDatabase,
-    QueryAnswer, QueryDatabase, SandboxListQuery, SetPassword, WireDatabase, WireRole,
+    QueryAnswer, QueryDatabase, SetPassword, WireDatabase, WireRole,
 };
 use base_types::Size;
 use client::{Client, ClientError};
@@ -80,7 +80,7 @@ fn wanted(name: &str) -> CreateDatabase {
 async fn a_database_answers_at_once_and_is_nobodys_sandbox() {
     let host = shared().await;
     host.snapshot("postgres", Size::Nano).await;
-    let before = host.client().sandbox_list(&SandboxListQuery::default()).await.unwrap();
+    let before = host.client().sandbox_list().await.unwrap();
     let began = Instant::now();
     let seed = "CREATE TABLE seeded (x int); INSERT INTO seeded VALUES (1), (2);";
     let request = CreateDatabase { seed: Some(seed.to_owned()), ..wanted("first") };
@@ -104,7 +104,7 @@ async fn a_database_answers_at_once_and_is_nobodys_sandbox() {
     assert_eq!(answer.rows[7], [Some("8".to_owned()), None]);
     assert_eq!(code(made.query("SELECT nonsense").await), ErrorCode::SqlFailed);
 
-    let all = made.client.sandbox_list(&SandboxListQuery::default()).await.unwrap();
+    let all = made.client.sandbox_list().await.unwrap();
     let hidden = made.database.id.to_string().replace("db_", "sbx_");
     assert!(all.sandboxes.iter().all(|one| one.id.to_string() != hidden), "{all:?}");
     assert!(before.sandboxes.iter().all(|one| one.template.as_str() != "postgres"), "{before:?}");
@@ -220,7 +220,8 @@ async fn a_role_of_a_sandbox_may_what_was_said_and_goes_with_it() {
     let said = writer.text("echo $DATABASE_URL $PGUSER").await;
     let user = &written.env["PGUSER"];
     assert_eq!(said.trim(), format!("{} {user}", written.env["DATABASE_URL"]));
-    assert_eq!(client.database_wired(writer.id()).await.unwrap().databases, [written.clone()]);
+    let wired = client.database_wired(writer.id()).await.unwrap().databases;
+    assert_eq!(wired.iter().collect::<Vec<_>>(), [&written]);
 
     client.database_unwire(writer.id(), "shared").await.unwrap();
     for name in ["DATABASE_URL", "DATABASE_URL_UNPOOLED"] {
