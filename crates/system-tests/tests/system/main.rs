@@ -28,6 +28,7 @@ mod sandbox;
 mod sizes;
 mod streams;
 mod teardown;
+mod wired;
 
 use std::io::Read as _;
 
