@@ -98,7 +98,13 @@ Examples:
     )]
     Sandbox(SandboxCommand),
     /// Show or change what a sandbox may reach, and see what it reached.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sandflare policy get sbx_0123456789abcdef
+  sandflare policy log sbx_0123456789abcdef"
+    )]
     Policy(PolicyCommand),
     /// List or delete the snapshots of sandboxes.
     #[command(
