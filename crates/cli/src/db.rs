@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use api_node::{
     CreateDatabase, Database, DatabaseList, DatabaseListQuery, ForkDatabase, LIST_LIMIT_MAX,
-    PASSWORD_BYTES_MAX, QueryAnswer, QueryDatabase, SQL_BYTES_MAX, SetPassword, WireDatabase,
-    WireRole,
+    PASSWORD_BYTES_MAX, QUERY_ROWS_MAX, QueryAnswer, QueryDatabase, SQL_BYTES_MAX, SetPassword,
+    WireDatabase, WireRole,
 };
 use client::Client;
 
@@ -245,7 +245,7 @@ async fn query(client: &Client, args: DbQuery) -> Result<()> {
         eprintln!("rows changed: {rows}");
     }
     if answer.truncated {
-        eprintln!("note: there are more rows than these; --limit takes up to 10000");
+        eprintln!("note: there are more rows than these; --limit takes up to {QUERY_ROWS_MAX}");
     }
     Ok(())
 }
