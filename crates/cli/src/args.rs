@@ -1,4 +1,5 @@
 mod access;
+mod db;
 mod policy;
 mod sandbox;
 
@@ -11,6 +12,9 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub(crate) use access::{
     CreateKeyArgs, CreateProjectArgs, KeysCommand, ProjectsCommand, SetProjectArgs,
+};
+pub(crate) use db::{
+    CreateDb, DbCommand, DbPassword, DbPsql, DbQuery, DbUrl, ForkDb, PasswordOption, WireDb,
 };
 pub(crate) use policy::{NetworkOptions, PolicyCommand, PolicyLog, SetPolicy};
 pub(crate) use sandbox::{
@@ -94,7 +98,13 @@ Examples:
     )]
     Sandbox(SandboxCommand),
     /// Show or change what a sandbox may reach, and see what it reached.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sandflare policy get sbx_0123456789abcdef
+  sandflare policy log sbx_0123456789abcdef"
+    )]
     Policy(PolicyCommand),
     /// List or delete the snapshots of sandboxes.
     #[command(
@@ -105,6 +115,15 @@ Examples:
   sandflare snapshots rm snap_0123456789abcdef"
     )]
     Snapshots(SnapshotsCommand),
+    /// Make databases, ask them, and let sandboxes use them.
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sandflare db create memory
+  sandflare db wire sbx_0123456789abcdef memory"
+    )]
+    Db(DbCommand),
     /// List templates, or make their snapshots.
     #[command(
         subcommand,
@@ -531,12 +550,13 @@ mod test {
     }
 
     /// Verbs without `-o`, and why.
-    const WITHOUT_FORMAT: [(&str, &str); 6] = [
+    const WITHOUT_FORMAT: [(&str, &str); 7] = [
         ("run", "passes the output of the command on"),
         ("exec", "passes the output of the command on"),
         ("shell", "is a terminal"),
         ("sandbox exec", "as `exec`"),
         ("sandbox shell", "as `shell`"),
+        ("db psql", "is a terminal, of another program"),
         ("completions", "prints a program for a shell"),
     ];
 
@@ -623,6 +643,14 @@ mod test {
             "create --snapshot snap_0123456789abcdef --size small",
             "fork sbx_0123456789abcdef --count 17",
             "timeout sbx_0123456789abcdef",
+            "db",
+            "db rm",
+            "db rm ../sandboxes",
+            "db create a/b",
+            "db query memory",
+            "db query memory x --limit 0",
+            "db wire memory",
+            "db psql memory -c x",
             "logs -f sbx_0123456789abcdef",
             "sandbox",
             "sandbox logs",

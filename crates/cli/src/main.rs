@@ -11,6 +11,7 @@ mod bench;
 mod complaint;
 mod completions;
 mod cp;
+mod db;
 mod doctor;
 mod duration;
 mod exec;
@@ -113,6 +114,7 @@ async fn command(args: Args) -> Result<End> {
         Command::Verb(verb) => sandbox::verb(&client()?, verb).await,
         Command::Sandbox(command) => sandbox::sandbox(&client()?, command).await,
         Command::Policy(command) => policy::policy(&client()?, command).await,
+        Command::Db(command) => db::db(&client()?, command).await,
         Command::Snapshots(command) => snapshots::snapshots(&client()?, command).await,
         Command::Template(TemplateCommand::Ls(format)) => {
             listing::templates(&client()?, format).await

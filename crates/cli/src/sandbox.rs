@@ -1,6 +1,5 @@
 //! The verbs for one sandbox.
 
-use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
@@ -14,7 +13,7 @@ use crate::args::{Choice, Create, ForkArgs, Format, SandboxCommand, SandboxVerb,
 use crate::complaint::End;
 use crate::duration::shown;
 use crate::steps::Steps;
-use crate::table::{bytes, columns, json_line, print, print_json};
+use crate::table::{bytes, columns, json_line, on_one_line, print, print_json};
 use crate::{cp, exec, listing, snapshot, snapshots, url};
 
 /// LIMIT: characters of a command in a table; JSON has all of it.
@@ -186,20 +185,9 @@ fn state(process: &Process) -> String {
 
 /// Text from a guest on one line, cut, and without anything a terminal would obey.
 pub(crate) fn plain(text: &str) -> String {
-    let mut line = String::new();
-    for (index, char) in text.chars().enumerate() {
-        if index == COMMAND_CHARS_MAX {
-            line.push('…');
-            break;
-        }
-        // Writing to a string does not fail.
-        let _ = if char.is_control() {
-            write!(line, "{}", char.escape_default())
-        } else {
-            write!(line, "{char}")
-        };
-    }
-    line
+    let cut: String = text.chars().take(COMMAND_CHARS_MAX).collect();
+    let more = if cut.len() < text.len() { "…" } else { "" };
+    on_one_line(&cut) + more
 }
 
 #[cfg(test)]

@@ -1,18 +1,25 @@
 //! Columns for people.
 
+use std::fmt::Write;
+
 /// Lines with every column as wide as its widest cell; the last one is not padded.
 pub(crate) fn columns<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
-    let head = head.map(str::to_owned);
-    let mut widths = [0; N];
-    for row in std::iter::once(&head).chain(rows) {
+    table(head.map(str::to_owned).into(), rows)
+}
+
+/// The same of columns that are not known before.
+pub(crate) fn table<R: AsRef<[String]>>(head: Vec<String>, rows: &[R]) -> String {
+    let mut widths = vec![0; head.len()];
+    let lines = || std::iter::once(head.as_slice()).chain(rows.iter().map(AsRef::as_ref));
+    for row in lines() {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
     let mut text = String::new();
-    for row in std::iter::once(&head).chain(rows) {
+    for row in lines() {
         let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
+        for (cell, width) in row.iter().zip(&widths) {
             line.push_str(cell);
             line.extend(std::iter::repeat_n(' ', width + 2 - cell.chars().count()));
         }
@@ -20,6 +27,20 @@ pub(crate) fn columns<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> 
         text.push('\n');
     }
     text
+}
+
+/// Text of others without anything a terminal would obey.
+pub(crate) fn on_one_line(text: &str) -> String {
+    let mut line = String::new();
+    for char in text.chars() {
+        // Writing to a string does not fail.
+        let _ = if char.is_control() {
+            write!(line, "{}", char.escape_default())
+        } else {
+            write!(line, "{char}")
+        };
+    }
+    line
 }
 
 /// Bytes for people: `0`, `512 B`, `3.2 MiB`, `14 GiB`.

@@ -4,6 +4,7 @@
 
 mod access;
 mod bench;
+mod db;
 mod format;
 mod node;
 mod policy;

@@ -1,0 +1,265 @@
+//! `db`: databases, and which sandboxes may use them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use api_node::QUERY_ROWS_MAX;
+use base_types::{SandboxId, Size};
+use clap::{Args as ClapArgs, Subcommand};
+
+use super::Format;
+use crate::duration::{parse_duration, parse_lifetime};
+
+/// LIMIT: bytes of a database's name, as the node has it; ids are shorter.
+const NAME_BYTES_MAX: usize = 63;
+
+/// `sandflare db`
+#[derive(Debug, Subcommand)]
+pub(crate) enum DbCommand {
+    /// Make a database, and print its id.
+    Create(CreateDb),
+    /// List databases.
+    #[command(after_help = "\
+Example:
+  sandflare db ls -o json")]
+    Ls(Format),
+    /// Show a database, without its password.
+    #[command(after_help = "\
+Examples:
+  sandflare db get memory
+  sandflare db get memory -o json      with its password and addresses, for a program")]
+    Get(DbChoice),
+    /// Print the address of a database, with its password.
+    Url(DbUrl),
+    /// Open a database in this machine's psql.
+    Psql(DbPsql),
+    /// Run SQL as the database's owner, and print the rows of its last statement.
+    Query(DbQuery),
+    /// Let a sandbox use a database, and print the names of the variables it gets.
+    Wire(WireDb),
+    /// Let a sandbox use a database no more; its sessions end.
+    #[command(after_help = "\
+Example:
+  sandflare db unwire sbx_0123456789abcdef memory")]
+    Unwire(UnwireDb),
+    /// Make a database from this moment of another, and print its id.
+    Fork(ForkDb),
+    /// Give a database's owner another password; it holds at once.
+    Password(DbPassword),
+    /// Delete databases, with all that is in them.
+    #[command(after_help = "\
+Example:
+  sandflare db rm memory
+
+The databases deleted are printed; one that is not there does not spare the rest.")]
+    Rm(RmDbs),
+}
+
+/// A database, and how the answer is printed.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DbChoice {
+    /// The database, by name or id.
+    #[arg(value_parser = parse_name)]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+/// Where a password is, which is never an argument: those are seen by everybody on a machine.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PasswordOption {
+    /// The owner's password is in this file, without the end of its last line; `-` is standard input
+    /// [default: a random one].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  sandflare db create memory
+  sandflare db create memory --size small --extension vector --extension pg_trgm --seed schema.sql
+  sandflare db create memory --exist-ok -o json     with its password and addresses, made or found
+  sandflare db create scratch --ttl 1h --password-file - < password
+
+It takes connections when this returns. `sandflare db url` prints its address.")]
+pub(crate) struct CreateDb {
+    /// Its name, which no other database of the project has.
+    #[arg(value_parser = parse_name)]
+    pub(crate) name: String,
+    /// nano, micro, small, medium or large.
+    #[arg(long, default_value = "nano")]
+    pub(crate) size: Size,
+    #[command(flatten)]
+    pub(crate) password: PasswordOption,
+    /// Make this extension in it. May be repeated [default: vector].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) extension: Vec<String>,
+    /// Run the SQL in this file; when it fails there is no database. `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) seed: Option<PathBuf>,
+    /// Delete it after this long, such as 1h, 7d or never [default: never].
+    #[arg(long, value_name = "TIME", value_parser = parse_lifetime)]
+    pub(crate) ttl: Option<u32>,
+    /// Pause it when nobody used it for this long, such as 10m or never [default: 5m].
+    #[arg(long, value_name = "TIME", value_parser = parse_lifetime)]
+    pub(crate) idle_timeout: Option<u32>,
+    /// When there is one of this name, answer with that, whatever else is said.
+    #[arg(long)]
+    pub(crate) exist_ok: bool,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  sandflare db url memory                   by way of the pool, for short transactions
+  pg_dump $(sandflare db url memory --direct)
+
+It has the owner's password. `--direct` is for migrations, LISTEN, prepared statements and whatever else
+belongs to a session.")]
+pub(crate) struct DbUrl {
+    /// The database, by name or id.
+    #[arg(value_parser = parse_name)]
+    pub(crate) name: String,
+    /// Print the address without the pool.
+    #[arg(long)]
+    pub(crate) direct: bool,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  sandflare db psql memory
+  sandflare db psql memory -- -c 'SELECT now()'
+  sandflare db psql memory -- -f schema.sql
+
+The node must have been started with `--database-listen`. Exit codes are those of psql.")]
+pub(crate) struct DbPsql {
+    /// The database, by name or id.
+    #[arg(value_parser = parse_name)]
+    pub(crate) name: String,
+    /// Arguments for psql, after `--`.
+    #[arg(last = true, value_name = "ARG")]
+    pub(crate) arguments: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  sandflare db query memory 'SELECT count(*) FROM notes'
+  sandflare db query memory 'SELECT * FROM notes' --limit 10 -o json
+  sandflare db query memory - < report.sql
+
+Several statements are one transaction. No connection is needed: the node runs them.")]
+pub(crate) struct DbQuery {
+    /// The database, by name or id.
+    #[arg(value_parser = parse_name)]
+    pub(crate) name: String,
+    /// What to run; `-` reads it from standard input.
+    pub(crate) sql: String,
+    /// At most this many rows.
+    #[arg(long, default_value_t = 1000,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(QUERY_ROWS_MAX)))]
+    pub(crate) limit: u32,
+    /// How long it may run, such as 500ms or 5m, at most 10m [default: 30s].
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  sandflare db wire sbx_0123456789abcdef memory
+  sandflare db wire sbx_0123456789abcdef archive --env ARCHIVE_URL --readonly
+
+Every process started from then on has the variables, with a password that is good in this sandbox only;
+-o json has their values.")]
+pub(crate) struct WireDb {
+    /// The sandbox.
+    pub(crate) sandbox: SandboxId,
+    /// The database, by name or id.
+    #[arg(value_parser = parse_name)]
+    pub(crate) name: String,
+    /// The variable that has the address [default: DATABASE_URL, which brings PGHOST and others along].
+    #[arg(long, value_name = "VARIABLE")]
+    pub(crate) env: Option<String>,
+    /// Let it look at everything and change nothing.
+    #[arg(long)]
+    pub(crate) readonly: bool,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct UnwireDb {
+    /// The sandbox.
+    pub(crate) sandbox: SandboxId,
+    /// The database, by name or id.
+    #[arg(value_parser = parse_name)]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Example:
+  sandflare db fork memory branch
+
+The new one has all that was committed, and a password of its own.")]
+pub(crate) struct ForkDb {
+    /// The database, by name or id; it goes on.
+    #[arg(value_parser = parse_name)]
+    pub(crate) name: String,
+    /// What the new one is called.
+    #[arg(value_parser = parse_name)]
+    pub(crate) new: String,
+    #[command(flatten)]
+    pub(crate) password: PasswordOption,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  sandflare db password memory                                    a random one
+  sandflare db password memory --password-file ~/memory.password
+
+`sandflare db url` prints the address with it.")]
+pub(crate) struct DbPassword {
+    /// The database, by name or id.
+    #[arg(value_parser = parse_name)]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) password: PasswordOption,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RmDbs {
+    /// The databases, by name or id.
+    #[arg(required = true, value_parser = parse_name)]
+    pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+/// A name becomes part of a path, and must not lead anywhere else.
+fn parse_name(text: &str) -> Result<String, String> {
+    let legal = (1..=NAME_BYTES_MAX).contains(&text.len())
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    if legal {
+        Ok(text.to_owned())
+    } else {
+        Err("use 1 to 63 of a-z, A-Z, 0-9, `.`, `_` and `-`, a letter or digit first".to_owned())
+    }
+}
