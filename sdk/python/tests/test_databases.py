@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from sandflare import AsyncClient, Client, Database, DatabaseInfo, Rows, Sandbox, Wired, errors
+from sandflare import (
+    AsyncClient,
+    AsyncDatabase,
+    AsyncSandbox,
+    Client,
+    Database,
+    DatabaseInfo,
+    Rows,
+    Sandbox,
+    SandboxInfo,
+    Wired,
+    errors,
+)
 from sandflare import _operations as operations
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "database"
@@ -105,6 +121,129 @@ def test_what_cannot_be_meant_is_not_sent(wrong: dict[str, Any], said: str) -> N
         database = Database(client._transport, DatabaseInfo.parse(KNOWN))
         with pytest.raises(errors.ConfigurationError, match="`timeout` is 0"):
             database.query("SELECT 1", timeout=0)
+
+
+SANDBOX = {"id": "sbx_1", "template": "agent", "size": "nano", "state": "running"}
+WIRED_ANSWER = {"id": KNOWN["id"], "name": "memory", "role": "readonly", "env": {"URL": "x"}}
+REFUSED = {"code": "sql_failed", "message": "ERROR: nonsense", "hint": "h", "request_id": "r"}
+ROWS = {"columns": [{"name": "one"}], "rows": [["1"]], "truncated": False, "rows_affected": 1}
+ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
+    ("POST", "/v1/databases"): (201, KNOWN),
+    ("GET", "/v1/databases"): (200, {"databases": [KNOWN], "next_cursor": "c"}),
+    ("GET", "/v1/databases?cursor=c"): (200, {"databases": [{**KNOWN, "id": "db_2"}]}),
+    ("GET", "/v1/databases/memory"): (200, KNOWN),
+    ("DELETE", f"/v1/databases/{KNOWN['id']}"): (204, None),
+    ("POST", f"/v1/databases/{KNOWN['id']}/query"): (200, ROWS),
+    ("POST", f"/v1/databases/{KNOWN['id']}/password"): (200, {**KNOWN, "password": "other"}),
+    ("POST", f"/v1/databases/{KNOWN['id']}/fork"): (201, {**KNOWN, "name": "branch"}),
+    ("POST", "/v1/databases/db_2/query"): (422, REFUSED),
+    ("DELETE", "/v1/databases/db_2"): (404, {"code": "not_found", "message": "no"}),
+    ("PUT", "/v1/sandboxes/sbx_1/databases/memory"): (200, WIRED_ANSWER),
+    ("GET", "/v1/sandboxes/sbx_1/databases"): (200, {"databases": [WIRED_ANSWER]}),
+    ("DELETE", f"/v1/sandboxes/sbx_1/databases/{KNOWN['id']}"): (204, None),
+}
+
+
+class Node(BaseHTTPRequestHandler):
+    """Answers what a node answers, and notes what it was asked."""
+
+    asked: list[tuple[str, str, Any]]
+    keys: list[str]
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.asked.append((self.command, self.path, json.loads(body) if body else None))
+        self.keys.extend(self.headers.get_all("Idempotency-Key", []))
+        status, said = ANSWERS[self.command, self.path]
+        text = b"" if said is None else json.dumps(said).encode()
+        self.send_response(status)
+        if said is not None:
+            self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    do_GET = do_POST = do_PUT = do_DELETE = answer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def node() -> Iterator[tuple[str, type[Node]]]:
+    handler = type("Handler", (Node,), {"asked": [], "keys": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", handler
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+EVERYTHING = [
+    (
+        "POST",
+        "/v1/databases",
+        {"name": "memory", "password": "Secret#42", "size": "nano", "extensions": ["vector"]},
+    ),
+    ("POST", f"/v1/databases/{KNOWN['id']}/query", {"sql": "SELECT 1"}),
+    ("POST", f"/v1/databases/{KNOWN['id']}/password", {"password": "other"}),
+    ("POST", f"/v1/databases/{KNOWN['id']}/fork", {"name": "branch"}),
+    ("PUT", "/v1/sandboxes/sbx_1/databases/memory", {"env": "URL", "role": "readonly"}),
+    ("GET", "/v1/sandboxes/sbx_1/databases", None),
+    ("DELETE", f"/v1/sandboxes/sbx_1/databases/{KNOWN['id']}", None),
+    ("DELETE", f"/v1/databases/{KNOWN['id']}", None),
+    ("GET", "/v1/databases", None),
+    ("GET", "/v1/databases?cursor=c", None),
+    ("POST", "/v1/databases/db_2/query", {"sql": "nonsense"}),
+    ("DELETE", "/v1/databases/db_2", None),
+    ("GET", "/v1/databases/memory", None),
+]
+
+
+def test_what_is_asked_is_sent_and_what_is_answered_is_told(node: tuple[str, type[Node]]) -> None:
+    url, handler = node
+    with Client(url, "key") as client:
+        sandbox = Sandbox(client._transport, SandboxInfo.parse({**SANDBOX, "created_at_ms": 1}))
+        with Database.create("memory", password="Secret#42", client=client) as database:
+            assert database.query("SELECT 1")[0] == {"one": "1"}
+            assert database.reset_password("other").password == database.password == "other"
+            assert database.fork("branch").name == "branch"
+            wired = sandbox.wire("memory", "URL", "readonly")
+            assert (wired.name, wired.role, wired.env) == ("memory", "readonly", {"URL": "x"})
+            assert sandbox.wired() == [wired]
+            sandbox.unwire(database)
+        _, second = Database.list(client=client)
+        with pytest.raises(errors.SqlFailed, match="ERROR: nonsense"):
+            second.query("nonsense")
+        assert second.delete() is False
+        assert Database.get("memory", client=client).id == KNOWN["id"]
+    assert handler.asked == EVERYTHING
+    # The create and the fork; each has one of its own.
+    assert len(set(handler.keys)) == len(handler.keys) == 2
+
+
+async def test_the_async_half_asks_the_same(node: tuple[str, type[Node]]) -> None:
+    url, handler = node
+    async with AsyncClient(url, "key") as client:
+        info = SandboxInfo.parse({**SANDBOX, "created_at_ms": 1})
+        sandbox = AsyncSandbox(client._transport, info)
+        made = await AsyncDatabase.create("memory", password="Secret#42", client=client)
+        async with made as database:
+            assert (await database.query("SELECT 1"))[0] == {"one": "1"}
+            assert (await database.reset_password("other")).password == database.password
+            assert (await database.fork("branch")).name == "branch"
+            wired = await sandbox.wire("memory", "URL", "readonly")
+            assert await sandbox.wired() == [wired]
+            await sandbox.unwire(database)
+        _, second = [found async for found in AsyncDatabase.list(client=client)]
+        with pytest.raises(errors.SqlFailed, match="ERROR: nonsense"):
+            await second.query("nonsense")
+        assert await second.delete() is False
+        assert (await AsyncDatabase.get("memory", client=client)).id == KNOWN["id"]
+    assert handler.asked == EVERYTHING
 
 
 def test_the_examples_are_python_and_the_first_is_the_one_that_is_shown() -> None:
