@@ -35,6 +35,16 @@ CREATE: dict[str, Any] = {
     "snapshot": "snap_1",
     "network": {"base": "none", "allow": ["pypi.org"]},
 }
+CREATE_DATABASE: dict[str, Any] = {
+    "name": "memory",
+    "password": "Secret#42",
+    "size": "nano",
+    "extensions": ("vector",),
+    "seed": "SELECT 1",
+    "ttl": 60,
+    "idle_timeout": 5,
+    "exist_ok": True,
+}
 ASKS: list[Ask[Any]] = [
     operations.health(),
     operations.templates(),
@@ -60,6 +70,16 @@ ASKS: list[Ask[Any]] = [
     operations.snapshot_list(),
     operations.snapshot_get("snap_1"),
     operations.snapshot_delete("snap_1"),
+    operations.database_create(**CREATE_DATABASE),
+    operations.database_list("c"),
+    operations.database_get("memory"),
+    operations.database_delete("memory"),
+    operations.database_query("memory", "SELECT 1", 10, 1.5),
+    operations.database_set_password("memory", "Secret#42"),
+    operations.database_fork("memory", "branch", "Secret#42"),
+    operations.database_wire("sbx_1", "memory", "DATABASE_URL", "readonly"),
+    operations.database_wired("sbx_1"),
+    operations.database_unwire("sbx_1", "memory"),
     operations.project_list(),
     operations.project_create("n", {"sandboxes": 5}),
     operations.project_change("prj_1", {"sandboxes": 5}),
@@ -128,7 +148,14 @@ def test_every_request_of_the_package_is_checked_here() -> None:
     assert {name for name in made if f"operations.{name}(" not in text} == set()
 
 
-SYNC = [sandflare.Client, sandflare.Sandbox, sandflare.Process, sandflare.Events, sandflare.Files]
+SYNC = [
+    sandflare.Client,
+    sandflare.Database,
+    sandflare.Sandbox,
+    sandflare.Process,
+    sandflare.Events,
+    sandflare.Files,
+]
 
 
 @pytest.mark.parametrize("kind", SYNC, ids=lambda kind: kind.__name__)

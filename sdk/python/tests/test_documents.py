@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 PYTHON = [
+    "docs/guides/databases.md",
     "docs/guides/network.md",
     "docs/guides/python.md",
     "docs/guides/quickstart.md",

@@ -14,11 +14,21 @@ from typing import Any
 
 import pytest
 
-from sandflare import AsyncClient, AsyncSandbox, Client, Files, Process, Sandbox, errors
-from sandflare.models import ProcessInfo, SandboxInfo
+from sandflare import AsyncClient, AsyncSandbox, Client, Database, Files, Process, Sandbox, errors
+from sandflare.models import DatabaseInfo, ProcessInfo, SandboxInfo
 
 INFO = {"id": "sbx_1", "template": "agent", "size": "nano", "state": "running", "created_at_ms": 1}
 PROCESS = {"id": 3, "argv": ["x"], "user": "agent", "cwd": "/", "started_at_ms": 1}
+DATABASE = {
+    "id": "db_1",
+    "name": "memory",
+    "status": "running",
+    "size": "nano",
+    "host": "127.0.0.1",
+    "port": 5432,
+    "user": "u1",
+    "database": "main",
+}
 SHORT_S = 0.05
 # What nobody gave: a method that forgets what it was given takes this long, and fails here.
 FORGOTTEN_S = 3.0
@@ -45,6 +55,10 @@ def of_client(client: Client) -> Calls:
         "snapshots": lambda t: list(client.snapshots(request_timeout=t)),
         "snapshot": lambda t: client.snapshot("snap_1", request_timeout=t),
         "delete_snapshot": lambda t: client.delete_snapshot("snap_1", request_timeout=t),
+        "create_database": lambda t: client.create_database("n", request_timeout=t),
+        "database": lambda t: client.database("n", request_timeout=t),
+        "databases": lambda t: list(client.databases(request_timeout=t)),
+        "delete_database": lambda t: client.delete_database("n", request_timeout=t),
         "projects": lambda t: client.projects(request_timeout=t),
         "create_project": lambda t: client.create_project("n", request_timeout=t),
         "set_quota": lambda t: client.set_quota("prj_1", sandboxes=3, request_timeout=t),
@@ -85,7 +99,23 @@ def of_sandbox(client: Client, sandbox: Sandbox, folder: Path) -> Calls:
         "policy": lambda t: sandbox.policy(request_timeout=t),
         "set_policy": lambda t: sandbox.set_policy("none", request_timeout=t),
         "flows": lambda t: sandbox.flows(request_timeout=t),
+        "wire": lambda t: sandbox.wire("n", request_timeout=t),
+        "unwire": lambda t: sandbox.unwire("n", request_timeout=t),
+        "wired": lambda t: sandbox.wired(request_timeout=t),
         "kill": lambda t: sandbox.kill(request_timeout=t),
+    }
+
+
+def of_database(client: Client, database: Database) -> Calls:
+    return {
+        "create": lambda t: Database.create("n", client=client, request_timeout=t),
+        "get": lambda t: Database.get("n", client=client, request_timeout=t),
+        "list": lambda t: list(Database.list(client=client, request_timeout=t)),
+        "refresh": lambda t: database.refresh(request_timeout=t),
+        "query": lambda t: database.query("SELECT 1", request_timeout=t),
+        "fork": lambda t: database.fork("m", request_timeout=t),
+        "reset_password": lambda t: database.reset_password(request_timeout=t),
+        "delete": lambda t: database.delete(request_timeout=t),
     }
 
 
@@ -127,10 +157,12 @@ def methods(kind: type) -> set[str]:
 def test_every_method_waits_no_longer_than_it_is_told(tmp_path: Path) -> None:
     with silent() as url, Client(url, request_timeout=FORGOTTEN_S, retries=0) as client:
         sandbox = Sandbox(client._transport, SandboxInfo.parse(INFO))
+        database = Database(client._transport, DatabaseInfo.parse(DATABASE))
         process = Process(client._transport, "sbx_1", ProcessInfo.parse(PROCESS))
         for kind, calls in [
             (Client, of_client(client)),
             (Sandbox, of_sandbox(client, sandbox, tmp_path)),
+            (Database, of_database(client, database)),
             (Files, of_files(sandbox.files)),
             (Process, of_process(process)),
         ]:

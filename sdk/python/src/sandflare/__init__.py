@@ -10,17 +10,20 @@
 
 from sandflare import errors
 from sandflare._async.client import AsyncClient
+from sandflare._async.database import AsyncDatabase
 from sandflare._async.files import AsyncFiles
 from sandflare._async.process import AsyncEvents, AsyncProcess
 from sandflare._async.sandbox import AsyncSandbox
 from sandflare._sync.client import Client
+from sandflare._sync.database import Database
 from sandflare._sync.files import Files
 from sandflare._sync.process import Events, Process
 from sandflare._sync.sandbox import Sandbox
 from sandflare._version import __version__
-from sandflare.errors import CommandFailed, NotFound, SandflareError
+from sandflare.errors import CommandFailed, NotFound, SandflareError, SqlFailed
 from sandflare.models import (
     CreatedKey,
+    DatabaseInfo,
     Event,
     FileEntry,
     FileEvent,
@@ -34,14 +37,17 @@ from sandflare.models import (
     ProcessInfo,
     Project,
     Result,
+    Rows,
     SandboxInfo,
     Snapshot,
     Template,
     Usage,
+    Wired,
 )
 
 __all__ = [
     "AsyncClient",
+    "AsyncDatabase",
     "AsyncEvents",
     "AsyncFiles",
     "AsyncProcess",
@@ -49,6 +55,8 @@ __all__ = [
     "Client",
     "CommandFailed",
     "CreatedKey",
+    "Database",
+    "DatabaseInfo",
     "Event",
     "Events",
     "FileEntry",
@@ -66,12 +74,15 @@ __all__ = [
     "ProcessInfo",
     "Project",
     "Result",
+    "Rows",
     "Sandbox",
     "SandboxInfo",
     "SandflareError",
     "Snapshot",
+    "SqlFailed",
     "Template",
     "Usage",
+    "Wired",
     "__version__",
     "errors",
 ]

@@ -27,6 +27,7 @@ from sandflare._retry import Again
 from sandflare.errors import ConfigurationError, TooLarge
 from sandflare.models import (
     CreatedKey,
+    DatabaseInfo,
     FileEntry,
     Flow,
     Health,
@@ -36,10 +37,12 @@ from sandflare.models import (
     Port,
     ProcessInfo,
     Project,
+    Rows,
     SandboxInfo,
     Snapshot,
     Template,
     Usage,
+    Wired,
 )
 
 #: What ``run`` takes: a line for the shell, or a program and its arguments.
@@ -249,6 +252,98 @@ def snapshot_get(id: str) -> Ask[Snapshot]:
 
 def snapshot_delete(id: str) -> Ask[None]:
     return Ask("DELETE", f"/snapshots/{segment(id)}", nothing, again=Again.SAFE)
+
+
+def database_create(
+    *,
+    name: str,
+    password: str | None,
+    size: str | None,
+    extensions: Sequence[str] | None,
+    seed: str | None,
+    ttl: float | None,
+    idle_timeout: float | None,
+    exist_ok: bool,
+) -> Ask[DatabaseInfo]:
+    # The characters of a text would be extensions as well.
+    if isinstance(extensions, str):
+        raise ConfigurationError("`extensions` is a list of names", hint=f"[{extensions!r}]")
+    body = given(
+        name=name,
+        password=password,
+        size=size,
+        extensions=list(extensions) if extensions is not None else None,
+        seed=seed,
+        ttl_s=seconds("ttl", ttl),
+        idle_timeout_s=seconds("idle_timeout", idle_timeout),
+        exist_ok=True if exist_ok else None,
+    )
+    return Ask(
+        "POST",
+        "/databases",
+        one(DatabaseInfo),
+        json=body,
+        headers=idempotency(),
+        again=Again.SAFE,
+        slow=True,
+    )
+
+
+def database_list(cursor: str | None = None) -> Ask[tuple[list[DatabaseInfo], str | None]]:
+    read = page(DatabaseInfo, "databases")
+    return Ask("GET", "/databases", read, params=given(cursor=cursor), again=Again.SAFE)
+
+
+def database_get(id: str) -> Ask[DatabaseInfo]:
+    return Ask("GET", _database(id), one(DatabaseInfo), again=Again.SAFE)
+
+
+def database_delete(id: str) -> Ask[None]:
+    return Ask("DELETE", _database(id), nothing, again=Again.SAFE)
+
+
+def database_query(id: str, sql: str, rows_max: int | None, timeout: float | None) -> Ask[Rows]:
+    body = given(sql=sql, rows_max=rows_max, timeout_ms=milliseconds("timeout", timeout))
+    return Ask("POST", _database(id, "/query"), one(Rows), json=body, slow=True)
+
+
+def database_set_password(id: str, password: str | None) -> Ask[DatabaseInfo]:
+    return Ask(
+        "POST",
+        _database(id, "/password"),
+        one(DatabaseInfo),
+        json=given(password=password),
+        # Of two random ones, nobody could say which is the last.
+        again=Again.UNSENT if password is None else Again.SAFE,
+        slow=True,
+    )
+
+
+def database_fork(id: str, name: str, password: str | None) -> Ask[DatabaseInfo]:
+    return Ask(
+        "POST",
+        _database(id, "/fork"),
+        one(DatabaseInfo),
+        json=given(name=name, password=password),
+        headers=idempotency(),
+        again=Again.SAFE,
+        slow=True,
+    )
+
+
+def database_wire(id: str, database: str, env: str | None, role: str | None) -> Ask[Wired]:
+    path = _of(id, f"/databases/{segment(database)}")
+    body = given(env=env, role=role)
+    return Ask("PUT", path, one(Wired), json=body, again=Again.SAFE, slow=True)
+
+
+def database_wired(id: str) -> Ask[list[Wired]]:
+    return Ask("GET", _of(id, "/databases"), many(Wired, "databases"), again=Again.SAFE)
+
+
+def database_unwire(id: str, database: str) -> Ask[None]:
+    path = _of(id, f"/databases/{segment(database)}")
+    return Ask("DELETE", path, nothing, again=Again.SAFE, slow=True)
 
 
 def project_list(cursor: str | None = None) -> Ask[tuple[list[Project], str | None]]:
@@ -469,6 +564,15 @@ def seconds(what: str, value: float | None) -> int | None:
     return math.ceil(value)
 
 
+def milliseconds(what: str, value: float | None) -> int | None:
+    """Write a limit as the node takes it: whole milliseconds, rounded up, of more than none."""
+    if value is None:
+        return None
+    if not 0 < value < float("inf"):
+        raise ConfigurationError(f"`{what}` is {value}; it is seconds, more than 0")
+    return math.ceil(value * 1000)
+
+
 def signal_number(signal: Signal) -> int:
     """Write a signal as Linux numbers it."""
     if isinstance(signal, signals.Signals):
@@ -490,23 +594,22 @@ def _command(
     timeout: float | None,
     stdin: bool,
 ) -> dict[str, Any]:
-    limit = None
-    if timeout is not None:
-        if not 0 < timeout < float("inf"):
-            raise ConfigurationError(f"`timeout` is {timeout}; it is seconds, more than 0")
-        limit = math.ceil(timeout * 1000)
     return given(
         argv=argv(command),
         env=dict(env) if env else None,
         cwd=cwd,
         user=user,
-        time_limit_ms=limit,
+        time_limit_ms=milliseconds("timeout", timeout),
         stdin=True if stdin else None,
     )
 
 
 def _of(id: str, rest: str = "") -> str:
     return f"/sandboxes/{segment(id)}{rest}"
+
+
+def _database(id: str, rest: str = "") -> str:
+    return f"/databases/{segment(id)}{rest}"
 
 
 def _process(id: str, process: int, rest: str) -> str:

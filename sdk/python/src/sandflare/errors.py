@@ -245,6 +245,12 @@ class RangeNotSatisfiable(SandflareError):
     default_code = "range_not_satisfiable"
 
 
+class SqlFailed(SandflareError):
+    """Postgres refused the SQL; the message is its own."""
+
+    default_code = "sql_failed"
+
+
 class ArchiveRefused(SandflareError):
     """A directory that came from a sandbox contains what must not be written to this machine."""
 
@@ -287,6 +293,7 @@ _BY_CODE: dict[str, type[SandflareError]] = {
         PortUnreachable,
         PortBroken,
         RangeNotSatisfiable,
+        SqlFailed,
     )
 }
 

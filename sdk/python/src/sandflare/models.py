@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sandflare.errors import BadAnswer, CommandFailed, SandflareError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 M = TypeVar("M", bound="Model")
 
@@ -202,6 +202,100 @@ class Port(Model):
     def headers(self) -> dict[str, str]:
         """What lets a request in; every port of this sandbox takes it, and no other sandbox."""
         return {"X-Sandflare-Token": self.token}
+
+
+@dataclass(frozen=True)
+class DatabaseInfo(Model):
+    """A database. Times are milliseconds since 1970.
+
+    Attributes:
+        status: ``creating``, ``running``, ``paused`` (a connection resumes it) or ``failed``.
+        reason: why it failed.
+        host: where it is reached, at ``port``.
+        user: its owner's name in Postgres.
+        database: its name in Postgres.
+        password: its owner's. Neither it nor an address is in lists.
+        url: all of this as one address, by way of the pool.
+        direct_url: the same without the pool.
+
+    """
+
+    id: str
+    name: str
+    status: str
+    size: str
+    host: str
+    port: int
+    user: str
+    database: str
+    extensions: Sequence[str] = ()
+    created_at_ms: int = 0
+    expires_at_ms: int | None = None
+    reason: str | None = None
+    password: str | None = field(default=None, repr=False)
+    url: str | None = field(default=None, repr=False)
+    direct_url: str | None = field(default=None, repr=False)
+    raw: Mapping[str, Any] = _RAW
+
+
+@dataclass(frozen=True)
+class Rows(Model):
+    """What the last statement of a query gave; a sequence of dictionaries, one for each row.
+
+    A value is text, as Postgres writes it, or ``None``.
+
+    Attributes:
+        columns: names of the columns; none when the statement gives no rows.
+        values: the rows as tuples, for columns that have the same name.
+        truncated: whether there are more rows than these.
+        rows_affected: how many rows it gave or changed, where the node knows.
+
+    """
+
+    columns: Sequence[str] = ()
+    values: Sequence[Sequence[str | None]] = field(default=(), repr=False)
+    truncated: bool = False
+    rows_affected: int | None = None
+    raw: Mapping[str, Any] = _RAW
+
+    @classmethod
+    def parse(cls, answer: Any) -> Rows:
+        """Make one from JSON."""
+        parsed = super().parse(answer)
+        try:
+            columns = tuple(str(column["name"]) for column in answer["columns"])
+            values = tuple(tuple(row) for row in answer["rows"])
+        except (KeyError, TypeError) as error:
+            raise BadAnswer("the node's answer has no columns and rows") from error
+        return dataclasses.replace(parsed, columns=columns, values=values)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[dict[str, str | None]]:
+        return (dict(zip(self.columns, row)) for row in self.values)
+
+    def __getitem__(self, index: int) -> dict[str, str | None]:
+        return dict(zip(self.columns, self.values[index]))
+
+
+@dataclass(frozen=True)
+class Wired(Model):
+    """A database that a sandbox may use.
+
+    Attributes:
+        id: the database's.
+        name: the database's.
+        role: what the sandbox may do in it, ``readwrite`` or ``readonly``.
+        env: the variables that its processes get; the password in them is good there only.
+
+    """
+
+    id: str
+    name: str
+    role: str
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    raw: Mapping[str, Any] = _RAW
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sandflare import _http
 from sandflare import _operations as operations
 from sandflare._async import runtime
+from sandflare._async.database import AsyncDatabase
 from sandflare._async.sandbox import AsyncSandbox
 from sandflare._async.transport import AsyncTransport
 from sandflare._retry import RETRIES
@@ -16,7 +17,7 @@ from sandflare.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from datetime import datetime
     from types import TracebackType
 
@@ -243,6 +244,59 @@ class AsyncClient:
     async def delete_snapshot(self, id: str, *, request_timeout: float | None = None) -> None:
         """Delete a snapshot. Sandboxes made from it live on."""
         await self._transport.ask(operations.snapshot_delete(id), request_timeout)
+
+    async def create_database(
+        self,
+        name: str,
+        *,
+        password: str | None = None,
+        size: str = "nano",
+        extensions: Sequence[str] = ("vector",),
+        seed: str | None = None,
+        ttl: float | None = None,
+        idle_timeout: float | None = None,
+        exist_ok: bool = False,
+        request_timeout: float | None = None,
+    ) -> AsyncDatabase:
+        """Create a database; see :meth:`AsyncDatabase.create`."""
+        ask = operations.database_create(
+            name=name,
+            password=password,
+            size=size,
+            extensions=extensions,
+            seed=seed,
+            ttl=ttl,
+            idle_timeout=idle_timeout,
+            exist_ok=exist_ok,
+        )
+        return AsyncDatabase(self._transport, await self._transport.ask(ask, request_timeout))
+
+    async def database(
+        self, name_or_id: str, *, request_timeout: float | None = None
+    ) -> AsyncDatabase:
+        """The database of this name in the key's project, or of this id."""
+        info = await self._transport.ask(operations.database_get(name_or_id), request_timeout)
+        return AsyncDatabase(self._transport, info)
+
+    async def databases(
+        self, *, request_timeout: float | None = None
+    ) -> AsyncIterator[AsyncDatabase]:
+        """Iterate over databases, without their passwords and addresses, oldest first."""
+        cursor: str | None = None
+        while True:
+            found, cursor = await self._transport.ask(
+                operations.database_list(cursor), request_timeout
+            )
+            for info in found:
+                yield AsyncDatabase(self._transport, info)
+            if cursor is None:
+                return
+
+    async def delete_database(
+        self, name_or_id: str, *, request_timeout: float | None = None
+    ) -> None:
+        """Delete a database; returns when nothing of it is left."""
+        await self._transport.ask(operations.database_delete(name_or_id), request_timeout)
 
     async def projects(self, *, request_timeout: float | None = None) -> builtins.list[Project]:
         """Every project; for admins."""

@@ -11,6 +11,7 @@ from sandflare import _decode
 from sandflare import _operations as operations
 from sandflare import _transfer as transfer
 from sandflare._async import runtime
+from sandflare._async.chosen import chosen
 from sandflare._async.files import AsyncFiles
 from sandflare._async.process import AsyncEvents, AsyncProcess
 from sandflare.errors import NotFound
@@ -25,6 +26,7 @@ from sandflare.models import (
     Result,
     SandboxInfo,
     Snapshot,
+    Wired,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     import httpx
 
     from sandflare._async.client import AsyncClient
+    from sandflare._async.database import AsyncDatabase
     from sandflare._async.transport import AsyncTransport
     from sandflare._input import Input
     from sandflare._operations import Command
@@ -108,7 +111,7 @@ class AsyncSandbox:
             request_timeout: see :class:`AsyncClient`.
 
         """
-        return await _client(client, url, api_key).create(
+        return await chosen(client, url, api_key).create(
             name,
             template=template,
             size=size,
@@ -133,7 +136,7 @@ class AsyncSandbox:
         request_timeout: float | None = None,
     ) -> AsyncSandbox:
         """Get the sandbox of this id."""
-        found = _client(client, url, api_key)
+        found = chosen(client, url, api_key)
         return await found.get(id, request_timeout=request_timeout)
 
     @classmethod
@@ -160,7 +163,7 @@ class AsyncSandbox:
         Of the project that the key is for, whatever else the key may see. Callers at the same
         moment that give the same arguments get the same one.
         """
-        return await _client(client, url, api_key).get_or_create(
+        return await chosen(client, url, api_key).get_or_create(
             name,
             template=template,
             size=size,
@@ -187,7 +190,7 @@ class AsyncSandbox:
         request_timeout: float | None = None,
     ) -> AsyncIterator[AsyncSandbox]:
         """Iterate over sandboxes, oldest first; pages are fetched as they are needed."""
-        found = _client(client, url, api_key).list(
+        found = chosen(client, url, api_key).list(
             state=state, name=name, metadata=metadata, request_timeout=request_timeout
         )
         async for sandbox in found:
@@ -499,6 +502,38 @@ class AsyncSandbox:
         ask = operations.flow_list(self.id, after, limit)
         return await self._transport.ask(ask, request_timeout)
 
+    async def wire(
+        self,
+        db: str | AsyncDatabase,
+        env: str = "DATABASE_URL",
+        role: str = "readwrite",
+        *,
+        request_timeout: float | None = None,
+    ) -> Wired:
+        """Let it use a database, which it is told of in every process started from then on.
+
+        Args:
+            db: a database of its project, or the name or id of one.
+            env: the variable that has the address; with ``_UNPOOLED`` after it, the one without
+                the pool. ``DATABASE_URL`` brings ``PGHOST`` and the like along.
+            role: ``readwrite``, or ``readonly`` to look at every table and change nothing.
+            request_timeout: see :class:`AsyncClient`.
+
+        """
+        ask = operations.database_wire(self.id, _database(db), env, role)
+        return await self._transport.ask(ask, request_timeout)
+
+    async def unwire(
+        self, db: str | AsyncDatabase, *, request_timeout: float | None = None
+    ) -> None:
+        """Let it use a database no more; its connections are closed when this returns."""
+        ask = operations.database_unwire(self.id, _database(db))
+        await self._transport.ask(ask, request_timeout)
+
+    async def wired(self, *, request_timeout: float | None = None) -> builtins.list[Wired]:
+        """The databases it may use."""
+        return await self._transport.ask(operations.database_wired(self.id), request_timeout)
+
     async def metrics(self, *, request_timeout: float | None = None) -> Metrics:
         """Counters of its machine since it was made."""
         return await self._transport.ask(operations.sandbox_metrics(self.id), request_timeout)
@@ -572,9 +607,5 @@ class AsyncSandbox:
             yield piece
 
 
-def _client(client: AsyncClient | None, url: str | None, api_key: str | None) -> AsyncClient:
-    if client is not None:
-        return client
-    from sandflare._async.client import client_for
-
-    return client_for(url, api_key)
+def _database(db: str | AsyncDatabase) -> str:
+    return db if isinstance(db, str) else db.id

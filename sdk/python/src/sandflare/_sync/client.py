@@ -11,13 +11,14 @@ from sandflare import _operations as operations
 from sandflare._retry import RETRIES
 from sandflare._settings import Settings
 from sandflare._sync import runtime
+from sandflare._sync.database import Database
 from sandflare._sync.sandbox import Sandbox
 from sandflare._sync.transport import Transport
 from sandflare.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
     from types import TracebackType
 
@@ -241,6 +242,51 @@ class Client:
     def delete_snapshot(self, id: str, *, request_timeout: float | None = None) -> None:
         """Delete a snapshot. Sandboxes made from it live on."""
         self._transport.ask(operations.snapshot_delete(id), request_timeout)
+
+    def create_database(
+        self,
+        name: str,
+        *,
+        password: str | None = None,
+        size: str = "nano",
+        extensions: Sequence[str] = ("vector",),
+        seed: str | None = None,
+        ttl: float | None = None,
+        idle_timeout: float | None = None,
+        exist_ok: bool = False,
+        request_timeout: float | None = None,
+    ) -> Database:
+        """Create a database; see :meth:`Database.create`."""
+        ask = operations.database_create(
+            name=name,
+            password=password,
+            size=size,
+            extensions=extensions,
+            seed=seed,
+            ttl=ttl,
+            idle_timeout=idle_timeout,
+            exist_ok=exist_ok,
+        )
+        return Database(self._transport, self._transport.ask(ask, request_timeout))
+
+    def database(self, name_or_id: str, *, request_timeout: float | None = None) -> Database:
+        """The database of this name in the key's project, or of this id."""
+        info = self._transport.ask(operations.database_get(name_or_id), request_timeout)
+        return Database(self._transport, info)
+
+    def databases(self, *, request_timeout: float | None = None) -> Iterator[Database]:
+        """Iterate over databases, without their passwords and addresses, oldest first."""
+        cursor: str | None = None
+        while True:
+            found, cursor = self._transport.ask(operations.database_list(cursor), request_timeout)
+            for info in found:
+                yield Database(self._transport, info)
+            if cursor is None:
+                return
+
+    def delete_database(self, name_or_id: str, *, request_timeout: float | None = None) -> None:
+        """Delete a database; returns when nothing of it is left."""
+        self._transport.ask(operations.database_delete(name_or_id), request_timeout)
 
     def projects(self, *, request_timeout: float | None = None) -> builtins.list[Project]:
         """Every project; for admins."""

@@ -12,6 +12,7 @@ from sandflare import _decode
 from sandflare import _operations as operations
 from sandflare import _transfer as transfer
 from sandflare._sync import runtime
+from sandflare._sync.chosen import chosen
 from sandflare._sync.files import Files
 from sandflare._sync.process import Events, Process
 from sandflare.errors import NotFound
@@ -26,6 +27,7 @@ from sandflare.models import (
     Result,
     SandboxInfo,
     Snapshot,
+    Wired,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from sandflare._operations import Command
     from sandflare._policy import Network
     from sandflare._sync.client import Client
+    from sandflare._sync.database import Database
     from sandflare._sync.transport import Transport
     from sandflare._transfer import Source, Target
 
@@ -109,7 +112,7 @@ class Sandbox:
             request_timeout: see :class:`Client`.
 
         """
-        return _client(client, url, api_key).create(
+        return chosen(client, url, api_key).create(
             name,
             template=template,
             size=size,
@@ -134,7 +137,7 @@ class Sandbox:
         request_timeout: float | None = None,
     ) -> Sandbox:
         """Get the sandbox of this id."""
-        found = _client(client, url, api_key)
+        found = chosen(client, url, api_key)
         return found.get(id, request_timeout=request_timeout)
 
     @classmethod
@@ -161,7 +164,7 @@ class Sandbox:
         Of the project that the key is for, whatever else the key may see. Callers at the same
         moment that give the same arguments get the same one.
         """
-        return _client(client, url, api_key).get_or_create(
+        return chosen(client, url, api_key).get_or_create(
             name,
             template=template,
             size=size,
@@ -188,7 +191,7 @@ class Sandbox:
         request_timeout: float | None = None,
     ) -> Iterator[Sandbox]:
         """Iterate over sandboxes, oldest first; pages are fetched as they are needed."""
-        found = _client(client, url, api_key).list(
+        found = chosen(client, url, api_key).list(
             state=state, name=name, metadata=metadata, request_timeout=request_timeout
         )
         yield from found
@@ -497,6 +500,36 @@ class Sandbox:
         ask = operations.flow_list(self.id, after, limit)
         return self._transport.ask(ask, request_timeout)
 
+    def wire(
+        self,
+        db: str | Database,
+        env: str = "DATABASE_URL",
+        role: str = "readwrite",
+        *,
+        request_timeout: float | None = None,
+    ) -> Wired:
+        """Let it use a database, which it is told of in every process started from then on.
+
+        Args:
+            db: a database of its project, or the name or id of one.
+            env: the variable that has the address; with ``_UNPOOLED`` after it, the one without
+                the pool. ``DATABASE_URL`` brings ``PGHOST`` and the like along.
+            role: ``readwrite``, or ``readonly`` to look at every table and change nothing.
+            request_timeout: see :class:`Client`.
+
+        """
+        ask = operations.database_wire(self.id, _database(db), env, role)
+        return self._transport.ask(ask, request_timeout)
+
+    def unwire(self, db: str | Database, *, request_timeout: float | None = None) -> None:
+        """Let it use a database no more; its connections are closed when this returns."""
+        ask = operations.database_unwire(self.id, _database(db))
+        self._transport.ask(ask, request_timeout)
+
+    def wired(self, *, request_timeout: float | None = None) -> builtins.list[Wired]:
+        """The databases it may use."""
+        return self._transport.ask(operations.database_wired(self.id), request_timeout)
+
     def metrics(self, *, request_timeout: float | None = None) -> Metrics:
         """Counters of its machine since it was made."""
         return self._transport.ask(operations.sandbox_metrics(self.id), request_timeout)
@@ -569,9 +602,5 @@ class Sandbox:
         yield from self._transport.pieces(response)
 
 
-def _client(client: Client | None, url: str | None, api_key: str | None) -> Client:
-    if client is not None:
-        return client
-    from sandflare._sync.client import client_for
-
-    return client_for(url, api_key)
+def _database(db: str | Database) -> str:
+    return db if isinstance(db, str) else db.id

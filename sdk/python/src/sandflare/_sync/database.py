@@ -1,0 +1,237 @@
+# Written by generate_sync.py: change the file of this name in `_async`.
+"""A database: Postgres in a machine of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sandflare import _operations as operations
+from sandflare._sync.chosen import chosen
+from sandflare.errors import NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+
+    from sandflare._sync.client import Client
+    from sandflare._sync.transport import Transport
+    from sandflare.models import DatabaseInfo, Rows
+
+
+class Database:
+    """Postgres in a machine of its own. Make one with :meth:`create`.
+
+    Used as a context manager, it is deleted at the end. What ``request_timeout`` means everywhere
+    is told at :class:`Client`.
+    """
+
+    def __init__(self, transport: Transport, info: DatabaseInfo) -> None:
+        self._transport = transport
+        self.info = info
+
+    def __repr__(self) -> str:
+        return f"<Database {self.id} {self.name} {self.status}>"
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.delete()
+
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        *,
+        password: str | None = None,
+        size: str = "nano",
+        extensions: Sequence[str] = ("vector",),
+        seed: str | None = None,
+        ttl: float | None = None,
+        idle_timeout: float | None = None,
+        exist_ok: bool = False,
+        client: Client | None = None,
+        api_key: str | None = None,
+        url: str | None = None,
+        request_timeout: float | None = None,
+    ) -> Database:
+        """Create a database; returns when it takes connections.
+
+        Args:
+            name: what it is found by; no other database of the project has it.
+            password: its owner's, of any characters but a zero byte. Default: a random one.
+            size: ``nano``, ``micro``, ``small``, ``medium`` or ``large``.
+            extensions: what is made in it.
+            seed: SQL to run in one transaction. When it fails, :class:`SqlFailed` is raised, and
+                there is no database.
+            ttl: seconds it may live; 0 (default) is without end.
+            idle_timeout: seconds without a connection until it is paused, which a connection
+                ends; 0 is never. Default: 300.
+            exist_ok: get the one of this name if there is one, whatever else is asked for.
+            client: the node to ask; default: the one that ``url`` and ``api_key`` name.
+            api_key: see :class:`Client`.
+            url: see :class:`Client`.
+            request_timeout: see :class:`Client`.
+
+        """
+        return chosen(client, url, api_key).create_database(
+            name,
+            password=password,
+            size=size,
+            extensions=extensions,
+            seed=seed,
+            ttl=ttl,
+            idle_timeout=idle_timeout,
+            exist_ok=exist_ok,
+            request_timeout=request_timeout,
+        )
+
+    @classmethod
+    def get(
+        cls,
+        name_or_id: str,
+        *,
+        client: Client | None = None,
+        api_key: str | None = None,
+        url: str | None = None,
+        request_timeout: float | None = None,
+    ) -> Database:
+        """Get the database of this name in the key's project, or of this id."""
+        found = chosen(client, url, api_key)
+        return found.database(name_or_id, request_timeout=request_timeout)
+
+    @classmethod
+    def list(
+        cls,
+        *,
+        client: Client | None = None,
+        api_key: str | None = None,
+        url: str | None = None,
+        request_timeout: float | None = None,
+    ) -> Iterator[Database]:
+        """Iterate over databases, oldest first; pages are fetched as they are needed.
+
+        Passwords and addresses are not in lists: :meth:`refresh` gets those of one.
+        """
+        found = chosen(client, url, api_key).databases(request_timeout=request_timeout)
+        yield from found
+
+    @property
+    def id(self) -> str:
+        """Its id, for ever."""
+        return self.info.id
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.info.name
+
+    @property
+    def status(self) -> str:
+        """Where it was in its life when it was last asked; see :meth:`refresh`."""
+        return self.info.status
+
+    @property
+    def size(self) -> str:
+        """How big its machine is."""
+        return self.info.size
+
+    @property
+    def extensions(self) -> Sequence[str]:
+        """The extensions that were asked for."""
+        return self.info.extensions
+
+    @property
+    def url(self) -> str | None:
+        """Its address with user and password, by way of the pool. ``None`` of one from a list."""
+        return self.info.url
+
+    @property
+    def psql_url(self) -> str | None:
+        """The same, for ``psql``."""
+        return self.info.url
+
+    @property
+    def direct_url(self) -> str | None:
+        """The address without the pool: for migrations, ``LISTEN``, and session settings."""
+        return self.info.direct_url
+
+    @property
+    def host(self) -> str:
+        """Where it is reached."""
+        return self.info.host
+
+    @property
+    def port(self) -> int:
+        """The port there."""
+        return self.info.port
+
+    @property
+    def user(self) -> str:
+        """Its owner's name in Postgres."""
+        return self.info.user
+
+    @property
+    def password(self) -> str | None:
+        """Its owner's password. ``None`` of one from a list."""
+        return self.info.password
+
+    def refresh(self, *, request_timeout: float | None = None) -> DatabaseInfo:
+        """Ask the node how it is; ``info`` is new afterwards."""
+        self.info = self._transport.ask(operations.database_get(self.id), request_timeout)
+        return self.info
+
+    def query(
+        self,
+        sql: str,
+        *,
+        rows_max: int | None = None,
+        timeout: float | None = None,
+        request_timeout: float | None = None,
+    ) -> Rows:
+        """Run SQL as its owner, by way of the node; resumes it if it is paused.
+
+        Args:
+            sql: a statement, or several that are one transaction unless they say otherwise.
+            rows_max: rows to get of the last one, up to 10000. Default: 1000.
+            timeout: seconds it may take, up to 600. Default: 30.
+            request_timeout: see :class:`Client`.
+
+        """
+        ask = operations.database_query(self.id, sql, rows_max, timeout)
+        return self._transport.ask(ask, request_timeout)
+
+    def fork(
+        self,
+        name: str,
+        *,
+        password: str | None = None,
+        request_timeout: float | None = None,
+    ) -> Database:
+        """Make another one from this moment, with a user of its own; it goes on itself."""
+        ask = operations.database_fork(self.id, name, password)
+        return Database(self._transport, self._transport.ask(ask, request_timeout))
+
+    def reset_password(
+        self, password: str | None = None, *, request_timeout: float | None = None
+    ) -> DatabaseInfo:
+        """Give its owner another password, by default a random one; ``info`` is new afterwards.
+
+        Connections that are open stay so.
+        """
+        ask = operations.database_set_password(self.id, password)
+        self.info = self._transport.ask(ask, request_timeout)
+        return self.info
+
+    def delete(self, *, request_timeout: float | None = None) -> bool:
+        """End it; returns when nothing of it is left. ``False`` if it was gone before."""
+        try:
+            self._transport.ask(operations.database_delete(self.id), request_timeout)
+        except NotFound:
+            return False
+        return True
