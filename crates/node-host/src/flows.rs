@@ -217,8 +217,10 @@ mod test {
         }
     }
 
+    type Told = Arc<Mutex<Vec<(SandboxId, Deed, String)>>>;
+
     /// A log, and what its journal is told.
-    fn log() -> (FlowLog, Arc<Mutex<Vec<(SandboxId, Deed, String)>>>) {
+    fn log() -> (FlowLog, Told) {
         let (journal, told) = (Journal::default(), Arc::new(Mutex::new(Vec::new())));
         let keeping = told.clone();
         journal.keep(Box::new(move |id, deed, why| {

@@ -143,7 +143,7 @@ pub struct Store {
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 enum Ask {
-    Insert(SandboxRow, Answer<()>),
+    Insert(Box<SandboxRow>, Answer<()>),
     SetRunning(SandboxId, LeaseRow, String, Answer<()>),
     SetState(SandboxId, StoredState, Option<String>, Answer<()>),
     Delete(SandboxId, Answer<()>),
@@ -169,7 +169,7 @@ impl Store {
         &self,
         row: SandboxRow,
     ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
-        self.ask(|answer| Ask::Insert(row, answer))
+        self.ask(|answer| Ask::Insert(Box::new(row), answer))
     }
 
     /// Remembers that a sandbox serves, what was agreed about its time, and how long its making took.
