@@ -217,10 +217,10 @@ mod test {
         }
     }
 
-    /// A log, and what its journal is told.
-    type Telling = Arc<Mutex<Vec<(SandboxId, Deed, String)>>>;
+    type Told = Arc<Mutex<Vec<(SandboxId, Deed, String)>>>;
 
-    fn log() -> (FlowLog, Telling) {
+    /// A log, and what its journal is told.
+    fn log() -> (FlowLog, Told) {
         let (journal, told) = (Journal::default(), Arc::new(Mutex::new(Vec::new())));
         let keeping = told.clone();
         journal.keep(Box::new(move |id, deed, why| {

@@ -12,6 +12,7 @@ mod make;
 mod merge;
 mod network;
 mod orders;
+mod over;
 mod owner;
 mod ports;
 mod usage;
@@ -53,7 +54,8 @@ pub(crate) use make::Origin;
 pub use network::PolicyError;
 pub(crate) use network::{Network, nothing, read as read_policy};
 pub use orders::OrderError;
-pub(crate) use owner::{Birth, Found, Surroundings, explain, own};
+pub(crate) use over::explain;
+pub(crate) use owner::{Birth, Found, Surroundings, own};
 pub use ports::{PortsError, PortsRule};
 pub use usage::SandboxUsage;
 

@@ -125,7 +125,7 @@ fn happens_once(create: &mut Operation) {
         .description(Some("There when this answer was given before, to the same request"))
         .build();
     for (status, answer) in &mut create.responses.responses {
-        if let (true, RefOr::T(answer)) = (status.starts_with('2'), answer) {
+        if let ("201", RefOr::T(answer)) = (status.as_str(), answer) {
             answer.headers.insert(REPLAYED.to_owned(), replayed.clone());
         }
     }

@@ -29,8 +29,6 @@ const NOT_KEPT: [(axum::http::HeaderName, &str); 1] = [(CACHE_CONTROL, "no-store
 /// `exist_ok` found one of that name. When the template's snapshot is missing it is made first, which
 /// takes minutes.
 #[utoipa::path(post, path = "/v1/databases", tag = "databases", request_body = CreateDatabase,
-    params(("Idempotency-Key" = Option<String>, Header,
-        description = "Makes the same request with the same value happen once within a day")),
     responses((status = 201, description = "Created", body = Database),
         (status = 200, description = "It was there", body = Database), Failure))]
 async fn database_create<A: NodeApi>(
