@@ -15,6 +15,7 @@ mod orders;
 mod over;
 mod owner;
 mod ports;
+mod remember;
 mod usage;
 
 use std::collections::BTreeMap;

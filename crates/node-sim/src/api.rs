@@ -19,7 +19,7 @@ use node_witness::{Gauges, Witness};
 use tokio::sync::mpsc;
 
 use crate::life::timeout_at;
-use crate::process::{Kept, no_process};
+use crate::process::Kept;
 use crate::watched::Watched;
 use crate::{Input, NOW_MS, PHASES, SimNode, SimSandbox, program};
 
@@ -492,18 +492,5 @@ impl SimNode {
     fn witness(&self) -> Result<&Arc<Witness>, Failure> {
         let message = "a node that is not served sees no requests";
         self.witness.get().ok_or_else(|| Failure::new(ErrorCode::Conflict, message))
-    }
-
-    pub(crate) async fn give(
-        &self,
-        id: SandboxId,
-        process: ProcessId,
-        what: Input,
-    ) -> Result<(), Failure> {
-        let gone = || no_process(process);
-        let to_program = self.with_sandbox(id, |sandbox| {
-            sandbox.processes.get(&process).cloned().ok_or_else(gone)
-        })?;
-        to_program.send(what).await.map_err(|_| gone())
     }
 }

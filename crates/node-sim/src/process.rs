@@ -40,6 +40,19 @@ fn is_last(event: &ExecEvent) -> bool {
 }
 
 impl SimNode {
+    pub(crate) async fn give(
+        &self,
+        id: SandboxId,
+        process: ProcessId,
+        what: Input,
+    ) -> Result<(), Failure> {
+        let gone = || no_process(process);
+        let to_program = self.with_sandbox(id, |sandbox| {
+            sandbox.processes.get(&process).cloned().ok_or_else(gone)
+        })?;
+        to_program.send(what).await.map_err(|_| gone())
+    }
+
     pub(crate) fn spawn(&self, id: SandboxId, request: SpawnRequest) -> Result<Process, Failure> {
         let (request, pty) = request.into_parts();
         let (out, mut said) = mpsc::channel(EVENTS_PENDING_MAX);

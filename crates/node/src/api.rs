@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use api_guest::{Remove, Request};
 use api_node::{
@@ -10,10 +10,10 @@ use api_node::{
     Caller, ColdBoot, ColdBootQuery, CreateSandbox, CreateSnapshot, DirectoryList, EventStream,
     EventsQuery, ExecEvent, ExecRequest, Failure, FileContent, FileEntry, FileQuery,
     FileWriteQuery, Floor, FloorPhase, FloorQuery, Fork, Forked, Health, LogsQuery, MakeDirectory,
-    Measure, Measured, MemoryPath, MoveFile, NodeApi, PageQuery, Process, ProcessId, ProcessLine,
-    ProcessList, PtySize, Quota, RemoveQuery, Sandbox, SandboxList, SandboxListQuery, SandboxStats,
-    SetTimeout, Snapshot, SnapshotList, SpawnRequest, Template, TemplateList, UnpackQuery,
-    UploadStream, Used, WatchEvent, WatchQuery,
+    Measure, Measured, MoveFile, NodeApi, PageQuery, Process, ProcessId, ProcessLine, ProcessList,
+    PtySize, RemoveQuery, Sandbox, SandboxList, SandboxListQuery, SandboxStats, SetTimeout,
+    Snapshot, SnapshotList, SpawnRequest, Template, TemplateList, UnpackQuery, UploadStream, Used,
+    WatchEvent, WatchQuery,
 };
 use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use bytes::Bytes;
@@ -30,6 +30,7 @@ use crate::build::{self, Build};
 use crate::databases::Databases;
 use crate::exec::{Commands, of_guest, size_of_guest};
 use crate::view::sandbox;
+use crate::wanted::spec;
 use crate::{agent, failure, lifecycle, measure, process, quota, seen, system, watch};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -479,36 +480,5 @@ impl NodeApi for Node {
         query: WatchQuery,
     ) -> Result<EventStream<WatchEvent>, Failure> {
         watch::watch(self.sandbox(id)?, query).await
-    }
-}
-
-/// What the host side is asked for.
-fn spec(request: CreateSandbox, project: ProjectId, quota: Quota) -> CreateSpec {
-    let lease = lifecycle::lease(&request);
-    let CreateSandbox { template, size, name, env, metadata, snapshot, network, options, .. } =
-        request;
-    let memory = options.memory_path.map(|path| match path {
-        MemoryPath::Private => api_vmm::MemoryPath::Private,
-        MemoryPath::Userfault => api_vmm::MemoryPath::Userfault,
-    });
-    let ready_within = options.ready_timeout_ms.map(|ms| Duration::from_millis(ms.into()));
-    let (prefetch, cold) = (options.prefetch, options.cold);
-    CreateSpec {
-        id: None,
-        project,
-        quota,
-        template,
-        size,
-        name,
-        env,
-        metadata,
-        snapshot,
-        lease,
-        network,
-        memory,
-        prefetch,
-        cold,
-        ready_within,
-        errand: None,
     }
 }

@@ -23,6 +23,7 @@ mod settings;
 mod system;
 mod tls;
 mod view;
+mod wanted;
 mod watch;
 
 use std::io::{self, IsTerminal, Write};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use api_vmm::MemoryPath;
 use base_types::Chain;
-use node_store::{LeaseRow, SandboxRow, Store, StoreError, StoredState};
+use node_store::{Store, StoreError, StoredState};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,7 @@ use super::activity::{Activity, now_ms};
 use super::files::SandboxFiles;
 use super::lease::{Due, Lease, OnTimeout, Over, due};
 use super::make::{Made, Making, New, Origin, make};
-use super::network::{Network, written};
+use super::network::Network;
 use super::orders::Ask;
 use super::over::explain;
 use super::ports::{Ports, PortsRule};
@@ -438,66 +438,6 @@ impl Owner {
             && self.around.tasks.spawn_blocking(move || files.remove()).await.is_err()
         {
             tracing::error!(sandbox = %self.facts.id, "removing the sandbox's files panicked");
-        }
-    }
-
-    fn row(&self) -> SandboxRow {
-        let (facts, lease) = (&self.facts, self.lease_row());
-        SandboxRow {
-            id: facts.id,
-            project: facts.project,
-            name: facts.name.clone(),
-            template: facts.template.clone(),
-            size: facts.size,
-            env: facts.env.clone(),
-            metadata: facts.metadata.clone(),
-            snapshot: facts.snapshot,
-            lease,
-            network: written(&self.network.policy()),
-            state: StoredState::Creating,
-            created_at_ms: facts.created_at_ms,
-            reason: None,
-            times: String::new(),
-            errand: facts.errand.map(|errand| errand.0),
-        }
-    }
-
-    fn lease_row(&self) -> LeaseRow {
-        let view = self.view.borrow();
-        LeaseRow {
-            timeout_s: view.lease.timeout_s,
-            idle_timeout_s: view.lease.idle_timeout_s,
-            pause: view.lease.on_timeout == OnTimeout::Pause,
-            ends_at_ms: view.ends_at_ms,
-        }
-    }
-
-    /// Remembers what was agreed about its time, as it is now.
-    pub(super) async fn remember_lease(&self) {
-        let stored = self.around.store.sandbox_set_lease(self.facts.id, self.lease_row()).await;
-        self.complain(stored);
-    }
-
-    async fn remember_running(&self) {
-        let times = self.view.borrow().times;
-        let times = serde_json::to_string(&times).unwrap_or_default();
-        let (id, lease) = (self.facts.id, self.lease_row());
-        let stored = self.around.store.sandbox_set_running(id, lease, times).await;
-        self.complain(stored);
-    }
-
-    async fn remember(&self, state: StoredState) {
-        let reason = self.view.borrow().reason.clone();
-        let stored = self.around.store.sandbox_set_state(self.facts.id, state, reason).await;
-        let stored = stored.map_err(Arc::new);
-        self.view.send_modify(|view| view.unsaved = stored.as_ref().err().map(Arc::clone));
-        self.complain(stored);
-    }
-
-    /// A sandbox goes on when it cannot be written down; the next start removes what is left.
-    fn complain(&self, stored: Result<(), impl std::error::Error + 'static>) {
-        if let Err(error) = stored {
-            tracing::error!(sandbox = %self.facts.id, "{}", Chain(&error));
         }
     }
 }
