@@ -43,6 +43,8 @@ jit = off
 password_encryption = scram-sha-256
 # Nothing that is asked for is in the log.
 log_statement = none
+# Who asked and is gone holds no session.
+client_connection_check_interval = 5s
 log_min_error_statement = panic
 log_min_messages = warning
 log_checkpoints = off

@@ -15,6 +15,12 @@ use crate::{DATABASE, SUPERUSER};
 
 /// LIMIT: bytes of a server's answer to what the node itself asks.
 const ADMIN_BYTES_MAX: usize = 1 << 20;
+/// What the node's own sessions insist on: the owner of a database may give it other settings, and those
+/// of a session's beginning win. `pg_catalog`, not being named, is searched first.
+///
+/// LIMIT: the node waits ten seconds for a lock that somebody's session holds.
+const ADMIN_OPTIONS: &str = "-c search_path=public -c role=none -c default_transaction_read_only=off \
+                             -c statement_timeout=0 -c lock_timeout=10s";
 /// LIMIT: characters of what a server says about an error.
 const MESSAGE_CHARS_MAX: usize = 2000;
 
@@ -87,7 +93,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut config = Config::new();
-    config.user(SUPERUSER).dbname(DATABASE).application_name("sandflare");
+    config.user(SUPERUSER).dbname(DATABASE).application_name("sandflare").options(ADMIN_OPTIONS);
     ask(stream, ADMIN_BYTES_MAX, &config, async |client| client.batch_execute(sql).await).await
 }
 
@@ -108,7 +114,7 @@ where
         let mut collected = Collected::default();
         // Read to its end, whatever is kept: it is committed with its last message.
         while let Some(message) = messages.next().await {
-            collected.add(message?, question.rows_max);
+            collected.add(message?, question.rows_max)?;
         }
         Ok(collected.last)
     })
@@ -150,7 +156,12 @@ struct Collected {
 }
 
 impl Collected {
-    fn add(&mut self, message: SimpleQueryMessage, rows_max: usize) {
+    /// Fails for a value that is no text, which a server sends whose client chose another encoding.
+    fn add(
+        &mut self,
+        message: SimpleQueryMessage,
+        rows_max: usize,
+    ) -> Result<(), tokio_postgres::Error> {
         if std::mem::take(&mut self.over) {
             self.last = Rows::default();
         }
@@ -162,8 +173,8 @@ impl Collected {
                 self.last.truncated = true;
             }
             SimpleQueryMessage::Row(row) => {
-                let values = (0..row.len()).map(|at| row.get(at).map(str::to_owned));
-                self.last.rows.push(values.collect());
+                let values = (0..row.len()).map(|at| Ok(row.try_get(at)?.map(str::to_owned)));
+                self.last.rows.push(values.collect::<Result<_, tokio_postgres::Error>>()?);
             }
             SimpleQueryMessage::CommandComplete(count) => {
                 self.last.affected = Some(count);
@@ -171,6 +182,7 @@ impl Collected {
             }
             _ => {}
         }
+        Ok(())
     }
 }
 

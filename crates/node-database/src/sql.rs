@@ -29,24 +29,34 @@ pub fn set_password(role: LoginRole, verifier: &Verifier) -> String {
     format!("ALTER ROLE {name} PASSWORD {secret};\n")
 }
 
-/// Lets a role in no more, and ends the sessions it has. What it ran is undone.
+/// Lets a role in no more, and ends the sessions it has. What it ran is undone. May be repeated, also when
+/// the role is gone.
 pub fn shut_out(role: LoginRole) -> String {
     let role = role.to_string();
     let (name, text) = (identifier(&role), literal(&role));
     format!(
-        "ALTER ROLE {name} NOLOGIN PASSWORD NULL;\n\
+        "{}\
          SELECT pg_catalog.pg_terminate_backend(pid, 5000) FROM pg_catalog.pg_stat_activity \
-         WHERE usename = {text};\n"
+         WHERE usename = {text};\n",
+        if_there(&role, &format!("ALTER ROLE {name} NOLOGIN PASSWORD NULL;"))
     )
 }
 
-/// Removes a role that was shut out. What it made is the owner's from then on.
+/// Removes a role that was shut out. What it made is the owner's from then on. May be repeated.
 pub fn drop_login(role: LoginRole) -> String {
-    let (name, owner) = (identifier(&role.to_string()), identifier(OWNER));
+    let role = role.to_string();
+    let (name, owner) = (identifier(&role), identifier(OWNER));
+    let dropping =
+        format!("REASSIGN OWNED BY {name} TO {owner}; DROP OWNED BY {name}; DROP ROLE {name};");
+    if_there(&role, &dropping)
+}
+
+/// `statements`, if there is such a role: one whose end was not heard of is asked to end again.
+fn if_there(role: &str, statements: &str) -> String {
+    let text = literal(role);
     format!(
-        "REASSIGN OWNED BY {name} TO {owner};\n\
-         DROP OWNED BY {name};\n\
-         DROP ROLE {name};\n"
+        "DO $sandflare$ BEGIN IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {text}) \
+         THEN {statements} END IF; END $sandflare$;\n"
     )
 }
 

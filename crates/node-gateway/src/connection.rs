@@ -21,6 +21,12 @@ use crate::reply;
 use crate::stack::Stack;
 use crate::wake::{Key, Signal, Woken};
 
+/// How long after a stack wanted to be served at once it is served again, if nothing happens before.
+pub(crate) const STACK_REST: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(1);
+/// LIMIT: segments of one connection in a turn. Of full ones the bytes of a turn are fewer; a guest that
+/// wants tiny ones gets them in many turns, and others theirs in between.
+const SEGMENTS_MAX: u32 = 64;
+
 /// What a connection works with in one turn.
 pub(crate) struct Turn<'a> {
     pub(crate) link: &'a mut Link,
@@ -149,7 +155,8 @@ impl Connection {
             }
         }
         let State::Open(open) = &mut self.state else { return Progress::Over };
-        let went_well = open.splice(&mut cx, turn, &mut self.up, &mut self.down).is_ok();
+        let spliced = open.splice(&mut cx, turn, &mut self.up, &mut self.down);
+        let (went_well, more) = (spliced.is_ok(), spliced.unwrap_or(false));
         if !went_well {
             open.stack.socket().abort();
             open.stack.send(turn.link, turn.now);
@@ -160,8 +167,9 @@ impl Connection {
             self.end(was_reset);
             return Progress::Over;
         }
-        self.next = open.stack.next(turn.now);
-        if turn.bytes == 0 { Progress::Again } else { Progress::Waits }
+        // What the link had no room for is due now, and waits for room rather than going round and round.
+        self.next = open.stack.next(turn.now).map(|next| next.max(turn.now + STACK_REST));
+        if turn.bytes == 0 || more { Progress::Again } else { Progress::Waits }
     }
 
     /// Resets both ends.
@@ -212,14 +220,16 @@ fn refuse(tuple: Tuple, first: &[u8], link: &mut Link) {
 }
 
 impl Open {
-    /// Moves bytes both ways until nothing moves. An error is the far end's.
+    /// Moves bytes both ways until nothing moves, or it had its share of segments; says whether there is
+    /// more. An error is the far end's.
     fn splice(
         &mut self,
         cx: &mut Context<'_>,
         turn: &mut Turn<'_>,
         up: &mut u64,
         down: &mut u64,
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<bool> {
+        let mut segments = SEGMENTS_MAX;
         loop {
             let before = turn.bytes;
             self.up(cx, turn)?;
@@ -228,11 +238,15 @@ impl Open {
             self.down(cx, turn)?;
             *down = down.saturating_add((between - turn.bytes) as u64);
             let mut sent = false;
-            while self.stack.send(turn.link, turn.now) {
+            while segments > 0 && self.stack.send(turn.link, turn.now) {
+                segments -= 1;
                 sent = true;
             }
+            if segments == 0 {
+                return Ok(true);
+            }
             if turn.bytes == 0 || (turn.bytes == before && !sent) {
-                return Ok(());
+                return Ok(false);
             }
         }
     }

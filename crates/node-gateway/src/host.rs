@@ -26,9 +26,11 @@ impl Host {
         Ok(host)
     }
 
-    /// Whether this is an address of the host itself, at this moment, of whatever interface.
+    /// Whether this is an address of the host itself, at this moment, of whatever interface. Only a clear
+    /// "not mine" is a no: a host without a free port or descriptor must not look like another one.
     pub(crate) fn has(&self, address: Ipv4Addr) -> bool {
-        UdpSocket::bind(SocketAddrV4::new(address, 0)).is_ok()
+        let bound = UdpSocket::bind(SocketAddrV4::new(address, 0));
+        !matches!(bound, Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable)
     }
 
     pub(crate) fn allowance(&self) -> &[Cidr] {

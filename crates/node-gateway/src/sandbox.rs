@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::bucket::Bucket;
-use crate::connection::{Connection, Progress, Turn};
+use crate::connection::{Connection, Progress, STACK_REST, Turn};
 use crate::dns::Resolver;
 use crate::dns::message::QUERY_BYTES_MAX;
 use crate::exchange::Exchange;
@@ -43,8 +43,6 @@ const FLOWS_PER_TURN: usize = 32;
 const BYTES_PER_FLOW: usize = 512 * 1024;
 /// How often it is looked which exchanges are silent.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
-/// How long after a stack wanted to be served at once it is served again, if nothing happens before.
-const STACK_REST: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(1);
 /// The resolver's port.
 const DNS_PORT: u16 = 53;
 

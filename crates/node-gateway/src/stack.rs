@@ -14,6 +14,8 @@ use crate::link::Link;
 
 /// How long a guest may leave data unacknowledged. Guests stand still while they are saved.
 const GUEST_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a guest may be silent until it is asked whether it is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(40);
 
 pub(crate) struct Stack {
     interface: Interface,
@@ -38,6 +40,9 @@ impl Stack {
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(None);
         socket.set_timeout(Some(GUEST_TIMEOUT));
+        // The timeout counts from the last word of the guest, whether it owes one or not. Asked so often, a
+        // guest that is there is never silent for that long.
+        socket.set_keep_alive(Some(KEEP_ALIVE));
         let endpoint = IpListenEndpoint { addr: Some(tuple.address.into()), port: tuple.port };
         socket.listen(endpoint).expect("a new socket listens at any port but 0");
         let mut sockets = SocketSet::new(Vec::with_capacity(1));

@@ -10,9 +10,10 @@ use node_access::Access;
 use node_database::{LoginRole, Question, Rights, extensions, new_login};
 use node_host::{CreateSpec, Host, Lease, OnTimeout, SandboxHandle};
 use node_store::{DatabaseRow, StoreError};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::serve::{ask, of_ask, verifier};
+use super::serve::{ask, of_ask, silent, verifier};
 use super::{
     Databases, Entry, Shared, State, Wiring, admin, new_password, new_role, of_store, random,
 };
@@ -59,7 +60,7 @@ impl Databases {
                 (key, Wiring { row, open: CancellationToken::new() })
             })
             .collect();
-        let state = State { databases, wirings };
+        let state = State { databases, wirings, ..State::default() };
         let found = Self(Arc::new(Shared {
             host,
             access,
@@ -84,6 +85,7 @@ impl Databases {
         caller: &Caller,
         request: CreateDatabase,
     ) -> Result<(Database, bool), Failure> {
+        self.open_for_use()?;
         if let Some(found) = self.found(caller, &request)? {
             return Ok(found);
         }
@@ -178,8 +180,17 @@ impl Databases {
 
     /// Deletes a database with all it has.
     pub(super) async fn delete(&self, id: DatabaseId) -> Result<(), Failure> {
-        let (entry, _) = self.ready(id)?;
-        self.remove(&entry.row).await
+        let Entry { row, .. } = self.entry(id)?;
+        if !row.ready {
+            let message = format!("database `{}` is being made", row.name);
+            return Err(Failure::new(ErrorCode::Conflict, message));
+        }
+        // Carried through whoever leaves: half of it could not be deleted again.
+        let databases = self.clone();
+        let removing = tokio::spawn(async move { databases.remove(&row).await });
+        removing.await.map_err(|error| {
+            Failure::because(ErrorCode::Internal, "the database was not removed", &error)
+        })?
     }
 
     /// Removes what there is of a database.
@@ -246,7 +257,9 @@ pub(super) fn spec(row: &DatabaseRow, quota: Quota, lease: Lease) -> CreateSpec 
 async fn sow(machine: &SandboxHandle, role: LoginRole, seed: &str) -> Result<(), Failure> {
     let timeout_ms = u32::try_from(SEED_WITHIN.as_millis()).unwrap_or(u32::MAX);
     let question = Question { role, sql: seed, rows_max: 0, bytes_max: SEED_BYTES_MAX, timeout_ms };
-    let sown = node_database::run_sql(admin(machine).await?, question).await;
+    let sowing = node_database::run_sql(admin(machine).await?, question);
+    // What a seed sets for itself, and many statements, are within it too.
+    let sown = timeout(SEED_WITHIN, sowing).await.map_err(|_| silent(SEED_WITHIN))?;
     sown.map(drop).map_err(|error| {
         let mut failure = of_ask(&error);
         failure.message = format!("the seed failed, and there is no database: {}", failure.message);

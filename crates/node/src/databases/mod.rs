@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api_node::{Database, DatabaseStatus, ErrorCode, Failure};
 use base_types::{DatabaseId, ProjectId, SandboxId};
+use futures_util::future::join_all;
 use node_access::Access;
 use node_database::{Address, DATABASE, DIRECT_PORT, LoginRole, POOLED_PORT, SOCKET};
 use node_host::{Host, Phase, PortStream, SandboxHandle};
@@ -35,6 +36,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent;
 
+/// LIMIT: how often a node that stops looks for databases that are awake: what was under way when it
+/// began to stop may wake one again, and one that cannot be paused must not hold it for ever.
+const RESTS_MAX: usize = 4;
 /// What names of databases end in, for the sandboxes they are wired to.
 const DOMAIN: &str = "db.internal";
 
@@ -58,6 +62,8 @@ struct Shared {
 struct State {
     databases: BTreeMap<DatabaseId, Entry>,
     wirings: BTreeMap<(SandboxId, DatabaseId), Wiring>,
+    /// Held by whoever wires a sandbox: its variables and addresses are given once each.
+    turns: BTreeMap<SandboxId, Arc<tokio::sync::Mutex<()>>>,
 }
 
 /// A database, from the request for it to the last trace of it.
@@ -99,8 +105,17 @@ impl Databases {
         found.ok_or_else(|| Failure::no_database(&id.to_string()))
     }
 
+    /// Refuses whatever would keep a database awake while the node puts all of them to rest.
+    fn open_for_use(&self) -> Result<(), Failure> {
+        match self.0.stop.is_cancelled() {
+            true => Err(Failure::new(ErrorCode::Stopping, "the node is shutting down")),
+            false => Ok(()),
+        }
+    }
+
     /// A database that was made whole, and its machine.
     fn ready(&self, id: DatabaseId) -> Result<(Entry, SandboxHandle), Failure> {
+        self.open_for_use()?;
         let entry = self.entry(id)?;
         if !entry.row.ready {
             let message = format!("database `{}` is being made", entry.row.name);
@@ -161,9 +176,19 @@ impl Databases {
         }
     }
 
-    /// Pauses every database, so that a node that stops keeps them. Nothing wakes them from then on.
+    /// Pauses every database, so that a node that stops keeps them. Nothing new wakes them from then on,
+    /// and what was under way is looked for again.
     pub(crate) async fn rest(&self) {
         self.0.stop.cancel();
+        for _ in 0..RESTS_MAX {
+            if self.pause_awake().await == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Pauses those that are awake, all at once, and returns how many that were.
+    async fn pause_awake(&self) -> usize {
         let machines: Vec<SandboxHandle> = {
             let state = self.lock();
             let rows = state.databases.values().map(|entry| entry.row.sandbox);
@@ -172,12 +197,13 @@ impl Databases {
         let awake = |machine: &&SandboxHandle| {
             matches!(machine.view().phase, Phase::Running | Phase::Resuming | Phase::Pausing)
         };
-        for machine in machines.iter().filter(awake) {
+        let pausing = machines.iter().filter(awake).map(async |machine| {
             if let Err(error) = machine.pause().await {
                 let sandbox = machine.facts().id;
                 tracing::error!(%sandbox, "a database could not be paused and ends: {error}");
             }
-        }
+        });
+        join_all(pausing).await.len()
     }
 }
 

@@ -85,7 +85,7 @@ pub(super) fn role(name: &str) -> Result<LoginRole, Failure> {
     })
 }
 
-fn silent(limit: Duration) -> Failure {
+pub(super) fn silent(limit: Duration) -> Failure {
     let message = format!("the database did not answer within {} s", limit.as_secs());
     Failure::new(ErrorCode::AgentSilent, message)
 }

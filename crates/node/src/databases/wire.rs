@@ -54,17 +54,23 @@ impl Databases {
     ) -> Result<Wired, Failure> {
         let (entry, machine) = self.ready(id)?;
         let read_only = request.role == WireRole::ReadOnly;
+        let turn = self.turn(sandbox);
+        let _turn = turn.lock().await;
         let changing = entry.changing.clone().lock_owned().await;
-        let present = self.lock().wirings.get(&(sandbox, id)).map(|wiring| wiring.row.clone());
+        let present = self.lock().wirings.get(&(sandbox, id)).cloned();
+        let number = self.number(sandbox, id, &request.env)?;
         match present {
-            Some(row) if (row.read_only, &row.env) == (read_only, &request.env) => {
+            // One that is cut is what an unwiring left that did not come to its end.
+            Some(Wiring { row, open })
+                if (row.read_only, &row.env) == (read_only, &request.env)
+                    && !open.is_cancelled() =>
+            {
                 return Ok(shown(&entry.row.name, &row));
             }
             Some(_) => self.unwire_now(sandbox, id).await?,
             None => {}
         }
         let (role, password) = (new_role()?, new_password()?);
-        let number = self.number(sandbox, &request.env)?;
         let rights = if read_only { Rights::ReadOnly } else { Rights::ReadWrite };
         ask(&machine, &new_login(role, &verifier(password.clone()).await?, rights)).await?;
         let user = role.to_string();
@@ -80,17 +86,33 @@ impl Databases {
         self.0.store.wiring_set(row.clone()).await.map_err(|error| of_store(&error))?;
         let wired = shown(&entry.row.name, &row);
         let wiring = Wiring { row, open: CancellationToken::new() };
-        self.lock().wirings.insert((sandbox, id), wiring);
+        {
+            let mut state = self.lock();
+            // It may have been deleted meanwhile, and its wirings with it.
+            if !state.databases.contains_key(&id) {
+                return Err(Failure::no_database(&id.to_string()));
+            }
+            state.wirings.insert((sandbox, id), wiring);
+        }
         drop(changing);
         self.unwire_at_end(sandbox, id);
         Ok(wired)
     }
 
-    /// An address for another database of a sandbox, whose variables are to have this name.
-    fn number(&self, sandbox: SandboxId, env: &str) -> Result<u8, Failure> {
+    /// What whoever wires a sandbox holds.
+    fn turn(&self, sandbox: SandboxId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut state = self.lock();
+        state.turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        state.turns.entry(sandbox).or_default().clone()
+    }
+
+    /// An address for database `id` of a sandbox, whose variables are to have this name. What it has
+    /// already of that database does not count.
+    fn number(&self, sandbox: SandboxId, id: DatabaseId, env: &str) -> Result<u8, Failure> {
         let state = self.lock();
         let of_sandbox = state.wirings.range((sandbox, FIRST)..=(sandbox, LAST));
-        let rows: Vec<&WiringRow> = of_sandbox.map(|(_, wiring)| &wiring.row).collect();
+        let others = of_sandbox.filter(|((_, database), _)| *database != id);
+        let rows: Vec<&WiringRow> = others.map(|(_, wiring)| &wiring.row).collect();
         if rows.len() >= WIRINGS_MAX {
             let message =
                 format!("{sandbox} is wired to {WIRINGS_MAX} databases, as many as it can");

@@ -103,6 +103,9 @@ async fn a_database_answers_at_once_and_is_nobodys_sandbox() {
     );
     assert_eq!(answer.rows[7], [Some("8".to_owned()), None]);
     assert_eq!(code(made.query("SELECT nonsense").await), ErrorCode::SqlFailed);
+    // What is no text is refused, and the node goes on.
+    assert!(made.query("SET client_encoding = 'LATIN1'; SELECT 'é'").await.is_err());
+    assert_eq!(made.value("SELECT 'é'").await, "é");
 
     let all = made.client.sandbox_list().await.unwrap();
     let hidden = made.database.id.to_string().replace("db_", "sbx_");
@@ -223,7 +226,10 @@ async fn a_role_of_a_sandbox_may_what_was_said_and_goes_with_it() {
     let wired = client.database_wired(writer.id()).await.unwrap().databases;
     assert_eq!(wired.iter().collect::<Vec<_>>(), [&written]);
 
+    // What an owner sets for all sessions of its database does not hold for those of the node.
+    made.query("ALTER DATABASE main SET statement_timeout = '1ms'").await.unwrap();
     client.database_unwire(writer.id(), "shared").await.unwrap();
+    made.query("ALTER DATABASE main RESET ALL").await.unwrap();
     for name in ["DATABASE_URL", "DATABASE_URL_UNPOOLED"] {
         let said = made.at(&written.env[name], "SELECT 1").await;
         assert_eq!(code(said), ErrorCode::SqlFailed, "{name}");
