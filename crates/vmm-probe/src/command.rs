@@ -12,6 +12,8 @@ use crate::probe::{Verdict, probe};
 const PROBE_USAGE: &str = "sandflare-vmm probe [--json]";
 const FLOOR_USAGE: &str = "sandflare-vmm floor [--runs N] [--memory MIB] [--json]";
 
+/// What the process that holds is called in lists of processes.
+const HOLDER_NAME: &str = "sandflare-hold";
 const HOLD_USAGE: &str = "sandflare-vmm hold, which ends with its standard input";
 
 /// Enough for a median; a 99th percentile wants more.
@@ -70,6 +72,8 @@ pub fn hold_command(arguments: impl IntoIterator<Item = String>) -> ExitCode {
         Ok(held) => held,
         Err(error) => return complain(&with_sources(&error), FAILED),
     };
+    // Told from the monitors of machines by whoever looks at processes. Only a name: without one it holds as well.
+    let _ = std::fs::write("/proc/self/comm", HOLDER_NAME);
     let printed = print(Ok("holding\n".to_owned()), true);
     let waited = wait_for_end_of_input();
     drop(held);

@@ -122,6 +122,7 @@ impl World {
     pub(crate) async fn is_unchanged(&self) {
         until("VMM processes", vec![], vmms).await;
         until("daemons", vec![], || processes("sandflared")).await;
+        assert_eq!(processes("sandflare-hold").len(), 1, "KVM is kept awake by one process");
         assert_eq!(Self::now(), *self, "mounts and files of the machine");
     }
 }
