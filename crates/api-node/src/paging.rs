@@ -5,14 +5,16 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Check, Refused, refuse};
-use crate::{Key, KeyList, Project, ProjectList, Sandbox, Snapshot, SnapshotList};
+use crate::{Database, Key, KeyList, Project, ProjectList, Sandbox, Snapshot, SnapshotList};
 
 /// LIMIT: things in one answer; of sandboxes, with all their metadata, some MiB.
 pub const LIST_LIMIT_MAX: u32 = 100;
 /// Things in one answer when nothing is said.
 pub const LIST_LIMIT_DEFAULT: u32 = 50;
-/// First byte of a cursor; another order of the list would get another one.
-const CURSOR_VERSION: u8 = 1;
+/// First byte of most cursors; another order of a list would get another one.
+pub(crate) const CURSOR_VERSION: u8 = 1;
+/// That of databases, whose cursors are no other list's.
+pub(crate) const DATABASE_CURSOR_VERSION: u8 = 2;
 /// Version, time, id.
 const CURSOR_BYTES: usize = 17;
 
@@ -33,11 +35,18 @@ pub struct PageQuery {
 
 impl Check for PageQuery {
     fn check(&self) -> Result<(), Refused> {
+        self.check_of(CURSOR_VERSION)
+    }
+}
+
+impl PageQuery {
+    /// As [`Check::check`], of a list whose cursors begin with `version`.
+    pub(crate) fn check_of(&self, version: u8) -> Result<(), Refused> {
         if self.limit.is_some_and(|limit| !(1..=LIST_LIMIT_MAX).contains(&limit)) {
             return refuse(format!("`limit` must be 1 to {LIST_LIMIT_MAX}"));
         }
         match &self.cursor {
-            Some(cursor) if Place::parse(cursor).is_none() => {
+            Some(cursor) if Place::parse(cursor, version).is_none() => {
                 refuse("`cursor` is not the `next_cursor` of an earlier answer")
             }
             _ => Ok(()),
@@ -54,26 +63,35 @@ pub(crate) struct Place {
 
 /// What has a place in a list.
 pub(crate) trait Listed {
+    /// First byte of the cursors of its list.
+    const CURSOR_VERSION: u8;
+
     fn place(&self) -> Place;
 }
 
 /// Each has an id and the time it was made.
 macro_rules! listed {
-    ($($kind:ty),*) => {
-        $(impl Listed for $kind {
+    ($($version:expr => $($kind:ty),*;)*) => {
+        $($(impl Listed for $kind {
+            const CURSOR_VERSION: u8 = $version;
+
             fn place(&self) -> Place {
                 Place { created_at_ms: self.created_at_ms, id: self.id.bits() }
             }
-        })*
+        })*)*
     };
 }
 
-listed!(Key, Project, Sandbox, Snapshot);
+listed! {
+    CURSOR_VERSION => Key, Project, Sandbox, Snapshot;
+    DATABASE_CURSOR_VERSION => Database;
+}
 
 /// The page of `all` that is asked for, whatever the order of `all` is, and the cursor of the next one.
 /// What is made or goes between two pages moves no other thing from one page to another.
 pub(crate) fn page_of<T: Listed>(all: Vec<T>, query: &PageQuery) -> (Vec<T>, Option<String>) {
-    let after = query.cursor.as_deref().and_then(Place::parse);
+    let after = query.cursor.as_deref();
+    let after = after.and_then(|cursor| Place::parse(cursor, T::CURSOR_VERSION));
     let follows = |one: &T| after.is_none_or(|after| one.place() > after);
     let mut found: Vec<T> = all.into_iter().filter(follows).collect();
     found.sort_by_key(Listed::place);
@@ -81,7 +99,7 @@ pub(crate) fn page_of<T: Listed>(all: Vec<T>, query: &PageQuery) -> (Vec<T>, Opt
     let more = found.len() > limit;
     found.truncate(limit);
     let last = found.last().filter(|_| more);
-    let next_cursor = last.map(|last| last.place().to_cursor());
+    let next_cursor = last.map(|last| last.place().to_cursor(T::CURSOR_VERSION));
     (found, next_cursor)
 }
 
@@ -110,24 +128,24 @@ impl KeyList {
 }
 
 impl Place {
-    pub(crate) fn to_cursor(self) -> String {
-        let mut bytes = vec![CURSOR_VERSION];
+    pub(crate) fn to_cursor(self, version: u8) -> String {
+        let mut bytes = vec![version];
         bytes.extend_from_slice(&self.created_at_ms.to_be_bytes());
         bytes.extend_from_slice(&self.id.to_be_bytes());
         BASE64_URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    pub(crate) fn parse(cursor: &str) -> Option<Self> {
+    pub(crate) fn parse(cursor: &str, version: u8) -> Option<Self> {
         // LIMIT: nothing longer than a cursor is decoded.
         if cursor.len() > CURSOR_BYTES * 2 {
             return None;
         }
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(cursor).ok()?;
         let bytes: [u8; CURSOR_BYTES] = bytes.try_into().ok()?;
-        let (version, rest) = bytes.split_first()?;
+        let (first, rest) = bytes.split_first()?;
         let (created_at_ms, id) = rest.split_first_chunk()?;
         let id = id.first_chunk()?;
-        (*version == CURSOR_VERSION).then(|| Self {
+        (*first == version).then(|| Self {
             created_at_ms: u64::from_be_bytes(*created_at_ms),
             id: u64::from_be_bytes(*id),
         })

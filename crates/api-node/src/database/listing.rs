@@ -1,17 +1,10 @@
 //! Lists of databases, in pages.
 
-use base_types::DatabaseId;
-use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
-use crate::check::{Check, Refused, refuse};
-use crate::{Database, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX};
-
-/// First byte of a cursor; those of sandboxes have another.
-const CURSOR_VERSION: u8 = 2;
-/// Version, time, id.
-const CURSOR_BYTES: usize = 17;
+use crate::check::{Check, Refused};
+use crate::paging::{DATABASE_CURSOR_VERSION, page_of};
+use crate::{Database, PageQuery};
 
 /// Which databases are listed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,17 +21,15 @@ pub struct DatabaseListQuery {
     pub cursor: Option<String>,
 }
 
+impl DatabaseListQuery {
+    fn page(&self) -> PageQuery {
+        PageQuery { limit: self.limit, cursor: self.cursor.clone() }
+    }
+}
+
 impl Check for DatabaseListQuery {
     fn check(&self) -> Result<(), Refused> {
-        if self.limit.is_some_and(|limit| !(1..=LIST_LIMIT_MAX).contains(&limit)) {
-            return refuse(format!("`limit` must be 1 to {LIST_LIMIT_MAX}"));
-        }
-        match &self.cursor {
-            Some(cursor) if Place::parse(cursor).is_none() => {
-                refuse("`cursor` is not the `next_cursor` of an earlier answer")
-            }
-            _ => Ok(()),
-        }
+        self.page().check_of(DATABASE_CURSOR_VERSION)
     }
 }
 
@@ -57,61 +48,17 @@ impl DatabaseList {
     /// The page of `all` that `query` asks for, whatever the order of `all` is. Databases that are
     /// made or deleted between two pages move no other from one page to another.
     pub fn page(all: Vec<Database>, query: &DatabaseListQuery) -> Self {
-        let after = query.cursor.as_deref().and_then(Place::parse);
-        let mut found: Vec<Database> = all
-            .into_iter()
-            .filter(|database| after.is_none_or(|after| Place::of(database) > after))
-            .map(Database::without_secrets)
-            .collect();
-        found.sort_by_key(Place::of);
-        let limit = query.limit.unwrap_or(LIST_LIMIT_DEFAULT) as usize;
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let last = found.last().filter(|_| more);
-        let next_cursor = last.map(|database| Place::of(database).to_cursor());
-        Self { databases: found, next_cursor }
-    }
-}
-
-/// Where a database is in the list: by age, then by id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    created_at_ms: u64,
-    id: DatabaseId,
-}
-
-impl Place {
-    fn of(database: &Database) -> Self {
-        Self { created_at_ms: database.created_at_ms, id: database.id }
-    }
-
-    fn to_cursor(self) -> String {
-        let mut bytes = vec![CURSOR_VERSION];
-        bytes.extend_from_slice(&self.created_at_ms.to_be_bytes());
-        bytes.extend_from_slice(&self.id.bits().to_be_bytes());
-        BASE64_URL_SAFE_NO_PAD.encode(bytes)
-    }
-
-    fn parse(cursor: &str) -> Option<Self> {
-        // LIMIT: nothing longer than a cursor is decoded.
-        if cursor.len() > CURSOR_BYTES * 2 {
-            return None;
-        }
-        let bytes = BASE64_URL_SAFE_NO_PAD.decode(cursor).ok()?;
-        let bytes: [u8; CURSOR_BYTES] = bytes.try_into().ok()?;
-        let (version, rest) = bytes.split_first()?;
-        let (created_at_ms, id) = rest.split_first_chunk()?;
-        let id = id.first_chunk()?;
-        (*version == CURSOR_VERSION).then(|| Self {
-            created_at_ms: u64::from_be_bytes(*created_at_ms),
-            id: DatabaseId::from_bits(u64::from_be_bytes(*id)),
-        })
+        let (found, next_cursor) = page_of(all, &query.page());
+        let databases = found.into_iter().map(Database::without_secrets).collect();
+        Self { databases, next_cursor }
     }
 }
 
 #[cfg(test)]
 mod test {
-    use base_types::Size;
+    use base_types::{DatabaseId, Size};
+    use base64::Engine as _;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
     use super::*;
     use crate::DatabaseStatus;

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use base_types::SandboxId;
 
 use super::*;
-use crate::paging::Place;
+use crate::paging::{CURSOR_VERSION, Place};
 
 fn sandbox(bits: u64, created_at_ms: u64) -> Sandbox {
     let text = format!(
@@ -103,8 +103,8 @@ proptest! {
 
     #[test]
     fn a_cursor_is_parsed_or_refused(cursor in ".{0,60}") {
-        if let Some(place) = Place::parse(&cursor) {
-            prop_assert_eq!(place.to_cursor(), cursor);
+        if let Some(place) = Place::parse(&cursor, CURSOR_VERSION) {
+            prop_assert_eq!(place.to_cursor(CURSOR_VERSION), cursor);
         }
     }
 }
