@@ -91,6 +91,8 @@ cat >"$root/usr/lib/sandflare/postgres-make" <<'END'
 # As root: makes the cluster, once, and what is gone after every boot.
 set -eu
 install -d -o postgres -g postgres -m 0755 /run/postgresql
+# No server runs yet: what one before the last boot left says nothing.
+rm -f /var/lib/postgresql/data/postmaster.pid
 [ -e /var/lib/postgresql/data/PG_VERSION ] && exit
 as_postgres="setpriv --reuid=postgres --regid=postgres --init-groups"
 cd /

@@ -12,6 +12,8 @@ pub enum Deed {
     TimeoutPause,
     /// Its machine is over by itself.
     Failed,
+    /// It was booted again from its disk.
+    Restarted,
     /// It reached something outside, and that is over.
     NetworkFlow,
     /// It was not let out.
@@ -25,6 +27,7 @@ impl Deed {
             Self::TimeoutKill => "timeout_kill",
             Self::TimeoutPause => "timeout_pause",
             Self::Failed => "sandbox_failed",
+            Self::Restarted => "sandbox_restarted",
             Self::NetworkFlow => "network.flow",
             Self::NetworkDenied => "network.denied",
         }

@@ -18,7 +18,8 @@
 //! ```
 //!
 //! `Kill` leads to `Stopping` from every phase before it. A machine that is paused has none that
-//! could end.
+//! could end. `Restart` leads from `Failed` to `Resuming`, and `Leave` from `Failed` to `Left`, where the
+//! disk outlives the machine.
 //!
 //! Nothing here acts: [`Phase::on`] says what the owner must do next. `Stopped` and `Left` are
 //! terminal. `Over` and `Cleaned` are facts, not requests: a machine may end at any moment, also while
@@ -73,6 +74,8 @@ pub enum Event {
     Frozen,
     /// Somebody wants it to run.
     Resume,
+    /// Somebody wants it to run from its disk alone, as its machine is over.
+    Restart,
     /// A pause or a resume failed, and everything is as it was before.
     Undone,
     /// The machine is over, or could not be made.
@@ -128,20 +131,20 @@ impl Phase {
             }
             (P::Running, E::Pause) => (P::Pausing, A::Freeze),
             (P::Pausing, E::Frozen) | (P::Resuming, E::Undone) => (P::Paused, A::Rest),
-            (P::Paused, E::Resume) => (P::Resuming, A::Thaw),
+            (P::Paused, E::Resume) | (P::Failed, E::Restart) => (P::Resuming, A::Thaw),
             (P::Creating | P::Running | P::Pausing | P::Resuming, E::Over) => (P::Failed, A::Bury),
             (
                 P::Creating | P::Running | P::Pausing | P::Paused | P::Resuming | P::Failed,
                 E::Kill,
             ) => (P::Stopping, A::TearDown),
             (P::Stopping, E::Cleaned) => (P::Stopped, A::Forget),
-            (P::Paused, E::Leave) => (P::Left, A::LetGo),
+            (P::Paused | P::Failed, E::Leave) => (P::Left, A::LetGo),
 
             // Already where this leads.
-            (P::Running, E::Ready | E::Resume | E::Undone)
+            (P::Running, E::Ready | E::Resume | E::Restart | E::Undone)
             | (P::Pausing, E::Pause)
             | (P::Paused, E::Pause | E::Frozen | E::Undone | E::Over)
-            | (P::Resuming, E::Resume)
+            | (P::Resuming, E::Resume | E::Restart)
             | (P::Failed | P::Stopping | P::Stopped | P::Left, E::Over)
             | (P::Stopping | P::Stopped | P::Left, E::Kill)
             | (P::Stopped, E::Cleaned)
@@ -149,7 +152,14 @@ impl Phase {
 
             (
                 _,
-                E::Ready | E::Pause | E::Frozen | E::Resume | E::Undone | E::Cleaned | E::Leave,
+                E::Ready
+                | E::Pause
+                | E::Frozen
+                | E::Resume
+                | E::Restart
+                | E::Undone
+                | E::Cleaned
+                | E::Leave,
             ) => return Err(Refused { phase: self, event }),
         };
         Ok(next)

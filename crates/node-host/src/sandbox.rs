@@ -16,6 +16,7 @@ mod over;
 mod owner;
 mod ports;
 mod remember;
+mod restart;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -103,6 +104,9 @@ pub struct CreateSpec {
     pub cold: bool,
     /// How long its agent may take to answer; the node's setting when `None`.
     pub ready_within: Option<Duration>,
+    /// Whether its disk outlives the end of its machine, and of the node, at any moment: then it can be
+    /// booted again from it. One made from another sandbox's moment is as that is.
+    pub durable: bool,
     /// The create it is made by, where that must not happen twice.
     pub errand: Option<Errand>,
 }
@@ -315,6 +319,12 @@ impl SandboxHandle {
     /// Lets it run; returns when its agent answers. May be repeated.
     pub async fn resume(&self) -> Result<(), OrderError> {
         self.order("resumed", Ask::Resume).await
+    }
+
+    /// Boots it from its disk, if its machine is over and its disk is durable; returns when what its
+    /// template starts is ready. May be repeated.
+    pub async fn restart(&self) -> Result<(), OrderError> {
+        self.order("restarted", Ask::Restart).await
     }
 
     /// Gives it `timeout_s` seconds from now; 0 is for ever.

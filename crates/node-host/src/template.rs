@@ -18,6 +18,7 @@ mod load;
 mod warm;
 
 pub use delete::DeleteTemplateError;
+pub(crate) use warm::start_services;
 
 use std::collections::HashMap;
 use std::fs::{self, File};

@@ -108,6 +108,7 @@ fn spec_of_child(
         prefetch: None,
         cold: false,
         ready_within: None,
+        durable: false,
         errand,
     }
 }

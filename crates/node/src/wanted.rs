@@ -35,6 +35,7 @@ pub(crate) fn spec(request: CreateSandbox, project: ProjectId, quota: Quota) -> 
         prefetch,
         cold,
         ready_within,
+        durable: false,
         errand: None,
     }
 }

@@ -11,11 +11,12 @@ const PHASES: [Phase; 9] = [
     Phase::Stopped,
     Phase::Left,
 ];
-const EVENTS: [Event; 9] = [
+const EVENTS: [Event; 10] = [
     Event::Ready,
     Event::Pause,
     Event::Frozen,
     Event::Resume,
+    Event::Restart,
     Event::Undone,
     Event::Over,
     Event::Kill,

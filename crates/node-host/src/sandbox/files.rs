@@ -8,7 +8,7 @@ use base_overlay::OverlayError;
 use base_types::{Chain, SandboxId};
 
 use super::CreateError;
-use super::layout::{Layout, Moment, Stamp};
+use super::layout::{Layout, Moment};
 use crate::control::ControlError;
 use crate::disk;
 use crate::machine::MachineError;
@@ -23,7 +23,7 @@ const FREE_BYTES_SPENT: u64 = 16 << 20;
 const CONSOLE: &str = "console.log";
 
 /// What a sandbox has on disk. Removed with all it holds when dropped, unless it was let go. Of one
-/// that is paused there is nothing else: [`Self::remove`] alone removes it.
+/// that is paused or durable there is nothing else: [`Self::remove`] alone removes it.
 #[derive(Debug)]
 pub(crate) struct SandboxFiles {
     /// What the directory holds.
@@ -79,14 +79,15 @@ impl Removal {
 }
 
 impl SandboxFiles {
-    /// Makes the directory of `id` in `parent`, with an overlay for a disk of `disk_bytes`.
+    /// Makes the directory of `id` in `parent`, which is to hold `layout` and an overlay for a disk of
+    /// `disk_bytes`.
     pub(crate) fn create(
         parent: &Path,
         id: SandboxId,
         disk_bytes: u64,
-        template: Option<Stamp>,
+        layout: Layout,
     ) -> Result<Self, CreateError> {
-        Self::fill(parent, id, disk_bytes, Layout::new(template), None)
+        Self::fill(parent, id, disk_bytes, layout, None)
     }
 
     /// Makes the directory of `id` in `parent` for a machine that goes on from `moment`, and keeps
@@ -145,7 +146,7 @@ impl SandboxFiles {
             .map_err(|source| failed(&dir, io::Error::other(source)))?;
         // A node that died in a branch may have named an overlay that the machine never had.
         let known = layout.state.is_some();
-        let removal = Removal { dir, armed: layout.state.is_none() };
+        let removal = Removal { dir, armed: !stays(&layout) };
         Ok(Self { layout, frozen, overlay, console, disk_bytes, known, removal })
     }
 
@@ -173,10 +174,17 @@ impl SandboxFiles {
             tracing::error!("a power cut may undo this: {}", Chain(&error));
         }
         self.known |= layout.state.is_some();
-        self.removal.armed = layout.state.is_none();
+        self.removal.armed = !stays(&layout);
         self.layout = layout;
         self.sweep();
         Ok(())
+    }
+
+    /// A machine has begun with exactly these, and its sandbox is remembered: only [`Self::remove`]
+    /// removes those that are durable from now on.
+    pub(crate) fn serve(&mut self) {
+        self.known = true;
+        self.removal.armed = !stays(&self.layout);
     }
 
     /// Removes what the directory should not hold.
@@ -222,6 +230,11 @@ impl SandboxFiles {
     pub(crate) fn remove(mut self) {
         self.removal.armed = true;
     }
+}
+
+/// Whether what `layout` names is of use when no machine runs.
+const fn stays(layout: &Layout) -> bool {
+    layout.state.is_some() || layout.durable
 }
 
 /// Whether there is room under `parent` for something new.

@@ -54,6 +54,9 @@ pub(crate) struct Layout {
     pub(crate) state: Option<String>,
     /// Number of the next file.
     pub(crate) next: u32,
+    /// Whether its disk outlives a power cut also while a machine runs on it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) durable: bool,
 }
 
 impl Layout {
@@ -66,7 +69,13 @@ impl Layout {
             disk: Vec::new(),
             state: None,
             next: 0,
+            durable: false,
         }
+    }
+
+    /// The same, with a disk that outlives a power cut at any moment, or not.
+    pub(crate) fn durable(self, durable: bool) -> Self {
+        Self { durable, ..self }
     }
 
     /// What is left of it once a machine runs from it, which reads from its memory layers when
@@ -114,11 +123,23 @@ impl Layout {
         Ok(())
     }
 
-    /// Makes `dir` hold this from now on. With `durable` it does so after a power cut, too: every
-    /// file it names is on stable storage before it is.
-    pub(crate) fn write(&self, dir: &Path, durable: bool) -> io::Result<()> {
+    /// What a machine is booted from when the one there was has ended: the disk alone.
+    pub(crate) fn disk_alone(&self) -> Self {
+        Self { state: None, memory: Vec::new(), ..self.clone() }
+    }
+
+    /// Makes `dir` hold this from now on. With `whole` it does so after a power cut, too: every
+    /// file it names is on stable storage before it is. One that is durable does so in any case, with
+    /// its disk.
+    pub(crate) fn write(&self, dir: &Path, whole: bool) -> io::Result<()> {
+        let synced: Vec<&String> = match (whole, self.durable) {
+            (true, _) => self.names().collect(),
+            (false, true) => self.disk.iter().collect(),
+            (false, false) => Vec::new(),
+        };
+        let durable = whole || self.durable;
         let new = dir.join("files.json.new");
-        let written = self.write_to(&new, dir, durable);
+        let written = self.write_to(&new, dir, durable.then_some(&synced));
         if let Err(error) = written.and_then(|()| fs::rename(&new, dir.join(LAYOUT_FILE))) {
             // On a full disk even this is room.
             let _ = fs::remove_file(&new);
@@ -132,11 +153,11 @@ impl Layout {
         dir.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
     }
 
-    fn write_to(&self, new: &Path, dir: &Path, durable: bool) -> io::Result<()> {
+    fn write_to(&self, new: &Path, dir: &Path, synced: Option<&Vec<&String>>) -> io::Result<()> {
         let mut file = File::create(new)?;
         file.write_all(&serde_json::to_vec_pretty(self)?)?;
-        if durable {
-            for name in self.names() {
+        if let Some(names) = synced {
+            for name in names {
                 File::open(dir.join(name))?.sync_all()?;
             }
             file.sync_all()?;

@@ -100,8 +100,8 @@ async fn make_warm(
         around.shells.expect(facts.size, &recipe);
     }
     let (dir, id, disk_bytes) = (around.dir.clone(), facts.id, template.root_bytes);
-    let stamp = template.stamp();
-    let making = move || SandboxFiles::create(&dir, id, disk_bytes, Some(stamp));
+    let layout = Layout::new(Some(template.stamp())).durable(spec.durable);
+    let making = move || SandboxFiles::create(&dir, id, disk_bytes, layout);
     let (shell, files, claim_us) = gather(around, facts, Some(&recipe), making).await?;
     let Shell { process, built_for_claim, primed } = shell;
     let primed = match primed {
@@ -175,7 +175,7 @@ async fn make_cold(
     let base = open(&root.root).map_err(image)?;
     let begun = Instant::now();
     let (dir, id, disk_bytes) = (around.dir.clone(), facts.id, root.manifest.root_bytes);
-    let making = move || SandboxFiles::create(&dir, id, disk_bytes, None);
+    let making = move || SandboxFiles::create(&dir, id, disk_bytes, Layout::new(None));
     let (shell, files, claim_us) = gather(around, facts, None, making).await?;
     let Shell { mut process, built_for_claim, .. } = shell;
     let frames = plug(around, facts, new.policy, &mut process)?;
@@ -316,7 +316,7 @@ pub(super) fn frozen<'a>(template: &'a Template, files: &'a SandboxFiles) -> Vec
     std::iter::once(&template.disk).chain(&files.frozen).collect()
 }
 
-fn machine_files<'a>(
+pub(super) fn machine_files<'a>(
     template: &'a Template,
     frozen: &'a [&'a File],
     files: &'a SandboxFiles,
@@ -327,7 +327,7 @@ fn machine_files<'a>(
 }
 
 /// A frame socket for the machine `process`, which has the sandbox's network from now on.
-fn plug(
+pub(super) fn plug(
     around: &Surroundings,
     facts: &SandboxFacts,
     policy: PolicyWatch,
@@ -378,7 +378,7 @@ async fn gather(
     Ok((shell, files, claim_us))
 }
 
-fn identity_of(facts: &SandboxFacts) -> Result<Identity, CreateError> {
+pub(super) fn identity_of(facts: &SandboxFacts) -> Result<Identity, CreateError> {
     let short = facts.id.bits() >> 32;
     let hostname = match &facts.name {
         Some(name) => name.chars().map(host_character).collect(),

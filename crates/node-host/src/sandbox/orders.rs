@@ -72,6 +72,8 @@ pub(crate) enum Ask {
     Pause(Answer<()>),
     /// Let it run.
     Resume(Answer<()>),
+    /// Boot it from its disk, if its machine is over.
+    Restart(Answer<()>),
     /// Give it this many seconds from now; 0 is for ever.
     SetTimeout(u32, Answer<()>),
     /// Write one moment of it to this directory, which is there and empty. Answered with how long
@@ -85,6 +87,7 @@ impl Owner {
         match ask {
             Ask::Pause(answer) => drop(answer.send(self.pause().await)),
             Ask::Resume(answer) => drop(answer.send(self.resume().await)),
+            Ask::Restart(answer) => drop(answer.send(self.restart().await)),
             Ask::SetTimeout(timeout_s, answer) => {
                 drop(answer.send(self.set_timeout(timeout_s).await));
             }
@@ -95,7 +98,7 @@ impl Owner {
     }
 
     /// Where it is, as the reason why it cannot be `asked`.
-    fn not_now(&self, asked: &'static str) -> OrderError {
+    pub(super) fn not_now(&self, asked: &'static str) -> OrderError {
         let view = self.view.borrow();
         match (view.phase, &view.reason) {
             (Phase::Failed, Some(reason)) => OrderError::Over(reason.clone()),

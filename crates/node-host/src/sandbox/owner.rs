@@ -253,10 +253,11 @@ impl Owner {
             }
             made = making => made,
         };
-        let Made { process, files, times } = match made {
+        let Made { process, mut files, times } = match made {
             Ok(made) => made,
             Err(error) => return Err((ready, error)),
         };
+        files.serve();
         self.files = Some(files);
         self.serve_by(process, times);
         self.happened(Event::Ready).await;
@@ -301,6 +302,9 @@ impl Owner {
         };
         let at_stop = match self.phase() {
             Phase::Paused => Event::Leave,
+            Phase::Failed if self.is_durable() => Event::Leave,
+            // Its machine ends, and the next daemon finds its disk.
+            Phase::Running if self.is_durable() => Event::Over,
             _ => Event::Kill,
         };
         tokio::select! {

@@ -65,6 +65,17 @@ pub(super) async fn warm(
     Ok(())
 }
 
+/// Starts what a template starts in a guest that was booted from the disk of one of its machines.
+pub(crate) async fn start_services(
+    process: &VmmProcess,
+    services: &[Service],
+) -> Result<(), TemplateError> {
+    for service in services {
+        start(process, service).await?;
+    }
+    Ok(())
+}
+
 /// Starts a service; returns when it is ready.
 async fn start(process: &VmmProcess, service: &Service) -> Result<(), TemplateError> {
     for argv in &service.before {

@@ -17,7 +17,7 @@ impl Databases {
         id: DatabaseId,
         request: ForkDatabase,
     ) -> Result<Database, Failure> {
-        let (source, parent) = self.ready(id)?;
+        let (source, parent) = self.awake(id).await?;
         // No role comes or goes in the middle of the moment.
         let changing = source.changing.lock().await;
         let project = source.row.project;

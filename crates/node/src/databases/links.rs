@@ -61,7 +61,7 @@ impl Links for SandboxLinks {
         let databases = self.databases.clone();
         Some(Box::pin(async move {
             let connecting = async {
-                let (_, machine) = databases.ready(id)?;
+                let (_, machine) = databases.awake(id).await?;
                 agent::ask(&machine, |agent| agent.connect_port(port)).await
             };
             let connected = tokio::select! {

@@ -10,9 +10,11 @@ use node_access::Access;
 use node_database::{LoginRole, Question, Rights, extensions, new_login};
 use node_host::{CreateSpec, Host, Lease, OnTimeout, SandboxHandle};
 use node_store::{DatabaseRow, StoreError};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::keep::RESTARTS_MAX;
 use super::serve::{ask, of_ask, silent, verifier};
 use super::{
     Databases, Entry, Shared, State, Wiring, admin, new_password, new_role, of_store, random,
@@ -67,6 +69,7 @@ impl Databases {
             store,
             outside,
             state: Mutex::new(state),
+            restarts: Semaphore::new(RESTARTS_MAX),
             stop: CancellationToken::new(),
         }));
         let (rows, wired): (Vec<_>, Vec<_>) = {
@@ -74,7 +77,10 @@ impl Databases {
             let rows = state.databases.values().map(|entry| entry.row.clone());
             (rows.collect(), state.wirings.keys().copied().collect())
         };
-        rows.iter().for_each(|row| found.expire(row));
+        for row in &rows {
+            found.expire(row);
+            found.keep_up(row);
+        }
         wired.into_iter().for_each(|(sandbox, database)| found.unwire_at_end(sandbox, database));
         Ok(found)
     }
@@ -247,6 +253,7 @@ pub(super) fn spec(row: &DatabaseRow, quota: Quota, lease: Lease) -> CreateSpec 
         prefetch: None,
         cold: false,
         ready_within: None,
+        durable: true,
         errand: None,
         // It is reached through its agent, and has nobody to reach.
         network: Some(Policy { base: Base::None, ..Policy::default() }),
@@ -290,6 +297,7 @@ impl Unfinished {
         if let Some(entry) = self.databases.lock().databases.get_mut(&self.row.id) {
             entry.row.ready = true;
         }
+        self.databases.keep_up(&self.row);
     }
 }
 

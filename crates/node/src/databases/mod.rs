@@ -4,6 +4,7 @@
 //! ```text
 //!   Databases ── registry of rows, the same as in the store
 //!     │ make    a machine, then one round trip as its superuser; all of it or nothing
+//!     │ keep    boots a machine that has ended from its disk
 //!     │ serve   SQL as its owner
 //!     │ wire    a role for one sandbox; its end
 //!     │ links   what a sandbox may connect to, and the streams that are cut with it
@@ -15,6 +16,7 @@
 
 mod api;
 mod branch;
+mod keep;
 mod links;
 mod make;
 mod outside;
@@ -32,6 +34,7 @@ use node_access::Access;
 use node_database::{Address, DATABASE, DIRECT_PORT, LoginRole, POOLED_PORT, SOCKET};
 use node_host::{Host, Phase, PortStream, SandboxHandle};
 use node_store::{DatabaseRow, Store, StoreError, WiringRow};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent;
@@ -54,6 +57,8 @@ struct Shared {
     /// Where the node listens for connections to databases.
     outside: Option<SocketAddr>,
     state: Mutex<State>,
+    /// Held by machines that are booted again because they ended.
+    restarts: Semaphore,
     /// Cancelled when the node stops.
     stop: CancellationToken,
 }
@@ -113,7 +118,17 @@ impl Databases {
         }
     }
 
-    /// A database that was made whole, and its machine.
+    /// A database that was made whole, and its machine, which is booted again if it has ended.
+    async fn awake(&self, id: DatabaseId) -> Result<(Entry, SandboxHandle), Failure> {
+        let (entry, machine) = self.ready(id)?;
+        if machine.view().phase == Phase::Failed {
+            let restarted = machine.restart().await;
+            restarted.map_err(|error| crate::failure::of_order(&error))?;
+        }
+        Ok((entry, machine))
+    }
+
+    /// A database that was made whole, and its machine as it is.
     fn ready(&self, id: DatabaseId) -> Result<(Entry, SandboxHandle), Failure> {
         self.open_for_use()?;
         let entry = self.entry(id)?;

@@ -58,17 +58,17 @@ impl Databases {
             let found = state.databases.values().find(|entry| entry.row.user == user);
             found.map(|entry| entry.row.id)
         };
-        let connected = match id.map(|id| self.ready(id)) {
-            Some(Ok((_, machine))) => {
-                let port = if startup.direct { DIRECT_PORT } else { POOLED_PORT };
-                agent::ask(&machine, |agent| agent.connect_port(port)).await
-            }
+        let Some(id) = id.filter(|id| self.ready(*id).is_ok()) else {
             // No other word for those who are not there.
-            None | Some(Err(_)) => {
-                let message = format!("password authentication failed for user \"{user}\"");
-                return client.write_all(&refusal("28P01", &message)).await;
-            }
+            let message = format!("password authentication failed for user \"{user}\"");
+            return client.write_all(&refusal("28P01", &message)).await;
         };
+        let connecting = async {
+            let (_, machine) = self.awake(id).await?;
+            let port = if startup.direct { DIRECT_PORT } else { POOLED_PORT };
+            agent::ask(&machine, |agent| agent.connect_port(port)).await
+        };
+        let connected = connecting.await;
         let mut server = match connected {
             Ok(server) => server,
             Err(failure) => return client.write_all(&refusal("57P03", &failure.message)).await,

@@ -25,7 +25,7 @@ impl Databases {
         id: DatabaseId,
         request: QueryDatabase,
     ) -> Result<QueryAnswer, Failure> {
-        let (entry, machine) = self.ready(id)?;
+        let (entry, machine) = self.awake(id).await?;
         let question = Question {
             role: role(&entry.row.user)?,
             sql: &request.sql,
@@ -50,7 +50,7 @@ impl Databases {
         id: DatabaseId,
         password: String,
     ) -> Result<(), Failure> {
-        let (entry, machine) = self.ready(id)?;
+        let (entry, machine) = self.awake(id).await?;
         let _changing = entry.changing.lock().await;
         let secret = password.clone();
         let verifier = verifier(secret).await?;

@@ -8,7 +8,6 @@ use base_types::{DatabaseId, SandboxId};
 use node_database::{
     Address, DATABASE, DIRECT_PORT, POOLED_PORT, Rights, drop_login, new_login, shut_out,
 };
-use node_host::Phase;
 use node_store::WiringRow;
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +51,7 @@ impl Databases {
         id: DatabaseId,
         request: WireDatabase,
     ) -> Result<Wired, Failure> {
-        let (entry, machine) = self.ready(id)?;
+        let (entry, machine) = self.awake(id).await?;
         let read_only = request.role == WireRole::ReadOnly;
         let turn = self.turn(sandbox);
         let _turn = turn.lock().await;
@@ -144,12 +143,10 @@ impl Databases {
     async fn unwire_now(&self, sandbox: SandboxId, id: DatabaseId) -> Result<(), Failure> {
         let Some(wiring) = self.lock().wirings.get(&(sandbox, id)).cloned() else { return Ok(()) };
         wiring.open.cancel();
-        let (_, machine) = self.ready(id)?;
-        if machine.view().phase != Phase::Failed {
-            let role = role(&wiring.row.user)?;
-            ask(&machine, &shut_out(role)).await?;
-            ask(&machine, &drop_login(role)).await?;
-        }
+        let (_, machine) = self.awake(id).await?;
+        let role = role(&wiring.row.user)?;
+        ask(&machine, &shut_out(role)).await?;
+        ask(&machine, &drop_login(role)).await?;
         let forgotten = self.0.store.wiring_delete(sandbox, id).await;
         forgotten.map_err(|error| of_store(&error))?;
         self.lock().wirings.remove(&(sandbox, id));

@@ -6,20 +6,20 @@ use super::*;
 fn nothing_is_left_of_a_sandbox_and_nothing_of_one_that_could_not_be_made() {
     let parent = tempfile::tempdir().unwrap();
     let id = SandboxId::from_bits(5);
-    let files = SandboxFiles::create(parent.path(), id, 1 << 30, None).unwrap();
+    let files = SandboxFiles::create(parent.path(), id, 1 << 30, Layout::new(None)).unwrap();
     assert_eq!(base_overlay::virtual_size(&files.overlay).unwrap(), 1 << 30);
     // The same id cannot be made twice, and trying does not harm the first.
-    assert!(SandboxFiles::create(parent.path(), id, 1 << 30, None).is_err());
+    assert!(SandboxFiles::create(parent.path(), id, 1 << 30, Layout::new(None)).is_err());
     assert!(parent.path().join(id.to_string()).join("console.log").exists());
     drop(files);
-    let error = SandboxFiles::create(parent.path(), id, 0, None).unwrap_err();
+    let error = SandboxFiles::create(parent.path(), id, 0, Layout::new(None)).unwrap_err();
     assert!(matches!(error, CreateError::File { .. }), "{error}");
     assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
 }
 
 /// A sandbox's directory as it is after a pause, let go.
 fn paused(parent: &Path, id: SandboxId) -> Moment {
-    let mut files = SandboxFiles::create(parent, id, 1 << 30, None).unwrap();
+    let mut files = SandboxFiles::create(parent, id, 1 << 30, Layout::new(None)).unwrap();
     let mut layout = files.layout.clone();
     for kind in ["memory", "state"] {
         let name = layout.fresh(kind);
