@@ -29,7 +29,7 @@ mod sandbox;
 mod shells;
 mod snapshots;
 mod spawn;
-mod step;
+pub mod step;
 mod template;
 mod uid;
 mod vmm;

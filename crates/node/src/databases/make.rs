@@ -8,7 +8,7 @@ use api_node::{Base, Caller, CreateDatabase, Database, ErrorCode, Failure, Polic
 use base_types::{DatabaseId, SandboxId};
 use node_access::Access;
 use node_database::{LoginRole, Question, Rights, extensions, new_login};
-use node_host::{CreateSpec, Host, Lease, OnTimeout, SandboxHandle};
+use node_host::{CreateSpec, Host, Lease, OnTimeout, SandboxHandle, step};
 use node_store::{DatabaseRow, StoreError};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -154,7 +154,10 @@ impl Databases {
         if let Some(seed) = seed {
             sow(&machine, role, seed).await?;
         }
-        self.0.store.database_set_ready(row.id).await.map_err(|error| of_store(&error))
+        step::reached("database: made");
+        self.0.store.database_set_ready(row.id).await.map_err(|error| of_store(&error))?;
+        step::reached("database: counts");
+        Ok(())
     }
 
     /// The database that is there already: made by this errand, or of this name.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use api_node::{
     BuildBody, CreateSandbox, ExecBody, ExecEvent, ExecRequest, Failure, Sandbox, SandboxState,
 };
-use base_types::{SandboxId, Size};
+use base_types::{SandboxId, Size, TemplateName};
 use client::{Client, ClientError, Credentials, Events};
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -127,8 +127,16 @@ impl Daemon {
     }
 
     pub(crate) async fn build(&self, size: Size) -> Result<(), Box<Failure>> {
+        self.build_of(&base(), size).await
+    }
+
+    pub(crate) async fn build_of(
+        &self,
+        template: &TemplateName,
+        size: Size,
+    ) -> Result<(), Box<Failure>> {
         let building = async {
-            let mut events = self.client.template_build(&base(), size).await.unwrap();
+            let mut events = self.client.template_build(template, size).await.unwrap();
             while let Some(event) = events.next().await.unwrap() {
                 match event.body {
                     BuildBody::Done { .. } => return Ok(()),
@@ -294,7 +302,7 @@ pub(crate) fn said<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> Strin
     error
 }
 
-pub(crate) fn base() -> base_types::TemplateName {
+pub(crate) fn base() -> TemplateName {
     "base".parse().unwrap()
 }
 

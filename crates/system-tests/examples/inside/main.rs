@@ -11,6 +11,7 @@ mod broken;
 mod chains;
 mod crash;
 mod daemon;
+mod databases;
 mod full;
 mod kills;
 mod left;
@@ -72,6 +73,9 @@ const SCENARIOS: &[Scenario] = scenarios![
     chains::a_long_chain_of_forks_and_snapshots,
     chains::a_sandbox_adopted_in_the_middle_of_a_merge,
     chains::a_client_that_leaves_and_a_stop_in_the_middle_of_a_merge,
+    databases::what_a_database_answered_for_outlives_every_kill,
+    databases::a_daemon_that_dies_at_each_step_of_a_database,
+    databases::a_daemon_that_dies_at_each_step_of_a_restart_of_a_database,
     broken::a_damaged_snapshot,
     broken::a_damaged_image,
     broken::a_kernel_that_panics,

@@ -1,0 +1,231 @@
+//! Databases under kills: whatever an answer said was committed is there afterwards, whoever was killed.
+//!
+//! One writer inserts numbers, one at a time, for as long as the scenario lasts, and keeps those it got an
+//! answer for. What it was not answered for may be there or not; nothing else may.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use api_node::{CreateDatabase, DatabaseStatus, ForkDatabase, QueryDatabase};
+use base_types::Size;
+use client::Client;
+use rustix::process::{Pid, Signal};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::daemon::{Daemon, PATIENCE};
+use crate::left::{groups, sandboxes, until, vmm_of, vmms};
+
+/// How many numbers must have been answered for between two kills.
+const EACH: usize = 5;
+/// How often each is killed.
+const TIMES: usize = 3;
+const NAME: &str = "ledger";
+
+/// What a writer was answered for, and what it has tried.
+#[derive(Debug, Default)]
+struct Written {
+    answered: BTreeSet<u64>,
+    tried: u64,
+}
+
+/// Inserts numbers until it is dropped.
+struct Writer {
+    written: Arc<Mutex<Written>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Writer {
+    fn start(client: Client) -> Self {
+        let written = Arc::<Mutex<Written>>::default();
+        let noting = Arc::clone(&written);
+        let task = tokio::spawn(async move {
+            for number in 1.. {
+                noting.lock().unwrap().tried = number;
+                let insert = QueryDatabase::new(format!("INSERT INTO ledger VALUES ({number})"));
+                match timeout(PATIENCE, client.database_query(NAME, &insert)).await.unwrap() {
+                    Ok(_) => drop(noting.lock().unwrap().answered.insert(number)),
+                    Err(_) => sleep(Duration::from_millis(50)).await,
+                }
+            }
+        });
+        Self { written, task }
+    }
+
+    fn answered(&self) -> usize {
+        self.written.lock().unwrap().answered.len()
+    }
+
+    /// Waits until [`EACH`] more were answered for, and says how long that took.
+    async fn goes_on(&self, after: &str) {
+        let (begun, wanted) = (Instant::now(), self.answered() + EACH);
+        while self.answered() < wanted {
+            assert!(!self.task.is_finished(), "the writer ended");
+            assert!(begun.elapsed() < PATIENCE, "{after}: {:?}", self.written);
+            sleep(Duration::from_millis(20)).await;
+        }
+        println!("{after}: {EACH} more after {} ms", begun.elapsed().as_millis());
+    }
+}
+
+async fn numbers(daemon: &Daemon, name: &str) -> BTreeSet<u64> {
+    let ask = QueryDatabase { rows_max: 100_000, ..QueryDatabase::new("SELECT n FROM ledger") };
+    let asked = timeout(PATIENCE, daemon.client.database_query(name, &ask)).await.unwrap();
+    let rows = asked.unwrap_or_else(|error| panic!("{name}: {error}")).rows;
+    rows.iter().map(|row| row[0].as_deref().unwrap().parse().unwrap()).collect()
+}
+
+async fn machine(daemon: &Daemon) -> i32 {
+    let database = daemon.client.database_get(NAME).await.unwrap();
+    let sandbox = database.id.to_string().replace("db_", "sbx_");
+    vmm_of(&sandbox).unwrap_or_else(|| panic!("{database:?} has no machine"))
+}
+
+fn kill(pid: i32) {
+    rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+}
+
+/// A database with a table for numbers.
+async fn ledger(daemon: &Daemon) {
+    let postgres = "postgres".parse().unwrap();
+    daemon.build_of(&postgres, Size::Nano).await.unwrap();
+    let seed = Some("CREATE TABLE ledger (n bigint PRIMARY KEY)".to_owned());
+    let request = CreateDatabase { seed, ..CreateDatabase::named(NAME) };
+    timeout(PATIENCE, daemon.client.database_create(&request)).await.unwrap().unwrap();
+}
+
+pub(crate) async fn what_a_database_answered_for_outlives_every_kill() {
+    let mut daemon = Daemon::start(&["--pool", "nano=0"]).await;
+    ledger(&daemon).await;
+    let writer = Writer::start(daemon.client.clone());
+    writer.goes_on("made").await;
+    for _ in 0..TIMES {
+        kill(machine(&daemon).await);
+        writer.goes_on("its VMM was killed").await;
+    }
+    for _ in 0..TIMES {
+        daemon.kill().await;
+        daemon = Daemon::start(&["--pool", "nano=0"]).await;
+        writer.goes_on("the daemon was killed").await;
+    }
+    for _ in 0..TIMES {
+        let machine = machine(&daemon).await;
+        daemon.kill().await;
+        kill(machine);
+        until("VMM processes", vec![], vmms).await;
+        daemon = Daemon::start(&["--pool", "nano=0"]).await;
+        writer.goes_on("both were killed").await;
+    }
+    // What is forked now is as durable as what it comes from, which goes on over another overlay.
+    let fork = ForkDatabase { name: "branch".to_owned(), password: None };
+    timeout(PATIENCE, daemon.client.database_fork(NAME, &fork)).await.unwrap().unwrap();
+    let branched = numbers(&daemon, "branch").await;
+    for pid in vmms() {
+        kill(pid);
+    }
+    writer.goes_on("a fork's and its own VMM were killed").await;
+    assert_eq!(numbers(&daemon, "branch").await, branched);
+    // A stop pauses both, and loses nothing either.
+    daemon.leave().await;
+    until("VMM processes", vec![], vmms).await;
+    let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+    writer.goes_on("the node was stopped").await;
+
+    let found = {
+        let found = numbers(&daemon, NAME).await;
+        let written = writer.written.lock().unwrap();
+        assert!(found.is_superset(&written.answered), "lost: {:?}", written.answered);
+        // The one under way may be there by now.
+        assert!(found.iter().all(|number| *number <= written.tried), "{found:?}");
+        println!("{} of {} tried were answered for", written.answered.len(), written.tried);
+        found
+    };
+    assert!(branched.is_subset(&found) && branched.len() < found.len(), "{branched:?}");
+    drop(writer);
+    for name in [NAME, "branch"] {
+        let status = daemon.client.database_get(name).await.unwrap().status;
+        assert_eq!(status, DatabaseStatus::Running, "{name}");
+        daemon.client.database_delete(name).await.unwrap();
+    }
+    daemon.stop().await;
+}
+
+/// A step of a database's making, and whether it is there afterwards.
+const STEPS: [(&str, bool); 4] = [
+    ("create: files made", false),
+    ("create: remembered", false),
+    ("database: made", false),
+    ("database: counts", true),
+];
+
+pub(crate) async fn a_daemon_that_dies_at_each_step_of_a_database() {
+    for (step, stays) in STEPS {
+        let mut times = Vec::new();
+        for _ in 0..crate::steps::TIMES {
+            let daemon = Daemon::start_to_die_at(step).await;
+            let postgres = "postgres".parse().unwrap();
+            daemon.build_of(&postgres, Size::Nano).await.unwrap();
+            let request = CreateDatabase::named(NAME);
+            let asked = daemon.client.database_create(&request);
+            let answer = timeout(PATIENCE, asked).await.unwrap();
+            assert!(answer.is_err(), "{step}: {answer:?}");
+            daemon.died().await;
+
+            let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+            let there = usize::from(stays);
+            let machines = || (vmms().len(), groups().len(), sandboxes().len());
+            until(step, (there, there, there), machines).await;
+            assert_eq!(daemon.client.database_get(NAME).await.is_ok(), stays, "{step}");
+            if !stays {
+                // The name is free again.
+                let made = daemon.client.database_create(&request);
+                timeout(PATIENCE, made).await.unwrap().unwrap();
+            }
+            let one = QueryDatabase::new("SELECT 1");
+            let answer = timeout(PATIENCE, daemon.client.database_query(NAME, &one)).await;
+            assert_eq!(answer.unwrap().unwrap().rows[0][0].as_deref(), Some("1"), "{step}");
+            daemon.client.database_delete(NAME).await.unwrap();
+            daemon.stop().await;
+            let found = if stays { "all of it, running" } else { "nothing of it" };
+            times.push(found.to_owned());
+        }
+        crate::steps::found("make a database", step, &times);
+    }
+}
+
+/// Each step of booting a database again, at which the daemon dies.
+const RESTARTS: [&str; 3] = ["restart: machine claimed", "restart: booted", "restart: kept"];
+
+pub(crate) async fn a_daemon_that_dies_at_each_step_of_a_restart_of_a_database() {
+    let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+    ledger(&daemon).await;
+    let insert = QueryDatabase::new("INSERT INTO ledger VALUES (7)");
+    daemon.client.database_query(NAME, &insert).await.unwrap();
+    for step in RESTARTS {
+        let mut times = Vec::new();
+        for _ in 0..crate::steps::TIMES {
+            let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+            assert_eq!(numbers(&daemon, NAME).await, BTreeSet::from([7]), "{step}");
+            let machine = machine(&daemon).await;
+            daemon.kill().await;
+            kill(machine);
+            until("VMM processes", vec![], vmms).await;
+            // It boots it again by itself, and dies of it.
+            Daemon::start_to_die_at(step).await.died().await;
+            times.push("all of it, running".to_owned());
+        }
+        crate::steps::found("boot a database again", step, &times);
+    }
+    let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+    assert_eq!(numbers(&daemon, NAME).await, BTreeSet::from([7]));
+    until("VMM processes", 1, || vmms().len()).await;
+    daemon.client.database_delete(NAME).await.unwrap();
+    daemon.stop().await;
+}
