@@ -41,6 +41,7 @@ fn spec() -> CreateSpec {
         prefetch: None,
         cold: false,
         ready_within: None,
+        durable: false,
         errand: None,
     }
 }
