@@ -72,7 +72,7 @@ pub(crate) async fn a_full_disk() {
     while let Some(event) = events.next().await.unwrap() {
         match event.body {
             api_node::BuildBody::Step { percent: 5, .. } => fill(24 << 20),
-            api_node::BuildBody::Step { .. } => {}
+            api_node::BuildBody::Step { .. } | api_node::BuildBody::Heartbeat => {}
             api_node::BuildBody::Error { failure: found } => failure = Some(found),
             other => panic!("{other:?}"),
         }

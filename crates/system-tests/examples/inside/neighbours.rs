@@ -6,6 +6,7 @@ use base_types::SandboxId;
 
 use api_node::SpawnRequest;
 
+use crate::bad::SHORT_OF_MEMORY;
 use crate::daemon::{BALLAST, Daemon};
 use crate::full::{fill, free_bytes};
 use crate::left::{groups, processes, until, until_nothing, vmms};
@@ -76,8 +77,9 @@ pub(crate) async fn hogs_beside_a_quiet_sandbox() {
     let (busy, memory, bomb) =
         (daemon.sandbox().await, daemon.sandbox().await, daemon.sandbox().await);
     let (threads_before, vmms_before) = (threads(), vmms());
-    unleash(&daemon, busy, "while :; do :; done").await;
+    assert_eq!(daemon.shell(memory, SHORT_OF_MEMORY).await.code, 0);
     unleash(&daemon, memory, "while :; do tail /dev/zero; echo killed >> /root/killed; done").await;
+    unleash(&daemon, busy, "while :; do :; done").await;
     unleash(&daemon, bomb, "bomb() { bomb | bomb & }; bomb").await;
 
     // The hog of memory is ended by its own kernel, in its own machine, and tries again.
