@@ -23,12 +23,15 @@ mod trouble;
 
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 
 use crate::left::World;
+
+/// LIMIT: several times what the longest scenario takes. One that hangs fails alone.
+const SCENARIO_MAX: Duration = Duration::from_secs(400);
 
 type Scenario = (&'static str, fn() -> LocalBoxFuture<'static, ()>);
 
@@ -97,7 +100,12 @@ fn main() -> ExitCode {
         println!("begin {name}");
         let begun = Instant::now();
         let done = runtime.block_on(async {
-            let passed = AssertUnwindSafe(scenario()).catch_unwind().await.is_ok();
+            let doing = AssertUnwindSafe(scenario()).catch_unwind();
+            let done = tokio::time::timeout(SCENARIO_MAX, doing).await;
+            if done.is_err() {
+                println!("{name} did not end within {} s", SCENARIO_MAX.as_secs());
+            }
+            let passed = matches!(done, Ok(Ok(())));
             if !passed {
                 daemon::forget_all().await;
             }

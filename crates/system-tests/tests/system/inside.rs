@@ -56,17 +56,21 @@ async fn run() -> String {
     once.args = wanted.split_whitespace().map(str::to_owned).collect();
     let running = tokio::task::spawn_blocking(move || {
         let watched = !once.args.is_empty();
+        let mut output = Vec::new();
         let outcome = run_once(&once, |said| {
             if watched {
                 print!("{}", String::from_utf8_lossy(said));
             }
+            output.extend_from_slice(said);
         });
-        outcome.map(|outcome| String::from_utf8_lossy(&outcome.output).into_owned())
+        // What passed before the host failed has passed.
+        let mut output = String::from_utf8_lossy(&output).into_owned();
+        if let Err(error) = outcome {
+            output.push_str(&format!("\nthe portable host failed: {}\n", Chain(&error)));
+        }
+        output
     });
-    match running.await.unwrap() {
-        Ok(output) => output,
-        Err(error) => format!("the portable host failed: {}", Chain(&error)),
-    }
+    running.await.unwrap()
 }
 
 /// A program built as this one is: the scenarios, and a daemon that can be told to die at a step.
