@@ -49,6 +49,9 @@ pub struct ServiceManifest {
     pub ready: Vec<String>,
     /// Commands to run when all services are ready, as root.
     pub after: Vec<Vec<String>>,
+    /// Commands to run, as root, in the clone that shows what a clone touches first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub touch: Vec<Vec<String>>,
 }
 
 /// One Debian package in a root image.
@@ -80,6 +83,7 @@ struct Service {
     before: &'static [&'static str],
     ready: &'static str,
     after: &'static [&'static str],
+    touch: &'static [&'static str],
 }
 
 impl Service {
@@ -91,6 +95,7 @@ impl Service {
             before: self.before.iter().map(argv).collect(),
             ready: argv(&self.ready),
             after: self.after.iter().map(argv).collect(),
+            touch: self.touch.iter().map(argv).collect(),
         }
     }
 }
@@ -131,6 +136,7 @@ const RECIPES: [Recipe; 3] = [
                 before: &["/usr/lib/sandflare/postgres-make"],
                 ready: "/usr/lib/sandflare/postgres-ready",
                 after: &[],
+                touch: &["/usr/lib/sandflare/postgres-touch"],
             },
             Service {
                 user: "postgres",
@@ -138,6 +144,7 @@ const RECIPES: [Recipe; 3] = [
                 before: &["/usr/lib/sandflare/postgres-prepare"],
                 ready: "/usr/lib/sandflare/pgbouncer-ready",
                 after: &["/usr/lib/sandflare/postgres-warm"],
+                touch: &[],
             },
         ],
     },
@@ -258,11 +265,12 @@ fn key(recipe: &Recipe) -> String {
     }
     key.add("script", recipe.script.unwrap_or_default());
     for service in recipe.services {
-        let Service { user, program, before, ready, after } = service;
+        let Service { user, program, before, ready, after, touch } = service;
         for (what, words) in [
             ("service", [*user, *program, *ready].as_slice()),
             ("before", *before),
             ("after", *after),
+            ("touch", *touch),
         ] {
             for word in words {
                 key.add(what, word);

@@ -123,6 +123,9 @@ pub struct Service {
     /// Commands run when it is ready, as root.
     #[serde(default)]
     pub after: Vec<Vec<String>>,
+    /// Commands run, as root, in the clone that shows what a clone touches first.
+    #[serde(default)]
+    pub touch: Vec<Vec<String>>,
 }
 
 impl Images {

@@ -227,7 +227,7 @@ async fn make(
     let mut template = load_again().await.map_err(|_| TemplateError::Stopping)??;
 
     steps.at(90, "record what a clone touches first");
-    match record(shared, &template, size, scratch).await {
+    match record(shared, &template, root, size, scratch).await {
         Ok(working_set) => template.working_set = Some(working_set),
         // Clones work without it, only slower, so a template is not refused for it.
         Err(error) => {
@@ -286,10 +286,11 @@ async fn snapshot(process: &VmmProcess, scratch: &Scratch) -> Result<u64, Templa
 }
 
 /// Restores the snapshot once, page by page, and writes down which pages were touched until the
-/// clone was a machine of its own.
+/// clone was a machine of its own and had done what its services are first asked for.
 async fn record(
     shared: &Shared,
     template: &Template,
+    root: &RootImage,
     size: Size,
     scratch: &Scratch,
 ) -> Result<File, TemplateError> {
@@ -311,6 +312,7 @@ async fn record(
     let identity = identity.map_err(machine)?;
     machine::prime(&shell.process, Memory::of(template), options).await.map_err(machine)?;
     machine::restore(&shell.process, files, &identity, RECORD_WITHIN).await.map_err(machine)?;
+    warm::touch(&shell.process, &root.manifest.services).await?;
     let working_set = scratch.create_file("working-set")?;
     shell
         .process

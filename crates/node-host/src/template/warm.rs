@@ -76,6 +76,14 @@ pub(crate) async fn start_services(
     Ok(())
 }
 
+/// Does what the services of a clone are first asked for.
+pub(super) async fn touch(process: &VmmProcess, services: &[Service]) -> Result<(), TemplateError> {
+    for argv in services.iter().flat_map(|service| &service.touch) {
+        must(run(process, argv, Some(ROOT)).await, argv)?;
+    }
+    Ok(())
+}
+
 /// Starts a service; returns when it is ready.
 async fn start(process: &VmmProcess, service: &Service) -> Result<(), TemplateError> {
     for argv in &service.before {
