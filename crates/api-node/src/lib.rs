@@ -80,7 +80,7 @@ pub use sandbox::{
     SandboxStats, SetTimeout,
 };
 pub use secret::{ParseSecretError, SECRET_BYTES, Secret, SecretHash};
-pub use snapshot::{CreateSnapshot, Fork, Forked, Snapshot, SnapshotList};
+pub use snapshot::{CreateSnapshot, Fork, ForkDatabases, Forked, Snapshot, SnapshotList};
 pub use template::{BuildBody, BuildEvent, Template, TemplateList, TemplateState};
 pub use watch::{WatchBody, WatchEvent, WatchQuery};
 

@@ -15,6 +15,31 @@ pub struct Fork {
     /// What they are called; the sandbox's own name when absent. Names need not be unique.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// What becomes of the databases it is wired to.
+    #[serde(default)]
+    pub databases: ForkDatabases,
+}
+
+/// What the children of a fork have of the databases their parent is wired to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ForkDatabases {
+    /// None of them.
+    #[default]
+    None,
+    /// Each is wired to the same databases, with a role of its own.
+    Share,
+    /// Each is wired to a fork of each database, from the same moment as it is itself. They are called as the
+    /// database, a `-`, and the last eight digits of the child's id.
+    Fork,
+}
+
+impl Fork {
+    /// `count` children, wired to nothing.
+    pub const fn of(count: u32) -> Self {
+        Self { count, name: None, databases: ForkDatabases::None }
+    }
 }
 
 impl Check for Fork {

@@ -74,8 +74,9 @@ async fn create(client: &Client, args: Create) -> Result<End> {
 }
 
 async fn fork(client: &Client, args: ForkArgs) -> Result<End> {
-    let ForkArgs { id, count, name, format } = args;
-    let forked = client.sandbox_fork(id, &Fork { count, name }).await?;
+    let ForkArgs { id, count, name, databases, format } = args;
+    let request = Fork { count, name, databases: databases.into() };
+    let forked = client.sandbox_fork(id, &request).await?;
     if format.is_json() {
         print_json(&forked)?;
     } else {

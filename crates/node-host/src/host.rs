@@ -40,7 +40,7 @@ use crate::snapshots::Snapshots;
 use crate::template::{DeleteTemplateError, TemplateSettings, Templates, bytes_in};
 use crate::vmm::VmmLauncher;
 
-pub use branch::Forked;
+pub use branch::Moment;
 
 /// LIMIT: what is left after a stop is killed processes and files; a disk under emulation may take
 /// some seconds for those of many sandboxes.

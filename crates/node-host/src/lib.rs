@@ -42,7 +42,7 @@ pub use guest::{
     FileReader, FileWriter, GuestConnection, GuestError, PROCESSES_SHOWN_MAX, PortStream,
     WatchReader,
 };
-pub use host::{DiskUse, Forked, Host, HostSettings, StartError};
+pub use host::{DiskUse, Host, HostSettings, Moment, StartError};
 pub use images::{ImageError, Images};
 pub use journal::Deed;
 pub use machine::MachineError;

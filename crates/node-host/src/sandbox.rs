@@ -36,7 +36,7 @@ use tokio::time::timeout;
 
 use crate::control::{Control, ControlError};
 use crate::guest::GuestConnection;
-use crate::machine::{self, MachineError};
+use crate::machine::{self, Gate, MachineError};
 use crate::phase::Phase;
 use crate::shells::ShellError;
 use crate::template::TemplateError;
@@ -332,10 +332,14 @@ impl SandboxHandle {
         self.order("given another time", |answer| Ask::SetTimeout(timeout_s, answer)).await
     }
 
-    /// Writes one moment of it to `dir`, which is there and empty. Returns how long it stood still,
-    /// in microseconds; 0 when it was paused.
-    pub(crate) async fn branch(&self, dir: PathBuf) -> Result<u64, OrderError> {
-        self.order("forked or kept as a snapshot", |answer| Ask::Branch(dir, answer)).await
+    /// Writes one moment of it to `dir`, which is there and empty; with a gate, once that is open.
+    /// Returns how long it stood still, in microseconds; 0 when it was paused.
+    pub(crate) async fn branch(
+        &self,
+        dir: PathBuf,
+        gate: Option<Gate>,
+    ) -> Result<u64, OrderError> {
+        self.order("forked or kept as a snapshot", |answer| Ask::Branch(dir, gate, answer)).await
     }
 
     async fn order<T>(

@@ -272,7 +272,11 @@ impl NodeApi for SimNode {
             child.shown.name = request.name.clone().or(child.shown.name);
             self.insert(child)
         });
-        Ok(Forked { sandboxes: children.collect(), held_us: 12_000 })
+        let sandboxes: Vec<Sandbox> = children.collect();
+        for child in &sandboxes {
+            self.lock().databases.fork_wired(id, child.id, request.databases);
+        }
+        Ok(Forked { sandboxes, held_us: 12_000 })
     }
 
     async fn sandbox_measure(&self, id: SandboxId, _: Measure) -> Result<Measured, Failure> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use api_node::{
     Caller, Column, CreateDatabase, Database, DatabaseList, DatabaseListQuery, DatabaseStatus,
-    DatabasesApi, ErrorCode, Failure, ForkDatabase, QueryAnswer, QueryDatabase, SetPassword,
+    DatabasesApi, ErrorCode, Failure, ForkDatabase, ForkDatabases, QueryAnswer, QueryDatabase, SetPassword,
     WireDatabase, Wired, WiredList,
 };
 use base_types::{DatabaseId, ProjectId, SandboxId, Size};
@@ -42,6 +42,37 @@ impl Databases {
             env.extend(wired.env.clone());
         }
         env
+    }
+
+    /// What a child has of the databases its parent is wired to.
+    pub(crate) fn fork_wired(
+        &mut self,
+        parent: SandboxId,
+        child: SandboxId,
+        mode: ForkDatabases,
+    ) {
+        let of_parent: Vec<(DatabaseId, Wired)> = self
+            .all
+            .iter()
+            .filter_map(|(id, database)| Some((*id, database.wired.get(&parent)?.clone())))
+            .collect();
+        for (source, wired) in of_parent {
+            let id = match mode {
+                ForkDatabases::None => continue,
+                ForkDatabases::Share => source,
+                ForkDatabases::Fork => {
+                    let Some(SimDatabase { project, shown, .. }) = self.all.get(&source) else {
+                        continue;
+                    };
+                    let name = format!("{}-{:08x}", shown.name, child.bits() & 0xffff_ffff);
+                    self.insert(*project, name, None).id
+                }
+            };
+            if let Some(database) = self.all.get_mut(&id) {
+                let name = database.shown.name.clone();
+                database.wired.insert(child, Wired { id, name, ..wired });
+            }
+        }
     }
 
     /// A sandbox is gone, and what was wired to it is not any more.

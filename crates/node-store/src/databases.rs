@@ -58,6 +58,8 @@ pub struct WiringRow {
     pub database: DatabaseId,
     /// The variable that has its address.
     pub env: String,
+    /// The name that the sandbox knows it by.
+    pub host: String,
     /// Whether the sandbox may only read.
     pub read_only: bool,
     /// The role it logs in as.
@@ -154,14 +156,15 @@ impl Store {
     pub fn wiring_set(&self, row: WiringRow) -> Waiting<()> {
         self.work(move |connection| {
             durably(connection, |connection| {
-                let sql = "INSERT OR REPLACE INTO wirings (sandbox, database, env, read_only, user,
-                    password, number) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+                let sql = "INSERT OR REPLACE INTO wirings (sandbox, database, env, host, read_only,
+                    user, password, number) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
                 connection.execute(
                     sql,
                     params![
                         row.sandbox.to_string(),
                         row.database.to_string(),
                         row.env,
+                        row.host,
                         row.read_only,
                         row.user,
                         row.password,
@@ -185,17 +188,18 @@ impl Store {
     /// All that sandboxes may use.
     pub fn wiring_list(&self) -> Waiting<Vec<WiringRow>> {
         self.work(|connection| {
-            let sql =
-                "SELECT sandbox, database, env, read_only, user, password, number FROM wirings";
+            let sql = "SELECT sandbox, database, env, host, read_only, user, password, number
+                FROM wirings";
             all(connection, sql, |row| {
                 Ok(WiringRow {
                     sandbox: parsed(row, 0, "sandbox id")?,
                     database: parsed(row, 1, "database id")?,
                     env: row.get(2)?,
-                    read_only: row.get(3)?,
-                    user: row.get(4)?,
-                    password: row.get(5)?,
-                    number: row.get(6)?,
+                    host: row.get(3)?,
+                    read_only: row.get(4)?,
+                    user: row.get(5)?,
+                    password: row.get(6)?,
+                    number: row.get(7)?,
                 })
             })
         })
@@ -247,6 +251,7 @@ mod test {
             sandbox: SandboxId::from_bits(sandbox),
             database: DatabaseId::from_bits(database),
             env: "DATABASE_URL".to_owned(),
+            host: "memory.db.internal".to_owned(),
             read_only: sandbox == 2,
             user: format!("u{sandbox:012x}"),
             password: "Secret#43".to_owned(),

@@ -115,11 +115,13 @@ const MIGRATIONS: &[&str] = &[
         sandbox   TEXT NOT NULL,
         database  TEXT NOT NULL REFERENCES databases (id) ON DELETE CASCADE,
         env       TEXT NOT NULL,
+        host      TEXT NOT NULL,
         read_only INTEGER NOT NULL,
-        user      TEXT NOT NULL UNIQUE,
+        user      TEXT NOT NULL,
         password  TEXT NOT NULL,
         number    INTEGER NOT NULL,
-        PRIMARY KEY (sandbox, database)
+        PRIMARY KEY (sandbox, database),
+        UNIQUE (database, user)
     ) STRICT;
 ",
 ];

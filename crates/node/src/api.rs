@@ -282,7 +282,9 @@ impl NodeApi for Node {
         id: SandboxId,
         request: Fork,
     ) -> Result<Forked, Failure> {
-        lifecycle::fork(&self.host, &self.access, caller, &self.sandbox(id)?, request).await
+        let parent = self.sandbox(id)?;
+        let (host, access) = (&self.host, &self.access);
+        lifecycle::fork(host, access, self.databases(), caller, &parent, request).await
     }
 
     async fn sandbox_measure(&self, id: SandboxId, request: Measure) -> Result<Measured, Failure> {

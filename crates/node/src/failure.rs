@@ -124,6 +124,7 @@ pub(crate) fn of_order(error: &OrderError) -> Failure {
             told(ErrorCode::Conflict, error)
         }
         OrderError::Over(_) => told(ErrorCode::SandboxOver, error),
+        OrderError::Slow(_) => told(ErrorCode::Conflict, error),
         OrderError::Failed(create) => of_create(create),
     }
 }

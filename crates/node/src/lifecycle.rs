@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use api_node::{
-    Caller, CreateSandbox, CreateSnapshot, Errand, ErrorCode, Failure, Fork, Forked, OnTimeout,
+    Caller, CreateSandbox, CreateSnapshot, Errand, ErrorCode, Failure, Fork, ForkDatabases, Forked,
+    OnTimeout,
     Policy, Quota, Sandbox, Snapshot,
 };
 use base_types::SandboxId;
 use node_access::Access;
 use node_host::{CreateSpec, Host, Lease, SandboxHandle, SnapshotFacts};
 
+use crate::databases::Databases;
 use crate::view::sandbox;
 use crate::{failure, quota};
 
@@ -23,6 +25,7 @@ pub(crate) fn made(host: &Host, caller: &Caller) -> Option<Sandbox> {
 pub(crate) async fn fork(
     host: &Arc<Host>,
     access: &Access,
+    databases: &Databases,
     caller: &Caller,
     parent: &SandboxHandle,
     request: Fork,
@@ -31,18 +34,27 @@ pub(crate) async fn fork(
     let count = usize::try_from(request.count).unwrap_or(usize::MAX);
     let errand = caller.errand;
     let children = errand.map(|errand| host.made_by(project, errand)).unwrap_or_default();
-    if children.len() == count {
+    let wired = match request.databases {
+        ForkDatabases::None => 0,
+        ForkDatabases::Share | ForkDatabases::Fork => databases.count_of(parent.facts().id),
+    };
+    let whole = |child: &SandboxHandle| databases.count_of(child.facts().id) >= wired;
+    if children.len() == count && children.iter().all(whole) {
         return Ok(Forked { sandboxes: children.iter().map(sandbox).collect(), held_us: 0 });
     }
     if !children.is_empty() {
         return Err(partly_there(children.iter().map(|child| child.facts().id), count));
     }
-    let quota = quota::admit(access, host, project, request.count.into()).await?;
+    let machines = match request.databases {
+        ForkDatabases::Fork => count * (1 + wired),
+        ForkDatabases::None | ForkDatabases::Share => count,
+    };
+    let machines = u64::try_from(machines).unwrap_or(u64::MAX);
+    let quota = quota::admit(access, host, project, machines).await?;
     let spec = spec_of_child(parent, request.name, quota, errand);
-    let forked = host.fork(parent, count, spec).await;
-    let forked = forked.map_err(|error| failure::of_order(&error))?;
-    let sandboxes = forked.children.iter().map(sandbox).collect();
-    Ok(Forked { sandboxes, held_us: forked.held_us })
+    let (children, held_us) =
+        databases.fork_with(parent, count, request.databases, spec).await?;
+    Ok(Forked { sandboxes: children.iter().map(sandbox).collect(), held_us })
 }
 
 /// Why a fork is not made again: these of its `count` children are there.

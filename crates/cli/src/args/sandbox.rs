@@ -1,6 +1,6 @@
 //! The verbs for one sandbox, which are there alone and in the group `sandbox`, and `snapshots`.
 
-use api_node::{FORK_COUNT_MAX, OnTimeout};
+use api_node::{FORK_COUNT_MAX, ForkDatabases, OnTimeout};
 use base_types::{SandboxId, Size, SnapshotId, TemplateName};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
@@ -147,8 +147,10 @@ fn parse_metadata(text: &str) -> Result<(String, String), String> {
 #[command(after_help = "\
 Example:
   sandflare fork sbx_0123456789abcdef --count 4
+  sandflare fork sbx_0123456789abcdef --count 3 --databases fork
 
-All of them begin with the processes, memory and files it has at one moment: all are made, or none.")]
+All of them begin with the processes, memory and files it has at one moment: all are made, or none. With
+`--databases fork` each also has a copy of every database it is wired to, from the same moment.")]
 pub(crate) struct ForkArgs {
     /// The sandbox, which goes on.
     pub(crate) id: SandboxId,
@@ -159,8 +161,33 @@ pub(crate) struct ForkArgs {
     /// What they are called [default: as the sandbox is].
     #[arg(long)]
     pub(crate) name: Option<String>,
+    /// What they have of the databases it is wired to.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) databases: AtFork,
     #[command(flatten)]
     pub(crate) format: Format,
+}
+
+/// What children of a fork have of their parent's databases.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum AtFork {
+    /// Nothing.
+    #[default]
+    None,
+    /// The same databases, with roles of their own.
+    Share,
+    /// A fork of each database for each of them.
+    Fork,
+}
+
+impl From<AtFork> for ForkDatabases {
+    fn from(at_fork: AtFork) -> Self {
+        match at_fork {
+            AtFork::None => Self::None,
+            AtFork::Share => Self::Share,
+            AtFork::Fork => Self::Fork,
+        }
+    }
 }
 
 #[derive(Debug, ClapArgs)]

@@ -3,60 +3,119 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api_node::{ANSWER_KEPT_MS, Errand, Policy, Quota};
 use base_types::{ProjectId, SnapshotId};
 
-use super::Host;
-use crate::machine::random;
-use crate::sandbox::{
-    CreateError, CreateSpec, OrderError, Origin, Removal, SandboxHandle, check_room, failed, now_ms,
-};
-use crate::snapshots::{Kept, SnapshotFacts};
+use tokio::time::timeout;
 
-/// The children of a fork.
-#[derive(Debug)]
-pub struct Forked {
-    /// They, all serving.
-    pub children: Vec<SandboxHandle>,
-    /// How long the sandbox they are from stood still, in microseconds; 0 when it was paused.
+use super::Host;
+use crate::machine::{Gate, Held, random};
+use crate::sandbox::{
+    CreateError, CreateSpec, OrderError, Origin, Removal, SandboxFacts, SandboxHandle, check_room,
+    failed, now_ms,
+};
+use crate::snapshots::{Begun, Kept, SnapshotFacts};
+
+/// LIMIT: how long a sandbox stands still for the moments of others, which take as long as their memory
+/// takes to write.
+const HELD_MAX: Duration = Duration::from_secs(30);
+
+/// One moment of a sandbox, to make others from. On disk for as long as somebody has it.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    kept: Arc<Kept>,
+    /// The sandbox it is of.
+    of: Arc<SandboxFacts>,
+    /// How long that stood still for it, in microseconds; 0 when it was paused.
     pub held_us: u64,
+    /// It counts as using its template.
+    _begun: Arc<Begun>,
 }
 
 impl Host {
-    /// Makes `count` sandboxes as `spec` says from one moment of `parent`, which goes on. Its
-    /// template, size and snapshot are those of the parent, whatever `spec` says. When one of them
-    /// cannot be made, none is. Dropping the future undoes it.
-    pub async fn fork(
+    /// Writes down one moment of `sandbox`, which goes on.
+    pub async fn moment(&self, sandbox: &SandboxHandle) -> Result<Moment, OrderError> {
+        self.moment_at(sandbox, None).await
+    }
+
+    /// Writes down one moment of `sandbox` and of `others`: it stands still before the first of them
+    /// does, and goes on when the last of them has. So whatever it heard from one of them is in that
+    /// one's moment, and nothing is that it said later.
+    pub async fn moment_with(
         &self,
-        parent: &SandboxHandle,
+        sandbox: &SandboxHandle,
+        others: &[SandboxHandle],
+    ) -> Result<(Moment, Vec<Moment>), OrderError> {
+        if others.is_empty() {
+            return Ok((self.moment(sandbox).await?, Vec::new()));
+        }
+        let (gate, Held { stands, go }) = Gate::new();
+        let meanwhile = async {
+            let mut moments = Vec::with_capacity(others.len());
+            // When it does not come to stand still there is a reason, which it tells itself.
+            if stands.await.is_ok() {
+                let writing = async {
+                    for other in others {
+                        moments.push(self.moment(other).await?);
+                    }
+                    Ok::<_, OrderError>(())
+                };
+                timeout(HELD_MAX, writing).await.map_err(|_| OrderError::Slow(HELD_MAX))??;
+            }
+            // It may be gone.
+            let _ = go.send(());
+            Ok(moments)
+        };
+        tokio::try_join!(self.moment_at(sandbox, Some(gate)), meanwhile)
+    }
+
+    async fn moment_at(
+        &self,
+        sandbox: &SandboxHandle,
+        gate: Option<Gate>,
+    ) -> Result<Moment, OrderError> {
+        let of = Arc::new(sandbox.facts().clone());
+        let dir = self.place(SnapshotId::from_bits(bits()?))?;
+        let begun = self.snapshots.begin(of.template.clone(), of.size);
+        let mut removal = Removal::of(dir.clone());
+        fs::create_dir(&dir).map_err(|source| failed(&dir, source))?;
+        let held_us = sandbox.branch(dir.clone(), gate).await?;
+        let kept = Kept::for_now(dir.clone()).map_err(|source| failed(&dir, source))?;
+        removal.disarm();
+        Ok(Moment { kept: Arc::new(kept), of, held_us, _begun: Arc::new(begun) })
+    }
+
+    /// Makes `count` sandboxes as `spec` says from `moment`. Their template, size and snapshot are those
+    /// of the sandbox it is of, whatever `spec` says. When one of them cannot be made, none is. Dropping
+    /// the future undoes it.
+    pub async fn children(
+        &self,
+        moment: &Moment,
         count: usize,
         spec: CreateSpec,
-    ) -> Result<Forked, OrderError> {
-        let facts = parent.facts();
+    ) -> Result<Vec<SandboxHandle>, OrderError> {
+        let of = &moment.of;
         let spec = CreateSpec {
-            template: facts.template.clone(),
-            size: facts.size,
-            snapshot: facts.snapshot,
+            template: of.template.clone(),
+            size: of.size,
+            snapshot: of.snapshot,
             cold: false,
             ..spec
         };
-        let dir = self.place(SnapshotId::from_bits(bits()?))?;
-        let begun = self.snapshots.begin(facts.template.clone(), facts.size);
-        let (kept, held_us) = self.branch(parent, dir).await?;
         let mut unfinished = Unfinished::default();
         let mut waits = Vec::with_capacity(count);
         for _ in 0..count {
-            let (handle, ready) = self.begin(spec.clone(), Origin::Moment(Arc::clone(&kept)))?;
+            let origin = Origin::Moment(Arc::clone(&moment.kept));
+            let (handle, ready) = self.begin(spec.clone(), origin)?;
             unfinished.0.push(handle);
             waits.push(ready);
         }
-        // Its children count from here on.
-        drop(begun);
         for ready in waits {
             ready.await.map_err(|_| CreateError::Stopping)??;
         }
-        Ok(Forked { children: std::mem::take(&mut unfinished.0), held_us })
+        Ok(std::mem::take(&mut unfinished.0))
     }
 
     /// Keeps one moment of `sandbox`, which goes on, if its project's `quota` has room for it. Dropping
@@ -75,7 +134,7 @@ impl Host {
         let dir = self.place(id)?;
         let mut removal = Removal::of(dir.clone());
         fs::create_dir(&dir).map_err(|source| failed(&dir, source))?;
-        sandbox.branch(dir.clone()).await?;
+        sandbox.branch(dir.clone(), None).await?;
         let facts = SnapshotFacts {
             id,
             project: of.project,
@@ -132,20 +191,6 @@ impl Host {
     fn place(&self, id: SnapshotId) -> Result<PathBuf, CreateError> {
         check_room(&self.data_dir)?;
         Ok(self.snapshots.place(id))
-    }
-
-    /// Writes one moment of `parent` to `dir`, which goes with what is returned.
-    async fn branch(
-        &self,
-        parent: &SandboxHandle,
-        dir: PathBuf,
-    ) -> Result<(Arc<Kept>, u64), OrderError> {
-        let mut removal = Removal::of(dir.clone());
-        fs::create_dir(&dir).map_err(|source| failed(&dir, source))?;
-        let held_us = parent.branch(dir.clone()).await?;
-        let kept = Kept::for_now(dir.clone()).map_err(|source| failed(&dir, source))?;
-        removal.disarm();
-        Ok((Arc::new(kept), held_us))
     }
 
     /// What the snapshot `spec` names is made from, and what is then known of the sandbox.

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use api_vmm::{Answer, Command, SnapshotSpec};
+use tokio::sync::oneshot;
 
 use super::{MachineError, disk_spec, failed, go_on, micros};
 use crate::control::ControlError;
@@ -14,6 +15,38 @@ use crate::vmm::VmmProcess;
 const PAUSE_WITHIN: Duration = Duration::from_secs(60);
 /// LIMIT: writing all memory of the largest size to a slow disk.
 const SNAPSHOT_WITHIN: Duration = Duration::from_secs(300);
+
+/// What a machine waits for while it stands still, before its moment is written.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    stands: oneshot::Sender<()>,
+    go: oneshot::Receiver<()>,
+}
+
+/// The other side of a gate.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// Told that the machine stands still.
+    pub(crate) stands: oneshot::Receiver<()>,
+    /// Lets its moment be written, also when it is dropped.
+    pub(crate) go: oneshot::Sender<()>,
+}
+
+impl Gate {
+    /// One, and its other side.
+    pub(crate) fn new() -> (Self, Held) {
+        let ((stands, standing), (go, going)) = (oneshot::channel(), oneshot::channel());
+        (Self { stands, go: going }, Held { stands: standing, go })
+    }
+
+    /// Says that the machine stands still, and waits until its moment may be written.
+    pub(crate) async fn pass(self) {
+        // Whoever is gone waits for nothing, and opens it.
+        if self.stands.send(()).is_ok() {
+            let _ = self.go.await;
+        }
+    }
+}
 
 /// The new files a machine is written to.
 #[derive(Clone, Copy, Debug)]
@@ -32,12 +65,16 @@ pub(crate) struct FreezeFiles<'a> {
 pub(crate) async fn freeze(
     process: &VmmProcess,
     files: FreezeFiles<'_>,
+    gate: Option<Gate>,
 ) -> Result<u64, MachineError> {
     let control = process.control();
     let _unlimited = process.io_unlimited();
     let begun = Instant::now();
     let paused = control.order(Command::Pause, &[], PAUSE_WITHIN).await;
     paused.map_err(failed("pause the machine"))?;
+    if let Some(gate) = gate {
+        gate.pass().await;
+    }
     let disk = files.disk.map(|disk| disk_spec(disk.len()));
     let spec = SnapshotSpec { disk, only_dirty: true };
     let mut descriptors = vec![files.state.as_fd(), files.memory.as_fd()];

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::block_in_place;
@@ -16,7 +17,7 @@ use super::merge::merge_deep;
 use super::owner::Owner;
 use super::{CreateError, CreateTimes, OVER_WITHIN};
 use crate::control::ControlError;
-use crate::machine::{self, FreezeFiles, MachineError};
+use crate::machine::{self, FreezeFiles, Gate, MachineError};
 use crate::phase::{Event, Phase};
 use crate::step;
 use crate::template::Template;
@@ -44,6 +45,9 @@ pub enum OrderError {
         "the sandbox's disk has {0} layers, as many as a machine can have, and they cannot be merged now; free some space on the node's disk"
     )]
     Deep(usize),
+    /// What was to be written down together with it took too long.
+    #[error("what is to be forked with it was not written within {} s", .0.as_secs())]
+    Slow(Duration),
     /// A machine or a file failed.
     #[error(transparent)]
     Failed(#[from] CreateError),
@@ -76,9 +80,9 @@ pub(crate) enum Ask {
     Restart(Answer<()>),
     /// Give it this many seconds from now; 0 is for ever.
     SetTimeout(u32, Answer<()>),
-    /// Write one moment of it to this directory, which is there and empty. Answered with how long
-    /// it stood still, in microseconds.
-    Branch(PathBuf, Answer<u64>),
+    /// Write one moment of it to this directory, which is there and empty; with a gate, once that is
+    /// open. Answered with how long it stood still, in microseconds.
+    Branch(PathBuf, Option<Gate>, Answer<u64>),
 }
 
 impl Owner {
@@ -92,8 +96,8 @@ impl Owner {
                 drop(answer.send(self.set_timeout(timeout_s).await));
             }
             // Whoever asked took the directory along.
-            Ask::Branch(_, answer) if answer.is_closed() => {}
-            Ask::Branch(dir, answer) => drop(answer.send(self.branch(&dir).await)),
+            Ask::Branch(_, _, answer) if answer.is_closed() => {}
+            Ask::Branch(dir, gate, answer) => drop(answer.send(self.branch(&dir, gate).await)),
         }
     }
 
@@ -281,7 +285,7 @@ impl Owner {
     }
 
     /// Writes one moment of it to `dir`.
-    async fn branch(&mut self, dir: &Path) -> Result<u64, OrderError> {
+    async fn branch(&mut self, dir: &Path, gate: Option<Gate>) -> Result<u64, OrderError> {
         const ASKED: &str = "forked or kept as a snapshot";
         let phase = self.phase();
         if !matches!(phase, Phase::Running | Phase::Paused) {
@@ -302,8 +306,13 @@ impl Owner {
                 return Ok(Err(OrderError::Deep(overlays)));
             }
             Ok(Ok(match &process {
-                Some(process) => branch_running(process, &template, &mut files, dir).await?,
-                None => block_in_place(|| branch_paused(&mut files, dir)).map(|()| 0)?,
+                Some(process) => branch_running(process, &template, &mut files, dir, gate).await?,
+                None => {
+                    if let Some(gate) = gate {
+                        gate.pass().await;
+                    }
+                    block_in_place(|| branch_paused(&mut files, dir)).map(|()| 0)?
+                }
             }))
         };
         // A node that stops waits for less than a merge may take.
@@ -382,7 +391,7 @@ async fn write_down(process: &VmmProcess, files: &SandboxFiles) -> Result<Layout
     let state = create_file(&files.dir().join(&state_name))?;
     let memory = create_file(&files.dir().join(&memory_name))?;
     let freeze = FreezeFiles { state: &state, memory: &memory, disk: None };
-    machine::freeze(process, freeze).await.map_err(|error| blame(files.dir(), error))?;
+    machine::freeze(process, freeze, None).await.map_err(|error| blame(files.dir(), error))?;
     layout.memory.insert(0, memory_name);
     layout.state = Some(state_name);
     Ok(layout)
@@ -395,6 +404,7 @@ async fn branch_running(
     template: &Template,
     files: &mut SandboxFiles,
     dir: &Path,
+    gate: Option<Gate>,
 ) -> Result<u64, CreateError> {
     let before = files.layout.clone();
     let mut layout = before.clone();
@@ -413,7 +423,7 @@ async fn branch_running(
     disk.extend(frozen(template, files));
     disk.extend([&below, &overlay]);
     let freeze = FreezeFiles { state: &state, memory: &memory, disk: Some(&disk) };
-    let held_us = match machine::freeze(process, freeze).await {
+    let held_us = match machine::freeze(process, freeze, gate).await {
         Ok(held_us) => held_us,
         Err(error) => {
             let error = blame(dir, error);

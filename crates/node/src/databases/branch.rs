@@ -1,10 +1,12 @@
 //! Databases made from one moment of another.
 
 use api_node::{Caller, Database, ErrorCode, Failure, ForkDatabase};
-use base_types::DatabaseId;
+use base_types::{DatabaseId, SandboxId};
 use node_database::{Rights, drop_login, new_login, shut_out};
+use node_host::{CreateSpec, Moment};
 use node_store::DatabaseRow;
 
+use super::make::Unfinished;
 use super::serve::{ask, role, verifier};
 use super::{Databases, new_password, new_role, of_store};
 use crate::{failure, quota, system};
@@ -22,19 +24,11 @@ impl Databases {
         let changing = source.changing.lock().await;
         let project = source.row.project;
         let quota = quota::admit(&self.0.access, &self.0.host, project, 1).await?;
-        let bits = u64::from_le_bytes(super::random()?);
-        let new = new_role()?;
+        let row = branch_of(&source.row, request.name)?;
         let row = DatabaseRow {
-            id: DatabaseId::from_bits(bits),
-            name: request.name,
-            sandbox: base_types::SandboxId::from_bits(bits),
-            user: new.to_string(),
-            password: request.password.map_or_else(new_password, Ok)?,
-            ready: false,
-            created_at_ms: system::now_ms(),
-            expires_at_ms: None,
+            password: request.password.unwrap_or(row.password),
             errand: caller.errand.map(|errand| errand.0),
-            ..source.row.clone()
+            ..row
         };
         let made = self.lock().named(project, &row.name).map(|entry| entry.row.clone());
         if let Some(made) = made.filter(|made| made.ready && made.errand == row.errand)
@@ -43,35 +37,73 @@ impl Databases {
             return Ok(self.shown(&made));
         }
         let unfinished = self.begin(&row)?;
-        let remembered = self.0.store.database_insert(row.clone());
-        let spec = super::make::spec(&row, quota, parent.view().lease);
-        let forked = self.0.host.fork(&parent, 1, spec).await;
-        let forked = forked.map_err(|error| failure::of_order(&error))?;
-        // Those that were wired to the source when it stood still, and its owner.
-        let logins: Vec<String> = {
-            let state = self.lock();
-            let wired = state.wirings.values().filter(|wiring| wiring.row.database == id);
-            wired.map(|wiring| wiring.row.user.clone()).chain([source.row.user.clone()]).collect()
-        };
+        let moment = self.0.host.moment(&parent).await;
+        let moment = moment.map_err(|error| failure::of_order(&error))?;
+        let others = self.logins(&source.row);
         drop(changing);
+        let spec = super::make::spec(&row, quota, parent.view().lease);
+        self.grow(unfinished, &row, &moment, &others, spec).await?;
+        Ok(self.shown(&self.entry(row.id)?.row))
+    }
+
+    /// The roles that log in to a database: its owner's, and those of the sandboxes wired to it.
+    pub(super) fn logins(&self, row: &DatabaseRow) -> Vec<String> {
+        let state = self.lock();
+        let wired = state.wirings.values().filter(|wiring| wiring.row.database == row.id);
+        wired.map(|wiring| wiring.row.user.clone()).chain([row.user.clone()]).collect()
+    }
+
+    /// Makes the database `row`, begun as `unfinished`, from a moment of another, where `others` log in:
+    /// here they do not.
+    pub(super) async fn grow(
+        &self,
+        unfinished: Unfinished,
+        row: &DatabaseRow,
+        moment: &Moment,
+        others: &[String],
+        spec: CreateSpec,
+    ) -> Result<(), Failure> {
+        let remembered = self.0.store.database_insert(row.clone());
+        let verifying = tokio::spawn(verifier(row.password.clone()));
+        let made = self.0.host.children(moment, 1, spec).await;
+        let made = made.map_err(|error| failure::of_order(&error))?;
         remembered.await.map_err(|error| of_store(&error))?;
-        let Some(machine) = forked.children.first() else {
+        let Some(machine) = made.first() else {
             return Err(Failure::new(ErrorCode::Internal, "the fork has no child"));
         };
-        let secret = verifier(row.password.clone()).await?;
-        let mut sql = new_login(new, &secret, Rights::ReadWrite);
-        for login in &logins {
+        let secret = verifying.await.map_err(|error| {
+            Failure::because(ErrorCode::Internal, "the password could not be hashed", &error)
+        })??;
+        let mut sql = new_login(role(&row.user)?, &secret, Rights::ReadWrite);
+        for login in others {
             sql += &shut_out(role(login)?);
         }
         ask(machine, &sql).await?;
         let mut sql = String::new();
-        for login in &logins {
+        for login in others {
             sql += &drop_login(role(login)?);
         }
         ask(machine, &sql).await?;
         let ready = self.0.store.database_set_ready(row.id).await;
         ready.map_err(|error| of_store(&error))?;
         unfinished.done();
-        Ok(self.shown(&self.entry(row.id)?.row))
+        Ok(())
     }
+}
+
+/// A database called `name` that comes from another: with an owner of its own.
+pub(super) fn branch_of(source: &DatabaseRow, name: String) -> Result<DatabaseRow, Failure> {
+    let bits = u64::from_le_bytes(super::random()?);
+    Ok(DatabaseRow {
+        id: DatabaseId::from_bits(bits),
+        name,
+        sandbox: SandboxId::from_bits(bits),
+        user: new_role()?.to_string(),
+        password: new_password()?,
+        ready: false,
+        created_at_ms: system::now_ms(),
+        expires_at_ms: None,
+        errand: None,
+        ..source.clone()
+    })
 }

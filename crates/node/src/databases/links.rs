@@ -13,7 +13,7 @@ use node_host::PortStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::{Databases, host_name};
+use super::Databases;
 use crate::agent;
 
 /// The network of addresses for databases: the last number is a wiring's.
@@ -37,10 +37,7 @@ impl Links for SandboxLinks {
     fn resolve(&self, name: &str) -> Option<Ipv4Addr> {
         let state = self.databases.lock();
         let mut wirings = state.wirings.values().filter(|one| one.row.sandbox == self.sandbox);
-        let found = wirings.find(|wiring| {
-            let database = state.databases.get(&wiring.row.database);
-            database.is_some_and(|entry| host_name(&entry.row.name).eq_ignore_ascii_case(name))
-        });
+        let found = wirings.find(|wiring| wiring.row.host.eq_ignore_ascii_case(name));
         found.map(|wiring| address(wiring.row.number))
     }
 

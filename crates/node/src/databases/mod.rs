@@ -6,6 +6,7 @@
 //!     │ make    a machine, then one round trip as its superuser; all of it or nothing
 //!     │ keep    boots a machine that has ended from its disk
 //!     │ serve   SQL as its owner
+//!     │ together  forks with the sandboxes wired to them
 //!     │ wire    a role for one sandbox; its end
 //!     │ links   what a sandbox may connect to, and the streams that are cut with it
 //!     └ outside one listener for all, by the user of a session
@@ -21,6 +22,7 @@ mod links;
 mod make;
 mod outside;
 mod serve;
+mod together;
 mod wire;
 
 use std::collections::BTreeMap;

@@ -57,7 +57,8 @@ impl Databases {
         let _turn = turn.lock().await;
         let changing = entry.changing.clone().lock_owned().await;
         let present = self.lock().wirings.get(&(sandbox, id)).cloned();
-        let number = self.number(sandbox, id, &request.env)?;
+        let host = host_name(&entry.row.name);
+        let number = self.number(sandbox, id, &request.env, &host)?;
         match present {
             // One that is cut is what an unwiring left that did not come to its end.
             Some(Wiring { row, open })
@@ -77,13 +78,22 @@ impl Databases {
             sandbox,
             database: id,
             env: request.env,
+            host,
             read_only,
             user,
             password,
             number,
         };
-        self.0.store.wiring_set(row.clone()).await.map_err(|error| of_store(&error))?;
         let wired = shown(&entry.row.name, &row);
+        self.keep_wiring(row).await?;
+        drop(changing);
+        Ok(wired)
+    }
+
+    /// Lets a sandbox in that has a role already.
+    pub(super) async fn keep_wiring(&self, row: WiringRow) -> Result<(), Failure> {
+        let (sandbox, id) = (row.sandbox, row.database);
+        self.0.store.wiring_set(row.clone()).await.map_err(|error| of_store(&error))?;
         let wiring = Wiring { row, open: CancellationToken::new() };
         {
             let mut state = self.lock();
@@ -93,9 +103,8 @@ impl Databases {
             }
             state.wirings.insert((sandbox, id), wiring);
         }
-        drop(changing);
         self.unwire_at_end(sandbox, id);
-        Ok(wired)
+        Ok(())
     }
 
     /// What whoever wires a sandbox holds.
@@ -105,9 +114,15 @@ impl Databases {
         state.turns.entry(sandbox).or_default().clone()
     }
 
-    /// An address for database `id` of a sandbox, whose variables are to have this name. What it has
-    /// already of that database does not count.
-    fn number(&self, sandbox: SandboxId, id: DatabaseId, env: &str) -> Result<u8, Failure> {
+    /// An address for database `id` of a sandbox, whose variables and host are to have these names. What
+    /// it has already of that database does not count.
+    fn number(
+        &self,
+        sandbox: SandboxId,
+        id: DatabaseId,
+        env: &str,
+        host: &str,
+    ) -> Result<u8, Failure> {
         let state = self.lock();
         let of_sandbox = state.wirings.range((sandbox, FIRST)..=(sandbox, LAST));
         let others = of_sandbox.filter(|((_, database), _)| *database != id);
@@ -121,6 +136,10 @@ impl Databases {
             let message = format!("`{env}` of {sandbox} is another database's");
             return Err(Failure::new(ErrorCode::Conflict, message)
                 .with_hint("choose another `env`, or unwire that one first"));
+        }
+        if rows.iter().any(|row| row.host == host) {
+            let message = format!("`{host}` of {sandbox} is another database's, a fork");
+            return Err(Failure::new(ErrorCode::Conflict, message).with_hint("unwire that one first"));
         }
         let taken: BTreeSet<u8> = rows.iter().map(|row| row.number).collect();
         let free = (1..=u8::MAX - 1).find(|number| !taken.contains(number));
@@ -185,12 +204,12 @@ const LAST: DatabaseId = DatabaseId::from_bits(u64::MAX);
 
 fn shown(name: &str, row: &WiringRow) -> Wired {
     let role = if row.read_only { WireRole::ReadOnly } else { WireRole::ReadWrite };
-    Wired { id: row.database, name: name.to_owned(), role, env: variables(name, row) }
+    Wired { id: row.database, name: name.to_owned(), role, env: variables(row) }
 }
 
 /// The variables that tell a process how it gets in.
-fn variables(name: &str, row: &WiringRow) -> BTreeMap<String, String> {
-    let host = host_name(name);
+fn variables(row: &WiringRow) -> BTreeMap<String, String> {
+    let host = row.host.clone();
     let url = |port| {
         let (user, password) = (row.user.as_str(), row.password.as_str());
         Address { user, password, host: &host, port, database: DATABASE }.url()
@@ -222,6 +241,7 @@ mod test {
             sandbox: SandboxId::from_bits(1),
             database: DatabaseId::from_bits(2),
             env: env.to_owned(),
+            host: host_name("Memory"),
             read_only: false,
             user: "u000000000001".to_owned(),
             password: "p:w".to_owned(),
@@ -231,7 +251,7 @@ mod test {
 
     #[test]
     fn the_default_variable_brings_all_others_along_and_another_only_its_own() {
-        let all = variables("Memory", &row("DATABASE_URL"));
+        let all = variables(&row("DATABASE_URL"));
         let names: Vec<&str> = all.keys().map(String::as_str).collect();
         assert_eq!(
             names,
@@ -249,7 +269,7 @@ mod test {
         let pooled = "postgresql://u000000000001:p%3Aw@memory.db.internal:6432/main";
         assert_eq!(all["DATABASE_URL"], pooled);
         assert_eq!(all["PGPASSWORD"], "p:w");
-        let other = variables("b", &row("OTHER"));
+        let other = variables(&row("OTHER"));
         assert_eq!(other.keys().collect::<Vec<_>>(), ["OTHER", "OTHER_UNPOOLED"]);
     }
 }

@@ -77,7 +77,7 @@ pub(crate) async fn a_long_chain_of_forks_and_snapshots() {
     let client = &daemon.client;
     daemon.snapshot().await;
     let (files_before, free_before) = (files(), free_bytes());
-    let fork = Fork { count: 1, name: None };
+    let fork = Fork::of(1);
     let mut id = daemon.sandbox().await;
     let mut snapshots = Vec::new();
     let mut deepest = 0;
@@ -196,7 +196,7 @@ async fn held_in_a_merge<'d>(
 ) -> (impl Future<Output = ()> + 'd, Pid) {
     let before = vmms();
     let mut forking = Box::pin(async move {
-        let forked = daemon.client.sandbox_fork(id, &Fork { count: 1, name: None }).await;
+        let forked = daemon.client.sandbox_fork(id, &Fork::of(1)).await;
         println!("forked: {forked:?}");
     });
     let merging = async {
@@ -229,7 +229,7 @@ pub(crate) async fn a_client_that_leaves_and_a_stop_in_the_middle_of_a_merge() {
     until("moments", 0, || moments().len()).await;
     kill_process(pid, Signal::CONT).unwrap();
     for _ in 0..2 {
-        let fork = Fork { count: 1, name: None };
+        let fork = Fork::of(1);
         let child = daemon.client.sandbox_fork(id, &fork).await.unwrap().sandboxes.remove(0).id;
         check(&daemon, child, UNMERGED - 1).await;
         daemon.kill_sandbox(child).await;

@@ -55,7 +55,7 @@ pub(crate) async fn limits_of_a_machine() {
     assert_eq!(group_file(group, "io.max"), io);
     // They are lifted while the node writes it down, and hold again when it goes on, and under the
     // next daemon.
-    daemon.client.sandbox_fork(id, &api_node::Fork { count: 1, name: None }).await.unwrap();
+    daemon.client.sandbox_fork(id, &api_node::Fork::of(1)).await.unwrap();
     assert_eq!(group_file(group, "io.max"), io);
     daemon.kill().await;
     let daemon = Daemon::start(&["--pool", "nano=0"]).await;

@@ -102,7 +102,7 @@ pub(crate) async fn secrets_of_callers() {
     client.file_write(made, &query, content).await.unwrap();
     client.sandbox_pause(made).await.unwrap();
     let snapshot = client.snapshot_create(made, &CreateSnapshot::default()).await.unwrap().id;
-    let forked = client.sandbox_fork(made, &Fork { count: 1, name: None }).await.unwrap();
+    let forked = client.sandbox_fork(made, &Fork::of(1)).await.unwrap();
 
     // What goes wrong says what, and not with what.
     let bearer = format!("Bearer {key}");

@@ -200,7 +200,7 @@ async fn ask(daemon: &Daemon, id: SandboxId, asked: Asked) -> Result<(), ClientE
     match asked {
         Asked::Pause => client.sandbox_pause(id).await.map(drop),
         Asked::Resume => client.sandbox_resume(id).await.map(drop),
-        Asked::Fork => client.sandbox_fork(id, &Fork { count: 2, name: None }).await.map(drop),
+        Asked::Fork => client.sandbox_fork(id, &Fork::of(2)).await.map(drop),
         Asked::Snapshot => client.snapshot_create(id, &CreateSnapshot::default()).await.map(drop),
     }
 }
@@ -235,7 +235,7 @@ async fn survives(step: &str, id: SandboxId, state: SandboxState, snapshots: usi
     };
     assert_eq!(holds(id).await, "before", "{step}");
     timeout(PATIENCE, daemon.client.sandbox_pause(id)).await.unwrap().unwrap();
-    let fork = daemon.client.sandbox_fork(id, &Fork { count: 1, name: None });
+    let fork = daemon.client.sandbox_fork(id, &Fork::of(1));
     let child = timeout(PATIENCE, fork).await.unwrap().unwrap().sandboxes[0].id;
     for id in [id, child] {
         assert_eq!(holds(id).await, "after", "{step}");

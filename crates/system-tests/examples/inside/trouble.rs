@@ -34,7 +34,7 @@ async fn ask(daemon: &Daemon, id: SandboxId, asked: Asked) -> Result<(), ClientE
         match asked {
             Asked::Pause => client.sandbox_pause(id).await.map(drop),
             Asked::Resume => client.sandbox_resume(id).await.map(drop),
-            Asked::Fork => client.sandbox_fork(id, &Fork { count: 2, name: None }).await.map(drop),
+            Asked::Fork => client.sandbox_fork(id, &Fork::of(2)).await.map(drop),
             Asked::Snapshot => {
                 client.snapshot_create(id, &CreateSnapshot::default()).await.map(drop)
             }

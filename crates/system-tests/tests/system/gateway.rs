@@ -197,7 +197,7 @@ until grep -q open /home/agent/said 2>/dev/null; do sleep 0.05; done
 "#
     );
     sandbox.text(&line).await;
-    let forked = sandbox.client.sandbox_fork(sandbox.id(), &Fork { count: 1, name: None }).await;
+    let forked = sandbox.client.sandbox_fork(sandbox.id(), &Fork::of(1)).await;
     let child = forked.unwrap().sandboxes.pop().unwrap();
     let child = Sandbox::new(&host, child);
     let say = "touch /home/agent/say; for i in $(seq 400); do \

@@ -60,7 +60,7 @@ async fn every_machine_has_the_same_interface_whatever_it_came_from() {
     let sandbox = host.sandbox("agent").await;
     let client = host.client();
     assert_has_network(&sandbox).await;
-    let fork = client.sandbox_fork(sandbox.id(), &Fork { count: 1, name: None }).await;
+    let fork = client.sandbox_fork(sandbox.id(), &Fork::of(1)).await;
     for child in fork.unwrap().sandboxes {
         assert_has_network(&made(&host, child)).await;
     }

@@ -134,7 +134,7 @@ async fn children_of_a_fork_come_from_one_moment_and_share_nothing_they_write() 
             parent.client.sandbox_pause(parent.id()).await.unwrap();
         }
         let begun = Instant::now();
-        let request = Fork { count: 3, name: Some("child".into()) };
+        let request = Fork { name: Some("child".into()), ..Fork::of(3) };
         let forked = parent.client.sandbox_fork(parent.id(), &request).await.unwrap();
         println!("fork of a {from} one: held {} us, {:?}", forked.held_us, begun.elapsed());
         assert!(forked.held_us <= HELD_US_MAX, "held for {} us", forked.held_us);
@@ -161,11 +161,11 @@ async fn children_of_a_fork_come_from_one_moment_and_share_nothing_they_write() 
         assert_eq!(parent.text("cat ~/file /dev/shm/memory").await, "common\ncommon");
     }
     // A child is a sandbox like any other: it can be paused, and forked itself.
-    let forked = parent.client.sandbox_fork(parent.id(), &Fork { count: 1, name: None }).await;
+    let forked = parent.client.sandbox_fork(parent.id(), &Fork::of(1)).await;
     let child = Sandbox::new(&host, forked.unwrap().sandboxes.remove(0));
     parent.kill().await.unwrap();
     child.client.sandbox_pause(child.id()).await.unwrap();
-    let forked = child.client.sandbox_fork(child.id(), &Fork { count: 1, name: None }).await;
+    let forked = child.client.sandbox_fork(child.id(), &Fork::of(1)).await;
     let grandchild = Sandbox::new(&host, forked.unwrap().sandboxes.remove(0));
     for sandbox in [&child, &grandchild] {
         assert_eq!(sandbox.text("cat ~/file /dev/shm/memory").await, "common\ncommon");

@@ -145,7 +145,7 @@ async fn a_web_server_in_a_sandbox_is_reached_each_way_by_those_who_may() {
         assert_eq!(way().send().await.unwrap().status(), StatusCode::UNAUTHORIZED, "{number}");
     }
     // A child has the server, and another token.
-    let forked = client.sandbox_fork(id, &api_node::Fork { count: 1, name: None }).await.unwrap();
+    let forked = client.sandbox_fork(id, &api_node::Fork::of(1)).await.unwrap();
     let child = forked.sandboxes[0].id;
     let of_child = client.port_get(child, 8000).await.unwrap();
     let ask = |token: &str| {

@@ -1,6 +1,9 @@
 //! A sandbox and its databases, over the gateway, by the client library that its programs use.
 
-use api_node::{CreateDatabase, CreateSandbox, Policy, WireDatabase, WireRole};
+use api_node::{
+    CreateDatabase, CreateSandbox, DatabaseListQuery, Fork, ForkDatabases, Policy, WireDatabase,
+    WireRole,
+};
 use base_types::Size;
 use client::Client;
 use tokio::time::timeout;
@@ -106,5 +109,106 @@ until grep -q 4 /home/agent/said 2>/dev/null; do sleep 0.05; done
     assert_eq!(one.text(&sql("ARCHIVE_URL", "SELECT 6")).await, "6");
     for name in ["memory", "archive"] {
         client.database_delete(name).await.unwrap();
+    }
+}
+
+/// A program that holds a connection, adds a row whenever it is told to, and connects anew when it must.
+const LEDGER: &str = r#"
+cat >/home/agent/ledger.py <<'EOF'
+import os, psycopg, time
+url, c, done = os.environ["DATABASE_URL_UNPOOLED"], None, 0
+while True:
+    wanted = int(open("/home/agent/wanted").read() or 0)
+    if wanted == done:
+        time.sleep(0.05)
+        continue
+    try:
+        c = c or psycopg.connect(url, autocommit=True, connect_timeout=20)
+        who = open("/home/agent/who").read().strip()
+        c.execute("INSERT INTO ledger VALUES (%s, %s)", (wanted, who))
+        done = wanted
+        open("/home/agent/done", "w").write(str(done))
+    except psycopg.Error:
+        c = None
+EOF
+echo 0 >/home/agent/wanted
+echo parent >/home/agent/who
+nohup python3 /home/agent/ledger.py >/home/agent/said 2>&1 &
+"#;
+
+async fn add(sandbox: &Sandbox<'_>, row: usize) {
+    let told = format!(
+        "echo {row} >/home/agent/new; mv /home/agent/new /home/agent/wanted; \
+         until [ \"$(cat /home/agent/done 2>/dev/null)\" = {row} ]; do sleep 0.05; done"
+    );
+    sandbox.text(&told).await;
+}
+
+/// All rows, as its own programs see them.
+async fn rows(sandbox: &Sandbox<'_>) -> String {
+    let all = "SELECT string_agg(who || n, ' ' ORDER BY n) FROM ledger";
+    sandbox.text(&sql("DATABASE_URL", all)).await
+}
+
+#[tokio::test]
+async fn a_sandbox_and_its_database_fork_together_and_go_on_by_the_same_address() {
+    let host = shared().await;
+    let client = host.client();
+    database(&host, &client, "together", "Secret#42").await;
+    let create =
+        CreateSandbox { template: "agent".parse().unwrap(), ..CreateSandbox::default() };
+    let parent = host.sandbox_of(&create).await;
+    wire(&client, &parent, "together", &WireDatabase::default()).await;
+    let table = "CREATE TABLE ledger (n int PRIMARY KEY, who text)";
+    assert_eq!(parent.text(&sql("DATABASE_URL", table)).await, "done");
+    parent.text(LEDGER).await;
+    add(&parent, 1).await;
+
+    let began = std::time::Instant::now();
+    let fork = Fork { databases: ForkDatabases::Fork, ..Fork::of(2) };
+    let forked = timeout(PATIENCE, client.sandbox_fork(parent.id(), &fork)).await.unwrap().unwrap();
+    println!("two pairs after {:?}, held {} us", began.elapsed(), forked.held_us);
+    let children: Vec<Sandbox<'_>> =
+        forked.sandboxes.into_iter().map(|child| Sandbox::new(&host, child)).collect();
+    let shared = Fork { databases: ForkDatabases::Share, ..Fork::of(1) };
+    let sharing =
+        timeout(PATIENCE, client.sandbox_fork(parent.id(), &shared)).await.unwrap().unwrap();
+    let sharing = Sandbox::new(&host, sharing.sandboxes[0].clone());
+
+    // The very process that ran in the parent goes on in each, and reaches that one's database.
+    for (number, child) in children.iter().enumerate() {
+        child.text(&format!("echo child{number}- >/home/agent/who")).await;
+        add(child, 2).await;
+    }
+    add(&parent, 3).await;
+    assert_eq!(rows(&parent).await, "parent1 parent3");
+    assert_eq!(rows(&children[0]).await, "parent1 child0-2");
+    assert_eq!(rows(&children[1]).await, "parent1 child1-2");
+    assert_eq!(rows(&sharing).await, "parent1 parent3");
+
+    // Each is its own role's, in its own database alone; the one of the loser goes, the others stay.
+    let of = async |sandbox: &Sandbox<'_>| {
+        let wired = client.database_wired(sandbox.id()).await.unwrap().databases;
+        assert_eq!(wired.len(), 1, "{wired:?}");
+        wired[0].clone()
+    };
+    let (own, first) = (of(&parent).await, of(&children[0]).await);
+    assert_eq!(own.env, first.env);
+    assert_ne!(own.id, first.id);
+    assert!(first.name.starts_with("together-"), "{first:?}");
+    assert_ne!(of(&sharing).await.env["PGUSER"], own.env["PGUSER"]);
+    assert_eq!(of(&sharing).await.id, own.id);
+    client.database_delete(&first.name).await.unwrap();
+    children[0].kill().await.unwrap();
+    assert_eq!(rows(&children[1]).await, "parent1 child1-2");
+    client.database_unwire(parent.id(), "together").await.unwrap();
+    add(&children[1], 4).await;
+    for sandbox in [&parent, &sharing, &children[1]] {
+        sandbox.kill().await.unwrap();
+    }
+    for database in client.database_list(&DatabaseListQuery::default()).await.unwrap().databases {
+        if database.name.starts_with("together") {
+            client.database_delete(&database.name).await.unwrap();
+        }
     }
 }

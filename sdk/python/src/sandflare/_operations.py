@@ -184,12 +184,14 @@ def sandbox_resume(id: str) -> Ask[SandboxInfo]:
     return Ask("POST", _of(id, "/resume"), one(SandboxInfo), slow=True)
 
 
-def sandbox_fork(id: str, count: int, name: str | None) -> Ask[list[SandboxInfo]]:
+def sandbox_fork(
+    id: str, count: int, name: str | None, databases: str = "none"
+) -> Ask[list[SandboxInfo]]:
     return Ask(
         "POST",
         _of(id, "/fork"),
         many(SandboxInfo, "sandboxes"),
-        json=given(count=count, name=name),
+        json=given(count=count, name=name, databases=databases),
         headers=idempotency(),
         again=Again.SAFE,
         slow=True,

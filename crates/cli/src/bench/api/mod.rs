@@ -160,7 +160,7 @@ impl Inside<'_> {
         let step = self.steps.begin(&format!("{FORKS} forks"));
         let mut held = Vec::new();
         for _ in 0..FORKS {
-            let forked = self.client.sandbox_fork(id, &Fork { count: 1, name: None }).await?;
+            let forked = self.client.sandbox_fork(id, &Fork::of(1)).await?;
             for child in &forked.sandboxes {
                 self.measure.made(child.id);
                 self.measure.kill(child.id).await?;
