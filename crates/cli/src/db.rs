@@ -14,6 +14,9 @@ use api_node::{
     WireDatabase, WireRole,
 };
 use client::Client;
+use futures_util::StreamExt as _;
+use tokio::io::AsyncWriteExt as _;
+use tokio_util::io::ReaderStream;
 
 use crate::args::{
     CreateDb, DbCommand, DbPassword, DbPsql, DbQuery, DbUrl, ForkDb, Format, PasswordOption, WireDb,
@@ -24,6 +27,16 @@ use crate::duration::shown;
 use crate::remove;
 use crate::sandbox::plain;
 use crate::table::{columns, on_one_line, print, print_json, table};
+
+/// Copies a dump to standard output as it comes.
+async fn dump(client: &Client, name: &str) -> Result<()> {
+    let mut pieces = std::pin::pin!(client.database_dump(name).await?);
+    let mut output = tokio::io::stdout();
+    while let Some(piece) = pieces.next().await {
+        output.write_all(&piece?).await.context("write the dump")?;
+    }
+    output.flush().await.context("write the dump")
+}
 
 /// What hosts end in that only sandboxes know.
 const INSIDE: &str = ".db.internal";
@@ -57,6 +70,14 @@ pub(crate) async fn db(client: &Client, command: DbCommand) -> Result<End> {
         DbCommand::Fork(ForkDb { name, new, password, format }) => {
             let request = ForkDatabase { name: new, password: password_of(&password)? };
             made(&client.database_fork(&name, &request).await?, format)?;
+        }
+        DbCommand::Dump(args) => dump(client, &args.name).await?,
+        DbCommand::Restore(args) => {
+            let input = ReaderStream::new(tokio::io::stdin());
+            client.database_restore(&args.name, input).await?;
+            if args.format.is_json() {
+                print_json(&serde_json::json!({ "restored": args.name }))?;
+            }
         }
         DbCommand::Password(DbPassword { name, password, format }) => {
             let request = SetPassword { password: password_of(&password)? };

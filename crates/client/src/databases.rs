@@ -1,11 +1,15 @@
 //! Databases, and which sandboxes may use them. `which` is an id, or a name in the caller's project.
 
+use std::io;
+
 use api_node::{
     CreateDatabase, Database, DatabaseList, DatabaseListQuery, ForkDatabase, QueryAnswer,
     QueryDatabase, SetPassword, WireDatabase, Wired, WiredList,
 };
 use base_types::SandboxId;
-use reqwest::Method;
+use bytes::Bytes;
+use futures_util::Stream;
+use reqwest::{Body, Method};
 
 use crate::error::ClientError;
 use crate::operations::Client;
@@ -55,6 +59,25 @@ impl Client {
     ) -> Result<Database, ClientError> {
         let path = format!("/databases/{which}/password");
         self.answer(self.ask(Method::POST, &path).json(request)).await
+    }
+
+    /// All that is in it, as SQL; what came only in part ends with an error.
+    pub async fn database_dump(
+        &self,
+        which: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + use<>, ClientError> {
+        let ask = self.ask(Method::GET, &format!("/databases/{which}/dump"));
+        self.bytes(ask).await.map(|(_, bytes)| bytes)
+    }
+
+    /// Runs the dump that `bytes` yields as its owner, all of it or nothing.
+    pub async fn database_restore(
+        &self,
+        which: &str,
+        bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<(), ClientError> {
+        let ask = self.ask(Method::PUT, &format!("/databases/{which}/dump"));
+        self.done(ask.body(Body::wrap_stream(bytes))).await
     }
 
     /// Makes a database from one moment of another.

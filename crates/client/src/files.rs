@@ -129,7 +129,7 @@ impl Client {
         self.events(self.of(id, Method::GET, "/files/watch").query(query)).await
     }
 
-    async fn bytes(
+    pub(crate) async fn bytes(
         &self,
         ask: RequestBuilder,
     ) -> Result<

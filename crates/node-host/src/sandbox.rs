@@ -334,11 +334,7 @@ impl SandboxHandle {
 
     /// Writes one moment of it to `dir`, which is there and empty; with a gate, once that is open.
     /// Returns how long it stood still, in microseconds; 0 when it was paused.
-    pub(crate) async fn branch(
-        &self,
-        dir: PathBuf,
-        gate: Option<Gate>,
-    ) -> Result<u64, OrderError> {
+    pub(crate) async fn branch(&self, dir: PathBuf, gate: Option<Gate>) -> Result<u64, OrderError> {
         self.order("forked or kept as a snapshot", |answer| Ask::Branch(dir, gate, answer)).await
     }
 

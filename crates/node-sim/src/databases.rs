@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use api_node::{
-    Caller, Column, CreateDatabase, Database, DatabaseList, DatabaseListQuery, DatabaseStatus,
-    DatabasesApi, ErrorCode, Failure, ForkDatabase, ForkDatabases, QueryAnswer, QueryDatabase, SetPassword,
-    WireDatabase, Wired, WiredList,
+    ByteStream, Caller, Column, CreateDatabase, Database, DatabaseList, DatabaseListQuery,
+    DatabaseStatus, DatabasesApi, ErrorCode, Failure, ForkDatabase, ForkDatabases, QueryAnswer,
+    QueryDatabase, SetPassword, UploadStream, WireDatabase, Wired, WiredList,
 };
 use base_types::{DatabaseId, ProjectId, SandboxId, Size};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 
 use crate::{NOW_MS, SimNode};
 
@@ -45,12 +47,7 @@ impl Databases {
     }
 
     /// What a child has of the databases its parent is wired to.
-    pub(crate) fn fork_wired(
-        &mut self,
-        parent: SandboxId,
-        child: SandboxId,
-        mode: ForkDatabases,
-    ) {
+    pub(crate) fn fork_wired(&mut self, parent: SandboxId, child: SandboxId, mode: ForkDatabases) {
         let of_parent: Vec<(DatabaseId, Wired)> = self
             .all
             .iter()
@@ -248,6 +245,30 @@ impl DatabasesApi for SimNode {
         let shown = state.databases.insert(project, request.name, request.password);
         (shown.size, shown.extensions) = (source.size, source.extensions);
         Ok(shown.clone())
+    }
+
+    async fn database_dump(&self, id: DatabaseId) -> Result<ByteStream, Failure> {
+        let name = self.with_database(id, |database| Ok(database.shown.name.clone()))?;
+        let dump = format!("-- all of {name}\n");
+        Ok(stream::iter([Ok(Bytes::from(dump))]).boxed())
+    }
+
+    async fn database_restore(
+        &self,
+        id: DatabaseId,
+        mut dump: UploadStream,
+    ) -> Result<(), Failure> {
+        self.with_database(id, |_| Ok(()))?;
+        let mut sql = Vec::new();
+        while let Some(piece) = dump.next().await {
+            sql.extend_from_slice(&piece?);
+        }
+        match String::from_utf8_lossy(&sql).contains("nonsense") {
+            true => {
+                Err(Failure::new(ErrorCode::SqlFailed, "nothing was restored: ERROR: nonsense"))
+            }
+            false => Ok(()),
+        }
     }
 
     async fn database_wire(

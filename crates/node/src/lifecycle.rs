@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use api_node::{
     Caller, CreateSandbox, CreateSnapshot, Errand, ErrorCode, Failure, Fork, ForkDatabases, Forked,
-    OnTimeout,
-    Policy, Quota, Sandbox, Snapshot,
+    OnTimeout, Policy, Quota, Sandbox, Snapshot,
 };
 use base_types::SandboxId;
 use node_access::Access;
@@ -52,8 +51,7 @@ pub(crate) async fn fork(
     let machines = u64::try_from(machines).unwrap_or(u64::MAX);
     let quota = quota::admit(access, host, project, machines).await?;
     let spec = spec_of_child(parent, request.name, quota, errand);
-    let (children, held_us) =
-        databases.fork_with(parent, count, request.databases, spec).await?;
+    let (children, held_us) = databases.fork_with(parent, count, request.databases, spec).await?;
     Ok(Forked { sandboxes: children.iter().map(sandbox).collect(), held_us })
 }
 

@@ -44,6 +44,22 @@ Example:
     Unwire(UnwireDb),
     /// Make a database from this moment of another, and print its id.
     Fork(ForkDb),
+    /// Write all that is in a database to standard output, as SQL.
+    #[command(after_help = "\
+Examples:
+  sandflare db dump memory > memory.sql
+  sandflare db dump memory | sandflare db restore other
+
+It is what pg_dump writes, without its extensions and who owns what.")]
+    Dump(DumpDb),
+    /// Run a dump from standard input in a database: all of it, or nothing.
+    #[command(after_help = "\
+Example:
+  sandflare db restore memory < memory.sql
+
+psql runs it as the database's owner, in one transaction. The database must have the extensions that the dump
+needs.")]
+    Restore(DbChoice),
     /// Give a database's owner another password; it holds at once.
     Password(DbPassword),
     /// Delete databases, with all that is in them.
@@ -63,6 +79,14 @@ pub(crate) struct DbChoice {
     pub(crate) name: String,
     #[command(flatten)]
     pub(crate) format: Format,
+}
+
+/// A database whose data is the answer.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DumpDb {
+    /// The database, by name or id.
+    #[arg(value_parser = parse_name)]
+    pub(crate) name: String,
 }
 
 /// Where a password is, which is never an argument: those are seen by everybody on a machine.

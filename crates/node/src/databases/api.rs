@@ -1,8 +1,9 @@
 //! The operations of the API on databases.
 
 use api_node::{
-    Caller, CreateDatabase, Database, DatabaseList, DatabaseListQuery, DatabasesApi, ErrorCode,
-    Failure, ForkDatabase, QueryAnswer, QueryDatabase, SetPassword, WireDatabase, Wired, WiredList,
+    ByteStream, Caller, CreateDatabase, Database, DatabaseList, DatabaseListQuery, DatabasesApi,
+    ErrorCode, Failure, ForkDatabase, QueryAnswer, QueryDatabase, SetPassword, UploadStream,
+    WireDatabase, Wired, WiredList,
 };
 use base_types::{DatabaseId, ProjectId, SandboxId};
 
@@ -78,6 +79,14 @@ impl DatabasesApi for Node {
         request: ForkDatabase,
     ) -> Result<Database, Failure> {
         self.databases().fork(caller, id, request).await
+    }
+
+    async fn database_dump(&self, id: DatabaseId) -> Result<ByteStream, Failure> {
+        self.databases().dump(id).await
+    }
+
+    async fn database_restore(&self, id: DatabaseId, dump: UploadStream) -> Result<(), Failure> {
+        self.databases().restore(id, dump).await
     }
 
     async fn database_wire(

@@ -7,6 +7,7 @@
 //!     │ keep    boots a machine that has ended from its disk
 //!     │ serve   SQL as its owner
 //!     │ together  forks with the sandboxes wired to them
+//!     │ dump    data out and in
 //!     │ wire    a role for one sandbox; its end
 //!     │ links   what a sandbox may connect to, and the streams that are cut with it
 //!     └ outside one listener for all, by the user of a session
@@ -17,6 +18,7 @@
 
 mod api;
 mod branch;
+mod dump;
 mod keep;
 mod links;
 mod make;

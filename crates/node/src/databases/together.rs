@@ -83,7 +83,8 @@ impl Databases {
                 (self.0.host.moment(parent).await.map_err(of_order)?, Vec::new())
             }
         };
-        let children = self.0.host.children(&moment, count, spec.clone()).await.map_err(of_order)?;
+        let children =
+            self.0.host.children(&moment, count, spec.clone()).await.map_err(of_order)?;
         let mut unfinished =
             Unfinished { databases: self.clone(), children: children.clone(), done: false };
         match mode {

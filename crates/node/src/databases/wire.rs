@@ -139,7 +139,9 @@ impl Databases {
         }
         if rows.iter().any(|row| row.host == host) {
             let message = format!("`{host}` of {sandbox} is another database's, a fork");
-            return Err(Failure::new(ErrorCode::Conflict, message).with_hint("unwire that one first"));
+            return Err(
+                Failure::new(ErrorCode::Conflict, message).with_hint("unwire that one first")
+            );
         }
         let taken: BTreeSet<u8> = rows.iter().map(|row| row.number).collect();
         let free = (1..=u8::MAX - 1).find(|number| !taken.contains(number));

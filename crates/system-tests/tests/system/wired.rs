@@ -155,8 +155,7 @@ async fn a_sandbox_and_its_database_fork_together_and_go_on_by_the_same_address(
     let host = shared().await;
     let client = host.client();
     database(&host, &client, "together", "Secret#42").await;
-    let create =
-        CreateSandbox { template: "agent".parse().unwrap(), ..CreateSandbox::default() };
+    let create = CreateSandbox { template: "agent".parse().unwrap(), ..CreateSandbox::default() };
     let parent = host.sandbox_of(&create).await;
     wire(&client, &parent, "together", &WireDatabase::default()).await;
     let table = "CREATE TABLE ledger (n int PRIMARY KEY, who text)";

@@ -2,6 +2,7 @@ use std::future::Future;
 
 use base_types::{DatabaseId, ProjectId, SandboxId};
 
+use crate::server::api::{ByteStream, UploadStream};
 use crate::{
     Caller, CreateDatabase, Database, DatabaseList, DatabaseListQuery, Failure, ForkDatabase,
     QueryAnswer, QueryDatabase, SetPassword, WireDatabase, Wired, WiredList,
@@ -63,6 +64,19 @@ pub trait DatabasesApi: Send + Sync + 'static {
         id: DatabaseId,
         request: ForkDatabase,
     ) -> impl Future<Output = Result<Database, Failure>> + Send;
+
+    /// All that is in a database, as SQL.
+    fn database_dump(
+        &self,
+        id: DatabaseId,
+    ) -> impl Future<Output = Result<ByteStream, Failure>> + Send;
+
+    /// Runs what a dump holds as the database's owner: all of it, or nothing when some of it fails.
+    fn database_restore(
+        &self,
+        id: DatabaseId,
+        dump: UploadStream,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Lets a sandbox use a database of its project. Wired before, it gets what is asked for now.
     fn database_wire(

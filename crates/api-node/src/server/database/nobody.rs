@@ -1,5 +1,6 @@
 use base_types::{DatabaseId, ProjectId, SandboxId};
 
+use crate::server::api::{ByteStream, UploadStream};
 use crate::server::database::api::DatabasesApi;
 use crate::server::nobody::Nobody;
 use crate::{
@@ -62,6 +63,14 @@ impl DatabasesApi for Nobody {
         _: DatabaseId,
         _: ForkDatabase,
     ) -> Result<Database, Failure> {
+        match *self {}
+    }
+
+    async fn database_dump(&self, _: DatabaseId) -> Result<ByteStream, Failure> {
+        match *self {}
+    }
+
+    async fn database_restore(&self, _: DatabaseId, _: UploadStream) -> Result<(), Failure> {
         match *self {}
     }
 

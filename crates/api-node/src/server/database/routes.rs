@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::body::Body;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::http::header::CACHE_CONTROL;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
 use axum::{Extension, Json};
 use base_types::{DatabaseId, SandboxId};
@@ -12,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::server::api::NodeApi;
-use crate::server::extract::{JsonBody, Params, Places, parse};
+use crate::server::extract::{JsonBody, Params, Places, parse, upload};
 use crate::server::routes::Answer;
 use crate::server::seen::Noted;
 use crate::{
@@ -125,6 +126,40 @@ async fn database_fork<A: NodeApi>(
     Ok((StatusCode::CREATED, NOT_KEPT, Extension(Noted::made(made.id)), Json(made)))
 }
 
+/// Dump a database
+///
+/// All that is in it, as `pg_dump` writes it: SQL that makes it again in another one, which must have the same
+/// extensions. Who owns what and who may what is left out. A dump that broke off is an answer that broke off:
+/// it never ends as if it were whole.
+#[utoipa::path(get, path = "/v1/databases/{id}/dump", tag = "databases",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The dump", body = Vec<u8>,
+        content_type = "application/sql"), Failure))]
+async fn database_dump<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Extension(id): Extension<DatabaseId>,
+) -> Result<impl IntoResponse, Failure> {
+    let dump = Body::from_stream(api.database_dump(id).await?);
+    Ok(([(CONTENT_TYPE, "application/sql")], NOT_KEPT, dump))
+}
+
+/// Restore a dump
+///
+/// Runs it with `psql` as the database's owner, in one transaction: when some of it fails, or the upload breaks
+/// off, nothing of it is there. What is in the database already stays.
+#[utoipa::path(put, path = "/v1/databases/{id}/dump", tag = "databases",
+    params(("id" = String, Path)),
+    request_body(content = Vec<u8>, content_type = "application/sql"),
+    responses((status = 204, description = "All of it is there"), Failure))]
+async fn database_restore<A: NodeApi>(
+    State(api): State<Arc<A>>,
+    Extension(id): Extension<DatabaseId>,
+    request: Request,
+) -> Result<impl IntoResponse, Failure> {
+    api.database_restore(id, upload(request)).await?;
+    Ok((StatusCode::NO_CONTENT, Extension(Noted::made(id))))
+}
+
 /// Databases a sandbox may use
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/databases", tag = "databases",
     params(("id" = String, Path)),
@@ -187,6 +222,7 @@ pub(crate) fn database_routes<A: NodeApi>() -> OpenApiRouter<Arc<A>> {
         .routes(routes!(database_query))
         .routes(routes!(database_set_password))
         .routes(routes!(database_fork))
+        .routes(routes!(database_dump, database_restore))
         .routes(routes!(database_wired))
         .routes(routes!(database_wire, database_unwire))
 }
