@@ -416,7 +416,8 @@ Examples:
   sandflare bench --report figures.json       the table here, the JSON there
   sandflare bench --runs 5 --parallel 0 --alive 0 --cold 1     a quick look
   sandflare bench --neighbours --runs 100     what others in the same machine do to a command
-  sandflare bench --api --python venv/bin/python   what the Python SDK makes of it")]
+  sandflare bench --api --python venv/bin/python   what the Python SDK makes of it
+  sandflare bench --db --python venv/bin/python    the same of databases")]
 pub(crate) struct Bench {
     /// Measure commands in a sandbox while others fork, write, compute and take memory without end;
     /// of the other options --runs, --template, --size and those about the output count.
@@ -427,8 +428,12 @@ pub(crate) struct Bench {
     /// the output count.
     #[arg(long, conflicts_with = "neighbours")]
     pub(crate) api: bool,
-    /// The interpreter that has the Python SDK.
-    #[arg(long, value_name = "PATH", default_value = "python3", requires = "api")]
+    /// Measure databases from the Python SDK: made, wired, forked, and used from a sandbox; of the other
+    /// options --runs and those about the output count.
+    #[arg(long, conflicts_with_all = ["neighbours", "api"])]
+    pub(crate) db: bool,
+    /// The interpreter that has the Python SDK, for --api and --db.
+    #[arg(long, value_name = "PATH", default_value = "python3")]
     pub(crate) python: PathBuf,
     /// Creates measured on each restore path; commands measured beside each neighbour.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]

@@ -5,6 +5,7 @@
 //! ones bring in ahead.
 
 mod api;
+mod databases;
 mod measure;
 mod neighbours;
 mod render;
@@ -41,6 +42,10 @@ pub(crate) async fn bench(place: &Place, args: &Bench) -> Result<End> {
             let steps = Steps::new();
             let report = neighbours::run(&measure, client, &steps, args.runs).await?;
             return tell(args, &report, &neighbours::text(&report), &report.targets);
+        }
+        if args.db {
+            let report = databases::run(place, &args.python, args.runs).await?;
+            return tell(args, &report, &databases::text(&report), &report.targets);
         }
         if args.api {
             let report = api::run(&measure, place, args).await?;

@@ -12,9 +12,7 @@ use base_types::SandboxId;
 use client::Client;
 
 use crate::args::Bench;
-use crate::bench::api::outside::{
-    Created, Do, Done, Echoed, OneStream, Outside, Streamed, Transferred,
-};
+use crate::bench::api::outside::{Created, Done, Echoed, OneStream, Streamed, Transferred};
 use crate::bench::api::report::{SCHEMA, Streams, targets};
 use crate::bench::measure::Measure;
 use crate::bench::spread::Spread;
@@ -22,6 +20,7 @@ use crate::place::Place;
 use crate::snapshot;
 use crate::steps::Steps;
 
+pub(crate) use outside::{Do, Outside};
 pub(crate) use report::{Report, text};
 
 /// Large enough that what a transfer begins with does not count, and small beside a sandbox's memory.

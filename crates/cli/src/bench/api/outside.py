@@ -15,7 +15,7 @@ import time
 from typing import Any, Callable
 
 import sandflare
-from sandflare import Client
+from sandflare import Client, Database
 
 # What the guest runs to answer a line of its input with a line of its output, at once.
 _ECHO = ["cat"]
@@ -126,12 +126,88 @@ def stream(ids: list[str], lines: int) -> dict[str, Any]:
     return {"streams": results}
 
 
-DO: dict[str, Callable[..., dict[str, Any]]] = {
+def database() -> dict[str, Any]:
+    """Time a database to its first answer, and its wiring to a sandbox."""
+    name = f"bench-{os.urandom(4).hex()}"
+    with client.create(template="base", size="nano") as sandbox:
+        begun = time.perf_counter()
+        made = Database.create(name)
+        try:
+            made.query("SELECT 1")
+            create_us = micros(begun)
+            begun = time.perf_counter()
+            sandbox.wire(made)
+            return {"create_us": create_us, "wire_us": micros(begun)}
+        finally:
+            made.delete()
+
+
+def fork_database(mb: int, count: int) -> list[dict[str, Any]]:
+    """Time forks of a database with so many MB of rows in it."""
+    rows = "CREATE TABLE rows AS SELECT n, repeat(md5(n::text), 31) AS text FROM generate_series(1, {}) n"
+    made = Database.create(f"bench-{os.urandom(4).hex()}", seed=rows.format(max(1, mb * 1000)))
+    forked = []
+    try:
+        for _ in range(count):
+            # As it is most of the time: at rest.
+            time.sleep(2)
+            begun = time.perf_counter()
+            branch = made.fork(f"bench-{os.urandom(4).hex()}")
+            forked.append({"us": micros(begun)})
+            branch.delete()
+    finally:
+        made.delete()
+    return forked
+
+
+# As root in a sandbox of the template, whose own server runs already.
+_INITDB = """
+set -e
+cd /
+rm -rf /var/tmp/cluster
+as_postgres="setpriv --reuid=postgres --regid=postgres --init-groups"
+bin=/usr/lib/sandflare/postgres
+$as_postgres $bin/initdb --pgdata=/var/tmp/cluster --username=postgres --data-checksums >/dev/null
+$as_postgres $bin/pg_ctl --pgdata=/var/tmp/cluster -o "-c listen_addresses= -k /var/tmp -p 5555" -w start >/dev/null
+$bin/psql -qAtX -h /var/tmp -p 5555 -U postgres -c 'SELECT 1' postgres 2>/dev/null || true
+$as_postgres $bin/pg_ctl --pgdata=/var/tmp/cluster -m immediate stop >/dev/null
+"""
+_PGBENCH = "{} /usr/lib/sandflare/postgres/pgbench --client=4 --time=20 --no-vacuum {} 2>/dev/null"
+_FILL = "{} /usr/lib/sandflare/postgres/pgbench --initialize --quiet {} >/dev/null 2>&1"
+
+
+def postgres() -> dict[str, Any]:
+    """Time a cluster that is made and started, and pgbench wired and at a server of the sandbox's own."""
+    made = Database.create(f"bench-{os.urandom(4).hex()}")
+    try:
+        with client.create(template="postgres", size="nano") as sandbox:
+            sandbox.wire(made)
+            begun = time.perf_counter()
+            sandbox.run(_INITDB, user="root", timeout=300, check=True)
+            initdb_us = micros(begun)
+            figures = {}
+            for name, env, at in (
+                ("wired_tps", "", '"$DATABASE_URL_UNPOOLED"'),
+                ("own_tps", "env -u PGUSER -u PGPASSWORD -u PGPORT PGHOST=/run/postgresql PGUSER=postgres", "main"),
+            ):
+                sandbox.run(_FILL.format(env, at), user="root", timeout=300, check=True)
+                said = sandbox.run(_PGBENCH.format(env, at), user="root", timeout=300, check=True)
+                line = next(line for line in said.stdout.splitlines() if line.startswith("tps = "))
+                figures[name] = float(line.split()[2])
+    finally:
+        made.delete()
+    return {"initdb_us": initdb_us, **figures}
+
+
+DO: dict[str, Callable[..., Any]] = {
     "create": create,
     "run": run,
     "transfer": transfer,
     "first_byte": first_byte,
     "stream": stream,
+    "database": database,
+    "fork_database": fork_database,
+    "postgres": postgres,
 }
 
 

@@ -44,11 +44,35 @@ pub(crate) struct Versions {
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub(crate) enum Do<'a> {
-    Create { template: &'a str, size: &'a str },
-    Run { id: String },
-    Transfer { id: String, mib: u32, path: &'a str },
-    FirstByte { id: String, count: u32 },
-    Stream { ids: Vec<String>, lines: u32 },
+    Create {
+        template: &'a str,
+        size: &'a str,
+    },
+    Run {
+        id: String,
+    },
+    Transfer {
+        id: String,
+        mib: u32,
+        path: &'a str,
+    },
+    FirstByte {
+        id: String,
+        count: u32,
+    },
+    Stream {
+        ids: Vec<String>,
+        lines: u32,
+    },
+    /// A database made, asked, wired to a sandbox and deleted.
+    Database,
+    /// A database of so many MB, forked so often.
+    ForkDatabase {
+        mb: u32,
+        count: u32,
+    },
+    /// Postgres' own programs in a sandbox.
+    Postgres,
 }
 
 /// A sandbox was created.
