@@ -120,7 +120,7 @@ mod test {
     #[test]
     fn a_fork_has_at_least_one_child_and_a_bounded_number() {
         for (count, legal) in [(0, false), (1, true), (FORK_COUNT_MAX, true), (17, false)] {
-            assert_eq!(Fork { count, name: None }.check().is_ok(), legal, "{count}");
+            assert_eq!(Fork::of(count).check().is_ok(), legal, "{count}");
         }
         assert!(serde_json::from_str::<Fork>("{}").is_err());
     }

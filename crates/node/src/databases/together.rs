@@ -162,7 +162,7 @@ impl Databases {
         let stem: String = row.name.chars().take(STEM_BYTES_MAX).collect();
         let row = branch_of(row, format!("{stem}-{:08x}", child.bits() & 0xffff_ffff))?;
         let unfinished = self.begin(&row)?;
-        let spec = make::spec(&row, spec.quota.clone(), *lease);
+        let spec = make::spec(&row, spec.quota, *lease);
         self.grow(unfinished, &row, moment, others, spec).await?;
         let wiring = WiringRow { sandbox: child, database: row.id, ..wiring.clone() };
         self.keep_wiring(wiring).await

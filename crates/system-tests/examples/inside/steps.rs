@@ -235,7 +235,8 @@ async fn survives(step: &str, id: SandboxId, state: SandboxState, snapshots: usi
     };
     assert_eq!(holds(id).await, "before", "{step}");
     timeout(PATIENCE, daemon.client.sandbox_pause(id)).await.unwrap().unwrap();
-    let fork = daemon.client.sandbox_fork(id, &Fork::of(1));
+    let one = Fork::of(1);
+    let fork = daemon.client.sandbox_fork(id, &one);
     let child = timeout(PATIENCE, fork).await.unwrap().unwrap().sandboxes[0].id;
     for id in [id, child] {
         assert_eq!(holds(id).await, "after", "{step}");
