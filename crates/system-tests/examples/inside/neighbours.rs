@@ -136,8 +136,9 @@ pub(crate) async fn a_disk_filler_beside_a_quiet_sandbox() {
     daemon.kill_sandbox(new).await;
     until("machines", 2, || vmms().len()).await;
     // It gives back what it took when it is gone.
+    let before = free_bytes();
     daemon.kill_sandbox(filler).await;
-    let gives_back = || free_bytes() > left + (50 << 20);
+    let gives_back = || free_bytes() > before + (50 << 20);
     until("room", true, gives_back).await;
     fs::remove_file(BALLAST).unwrap();
     daemon.works(quiet).await;
