@@ -555,12 +555,13 @@ mod test {
     }
 
     /// Verbs without `-o`, and why.
-    const WITHOUT_FORMAT: [(&str, &str); 7] = [
+    const WITHOUT_FORMAT: [(&str, &str); 8] = [
         ("run", "passes the output of the command on"),
         ("exec", "passes the output of the command on"),
         ("shell", "is a terminal"),
         ("sandbox exec", "as `exec`"),
         ("sandbox shell", "as `shell`"),
+        ("db dump", "prints SQL"),
         ("db psql", "is a terminal, of another program"),
         ("completions", "prints a program for a shell"),
     ];

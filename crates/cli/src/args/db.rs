@@ -48,7 +48,7 @@ Example:
     #[command(after_help = "\
 Examples:
   sandflare db dump memory > memory.sql
-  sandflare db dump memory | sandflare db restore other
+  sandflare db dump memory > all.sql && sandflare db restore other < all.sql
 
 It is what pg_dump writes, without its extensions and who owns what.")]
     Dump(DumpDb),

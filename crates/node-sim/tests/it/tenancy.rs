@@ -63,6 +63,8 @@ const ROWS: &[(&str, Gets)] = &[
     ("post /v1/databases/{id}/query", Gets::Nothing),
     ("post /v1/databases/{id}/password", Gets::Nothing),
     ("post /v1/databases/{id}/fork", Gets::Nothing),
+    ("get /v1/databases/{id}/dump", Gets::Nothing),
+    ("put /v1/databases/{id}/dump", Gets::Nothing),
     ("get /v1/sandboxes/{id}/databases", Gets::Nothing),
     ("put /v1/sandboxes/{id}/databases/{database}", Gets::Nothing),
     ("delete /v1/sandboxes/{id}/databases/{database}", Gets::Nothing),

@@ -20,6 +20,8 @@ use crate::left::{processes, sandboxes, until, vmms};
 
 /// LIMIT: the longest a single request or program may take; what runs into it hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
+/// LIMIT: the same of a template, the largest of which boots a database server and tries it.
+const BUILD_PATIENCE: Duration = Duration::from_secs(480);
 const ADDRESS: &str = "127.0.0.1:7878";
 const URL: &str = "http://127.0.0.1:7878";
 const LOG: &str = "/data/log";
@@ -146,7 +148,7 @@ impl Daemon {
             }
             panic!("the build has no end");
         };
-        timeout(PATIENCE, building).await.unwrap()
+        timeout(BUILD_PATIENCE, building).await.unwrap()
     }
 
     pub(crate) async fn create(&self) -> Result<Sandbox, ClientError> {

@@ -31,7 +31,7 @@ use futures_util::future::LocalBoxFuture;
 use crate::left::World;
 
 /// LIMIT: several times what the longest scenario takes. One that hangs fails alone.
-const SCENARIO_MAX: Duration = Duration::from_secs(400);
+const SCENARIO_MAX: Duration = Duration::from_secs(600);
 
 type Scenario = (&'static str, fn() -> LocalBoxFuture<'static, ()>);
 

@@ -14,8 +14,8 @@ use tokio::sync::OnceCell;
 
 use crate::host::{images, private, program};
 
-/// LIMIT: twice what all scenarios take on two busy processors.
-const SECONDS_MAX: u64 = 1800;
+/// LIMIT: twice what all scenarios take on two processors that are not busy otherwise.
+const SECONDS_MAX: u64 = 2400;
 /// Room for a few templates and sandboxes, and small enough to be filled.
 const DATA_BYTES: u64 = 3 << 30;
 
