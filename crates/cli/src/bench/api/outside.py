@@ -144,8 +144,10 @@ def database() -> dict[str, Any]:
 
 def fork_database(mb: int, count: int) -> list[dict[str, Any]]:
     """Time forks of a database with so many MB of rows in it."""
-    rows = "CREATE TABLE rows AS SELECT n, repeat(md5(n::text), 31) AS text FROM generate_series(1, {}) n"
-    made = Database.create(f"bench-{os.urandom(4).hex()}", seed=rows.format(max(1, mb * 1000)))
+    columns = "n, repeat(md5(n::text), 31) AS text"
+    numbers = f"generate_series(1, {max(1, mb * 1000)}) n"
+    seed = f"CREATE TABLE rows AS SELECT {columns} FROM {numbers}"  # noqa: S608 -- of numbers
+    made = Database.create(f"bench-{os.urandom(4).hex()}", seed=seed)
     forked = []
     try:
         for _ in range(count):
@@ -165,19 +167,20 @@ _INITDB = """
 set -e
 cd /
 rm -rf /var/tmp/cluster
-as_postgres="setpriv --reuid=postgres --regid=postgres --init-groups"
-bin=/usr/lib/sandflare/postgres
-$as_postgres $bin/initdb --pgdata=/var/tmp/cluster --username=postgres --data-checksums >/dev/null
-$as_postgres $bin/pg_ctl --pgdata=/var/tmp/cluster -o "-c listen_addresses= -k /var/tmp -p 5555" -w start >/dev/null
-$bin/psql -qAtX -h /var/tmp -p 5555 -U postgres -c 'SELECT 1' postgres 2>/dev/null || true
-$as_postgres $bin/pg_ctl --pgdata=/var/tmp/cluster -m immediate stop >/dev/null
+own() {
+    setpriv --reuid=postgres --regid=postgres --init-groups "/usr/lib/sandflare/postgres/$@"
+}
+own initdb --pgdata=/var/tmp/cluster --username=postgres --data-checksums >/dev/null
+listen="-c listen_addresses= -k /var/tmp -p 5555"
+own pg_ctl --pgdata=/var/tmp/cluster -o "$listen" -w start >/dev/null 2>&1
+own pg_ctl --pgdata=/var/tmp/cluster -m immediate stop >/dev/null
 """
 _PGBENCH = "{} /usr/lib/sandflare/postgres/pgbench --client=4 --time=20 --no-vacuum {} 2>/dev/null"
 _FILL = "{} /usr/lib/sandflare/postgres/pgbench --initialize --quiet {} >/dev/null 2>&1"
 
 
 def postgres() -> dict[str, Any]:
-    """Time a cluster that is made and started, and pgbench wired and at a server of the sandbox's own."""
+    """Time a cluster that is made and started; pgbench wired, and at a server beside it."""
     made = Database.create(f"bench-{os.urandom(4).hex()}")
     try:
         with client.create(template="postgres", size="nano") as sandbox:
@@ -186,10 +189,9 @@ def postgres() -> dict[str, Any]:
             sandbox.run(_INITDB, user="root", timeout=300, check=True)
             initdb_us = micros(begun)
             figures = {}
-            for name, env, at in (
-                ("wired_tps", "", '"$DATABASE_URL_UNPOOLED"'),
-                ("own_tps", "env -u PGUSER -u PGPASSWORD -u PGPORT PGHOST=/run/postgresql PGUSER=postgres", "main"),
-            ):
+            own = "env -u PGPASSWORD -u PGPORT PGHOST=/run/postgresql PGUSER=postgres"
+            wired = '"$DATABASE_URL_UNPOOLED"'
+            for name, env, at in (("wired_tps", "", wired), ("own_tps", own, "main")):
                 sandbox.run(_FILL.format(env, at), user="root", timeout=300, check=True)
                 said = sandbox.run(_PGBENCH.format(env, at), user="root", timeout=300, check=True)
                 line = next(line for line in said.stdout.splitlines() if line.startswith("tps = "))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from sandflare import _archive as archive
 from sandflare import _decode
@@ -445,10 +445,21 @@ class Sandbox:
         self.info = self._transport.ask(operations.sandbox_resume(self.id), request_timeout)
 
     def fork(
-        self, count: int = 1, *, name: str | None = None, request_timeout: float | None = None
+        self,
+        count: int = 1,
+        *,
+        name: str | None = None,
+        databases: Literal["none", "share", "fork"] = "none",
+        request_timeout: float | None = None,
     ) -> builtins.list[Sandbox]:
-        """Make running copies of it, all from this moment; it keeps running itself."""
-        ask = operations.sandbox_fork(self.id, count, name)
+        """Make running copies of it, all from this moment; it keeps running itself.
+
+        ``databases`` says what they have of those it is wired to: ``"none"``; ``"share"``, the
+        same ones, each with a role of its own; or ``"fork"``, each a fork of every one from the
+        same moment, which goes by the same ``DATABASE_URL``. Forked databases stay when their
+        sandbox is gone; :meth:`wired` names them.
+        """
+        ask = operations.sandbox_fork(self.id, count, name, databases)
         made = self._transport.ask(ask, request_timeout)
         return [Sandbox(self._transport, info) for info in made]
 
