@@ -210,17 +210,15 @@ SQL
 END
 cat >"$root/usr/lib/sandflare/postgres-touch" <<'END'
 #!/bin/sh
-# As root, in a clone: what the node does first in a new one, and then its first client, but for good.
+# As root, in a clone: what the node does first in a new one, but for good.
 set -eu
 cd /
-psql="/usr/lib/sandflare/postgres/psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 --output=/dev/null --dbname=main"
 export PGHOST=/run/postgresql PGUSER=postgres
-$psql <<'SQL'
+exec /usr/lib/sandflare/postgres/psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 --dbname=main <<'SQL'
 BEGIN;
-CREATE ROLE touch LOGIN PASSWORD 'SCRAM-SHA-256$4096:dG91Y2g=$dG91Y2h0b3VjaHRvdWNodG91Y2h0b3VjaHRvdWNoMDA=:dG91Y2h0b3VjaHRvdWNodG91Y2h0b3VjaHRvdWNoMDA=' IN ROLE owner;
+CREATE ROLE touch LOGIN PASSWORD 'touch' IN ROLE owner;
 ALTER ROLE touch SET role = 'owner';
 COMMIT;
 SQL
-PGUSER=touch $psql --command='SELECT 1'
 END
 chmod 0755 "$root"/usr/lib/sandflare/postgres-* "$root"/usr/lib/sandflare/pgbouncer-*
