@@ -9,6 +9,7 @@ use api_node::{
 };
 use base_types::Size;
 use client::{Client, ClientError};
+use futures_util::{StreamExt as _, stream};
 use tokio::time::timeout;
 
 use crate::host::{Host, PATIENCE, shared};
@@ -274,5 +275,52 @@ async fn a_fork_is_a_database_of_its_own_from_one_moment() {
     let theirs = made.database.direct_url.clone().unwrap().replace("trunk", "branch");
     assert_eq!(code(branch.at(&theirs, "SELECT 1").await), ErrorCode::SqlFailed);
     branch.delete().await;
+    made.delete().await;
+}
+
+#[tokio::test]
+async fn a_dump_makes_the_same_in_another_database_and_a_broken_one_nothing() {
+    let host = shared().await;
+    let made = Made::new(&host, &wanted("source")).await;
+    let fill = "CREATE TABLE facts (n int PRIMARY KEY, text text, v vector(3)); \
+                INSERT INTO facts SELECT n, repeat('é' || n, 100), '[1,2,3]' \
+                FROM generate_series(1, 3000) n; \
+                CREATE VIEW few AS SELECT * FROM facts WHERE n < 10; \
+                COMMENT ON TABLE facts IS 'what is known'";
+    made.query(fill).await.unwrap();
+    let mut dump = Vec::new();
+    let dumped = timeout(PATIENCE, made.client.database_dump("source")).await.unwrap().unwrap();
+    let mut pieces = std::pin::pin!(dumped);
+    while let Some(piece) = timeout(PATIENCE, pieces.next()).await.unwrap() {
+        dump.extend_from_slice(&piece.unwrap());
+    }
+    let text = String::from_utf8(dump.clone()).unwrap();
+    assert!(text.contains("PostgreSQL database dump complete"), "{}", text.len());
+    assert!(!text.contains(&made.database.user) && !text.contains("EXTENSION"));
+
+    let other = Made::new(&host, &wanted("target")).await;
+    let restore = async |sql: Vec<u8>| {
+        let pieces: Vec<_> = sql.chunks(10_000).map(|piece| Ok(piece.to_vec().into())).collect();
+        let restoring = other.client.database_restore("target", stream::iter(pieces));
+        timeout(PATIENCE, restoring).await.unwrap()
+    };
+    // One statement of it fails: nothing of it is there. Programs that it names run as nobody.
+    let broken = [&*dump, b"\nSELECT nonsense;\n"].concat();
+    let refused = restore(broken).await.unwrap_err();
+    assert!(refused.to_string().contains("nonsense"), "{refused}");
+    assert_eq!(code(other.query("SELECT * FROM facts").await), ErrorCode::SqlFailed);
+    let escape = b"\\! /usr/lib/sandflare/postgres/psql -h /run/postgresql -U postgres -c \
+                   'CREATE TABLE public.escaped ()' main\n"
+        .to_vec();
+    let _ = restore(escape).await;
+    assert_eq!(code(other.query("SELECT * FROM escaped").await), ErrorCode::SqlFailed);
+
+    restore(dump).await.unwrap();
+    let sum =
+        "SELECT count(*) || ' ' || md5(string_agg(n || text || v, ',' ORDER BY n)) FROM facts";
+    assert_eq!(other.value(sum).await, made.value(sum).await);
+    assert_eq!(other.value("SELECT count(*) FROM few").await, "9");
+    other.query("INSERT INTO facts VALUES (0, 'new', '[0,0,0]')").await.unwrap();
+    other.delete().await;
     made.delete().await;
 }
