@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use anyhow::Context;
-use api_guest::{FailCode, Request};
+use api_guest::{FailCode, MakeDir, ProcessBounds, Request, Unpack, WriteFile};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
@@ -183,7 +183,8 @@ fn carry_out(agent: &Agent, connection: &mut Connection, request: &Request) -> R
         Request::Unpack(request) => return archive::unpack(agent, connection, request),
         Request::Watch(request) => return watch::watch(agent, connection, request),
         Request::As(_) => return Err(Failure::invalid("one user's rights at a time").into()),
-        Request::Spawn(request) => process::spawn(agent, request)?,
+        Request::Spawn(request) => process::spawn(agent, &request.exec, &ProcessBounds::PROTOCOL)?,
+        Request::SpawnWithin(request) => process::spawn(agent, &request.exec, &request.bounds)?,
         Request::Health => agent.identity.health(),
         Request::Identify(request) => agent.identity.renew(request)?,
         Request::SetClock(request) => agent.identity.adjust(request)?,

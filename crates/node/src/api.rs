@@ -390,8 +390,9 @@ impl NodeApi for Node {
     ) -> Result<Process, Failure> {
         let (mut request, pty) = request.into_parts();
         request.env = self.databases.with_wired(id, request.env);
-        let exec = of_guest(&self.sandbox(id)?.facts().env, request, pty)?;
-        self.ask(id, |agent| agent.spawn(exec)).await.map(process::shown)
+        let sandbox = self.sandbox(id)?;
+        let exec = of_guest(&sandbox.facts().env, request, pty)?;
+        process::spawn(&sandbox, exec, self.host.process_bounds().clone()).await
     }
 
     async fn process_list(&self, id: SandboxId) -> Result<ProcessList, Failure> {

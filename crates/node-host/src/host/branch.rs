@@ -41,6 +41,7 @@ impl Host {
             cold: false,
             ..spec
         };
+        self.admit_memory(count)?;
         let dir = self.place(SnapshotId::from_bits(bits()?))?;
         let begun = self.snapshots.begin(facts.template.clone(), facts.size);
         let (kept, held_us) = self.branch(parent, dir).await?;
