@@ -26,7 +26,7 @@ use crate::vmm::{MachineOver, VmmProcess};
 
 pub(crate) use files::MachineFiles;
 use files::disk_spec;
-pub(crate) use freeze::{FreezeFiles, freeze};
+pub(crate) use freeze::{FreezeFiles, Frozen, freeze};
 
 /// Kernel command line of every guest.
 ///
