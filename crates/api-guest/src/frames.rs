@@ -3,8 +3,8 @@
 use crate::message::{
     As, Attach, Change, Connect, ConnectUnix, Control, Dropped, Entries, Exec, Exited, Failed,
     FileHead, Healthy, Identified, Identify, List, MakeDir, Mark, Move, Pack, Process, ReadFile,
-    Remove, Resize, SetClock, Settle, Signal, Spawn, Started, Stat, StatAnswer, Unpack, Watch,
-    WriteFile,
+    Remove, Resize, SetClock, Settle, Signal, Spawn, SpawnWithin, Started, Stat, StatAnswer,
+    Unpack, Watch, WriteFile,
 };
 use crate::surface::frames;
 
@@ -52,6 +52,8 @@ frames! {
             Connect = 21,
             /// See [`ConnectUnix`].
             ConnectUnix = 22,
+            /// See [`SpawnWithin`].
+            SpawnWithin = 23,
         }
         empty {
             /// Asks whether the agent works.

@@ -17,7 +17,7 @@
 //! | `List` | | `Entries`*, `Done` |
 //! | `Stat` | | `StatAnswer` |
 //! | `MakeDir`, `Move`, `Remove`, `Settle` | | `Done` |
-//! | `Spawn` | | `Process` |
+//! | `Spawn`, `SpawnWithin` | | `Process` |
 //! | `Processes` | | `Process`*, `Done` |
 //! | `Attach` | (`Stdin` \| `CloseStdin` \| `Signal` \| `Resize`)* | `Process`, (`Mark`, (`Started` \| `Stdout` \| `Stderr` \| `Dropped` \| `Exited`))* |
 //! | `Control` | (`Stdin` \| `CloseStdin` \| `Signal` \| `Resize`)*, `End` | `Done` |
@@ -36,7 +36,7 @@
 //!
 //! **Processes.** What `Spawn` starts belongs to the guest, not to a connection: closing an `Attach`
 //! leaves it as it is. The agent keeps its last [`OUTPUT_KEPT_BYTES`] of output for those who come
-//! later, and its end for [`ENDED_KEPT_SECS`]. Who attaches and reads misses nothing; who attaches
+//! later, or as much as a `SpawnWithin` says, and its end for [`ENDED_KEPT_SECS`]. Who attaches and reads misses nothing; who attaches
 //! and does not read is waited for [`READER_WAIT_SECS`], and then told with `Dropped` how many
 //! events it missed. The last frame of an `Attach` is `Exited`.
 //!
@@ -62,6 +62,8 @@
 //!
 //! This crate is data only: no clock, no files, no sockets. Neither side trusts the other's bytes.
 
+use std::ops::RangeInclusive;
+
 mod codec;
 mod frames;
 mod message;
@@ -73,13 +75,17 @@ pub use frames::{Answer, Input, Request};
 pub use message::{
     As, Attach, Change, ChangeKind, Connect, ConnectUnix, Control, Dropped, Entries, Entry, Exec,
     Exited, FailCode, Failed, FileHead, FileKind, FileStat, Healthy, Identified, Identify, List,
-    MakeDir, Mark, Move, Pack, Process, PtySize, ReadFile, Remove, Resize, SetClock, Settle,
-    Signal, Spawn, Started, Stat, StatAnswer, Unpack, Watch, WriteFile,
+    MakeDir, Mark, Move, Pack, Process, ProcessBounds, PtySize, ReadFile, Remove, Resize, SetClock,
+    Settle, Signal, Spawn, SpawnWithin, Started, Stat, StatAnswer, Unpack, Watch, WriteFile,
 };
 pub use surface::surface;
 
 /// The step in this protocol's history that this code speaks. The only version number there is.
-pub const GENERATION: u16 = 1;
+pub const GENERATION: u16 = 2;
+/// The step that brought [`SpawnWithin`]. An agent of before closes the connection at it.
+pub const GENERATION_OF_BOUNDS: u16 = 2;
+/// The step from which on [`As`] covers what changes files. An agent of before refuses it.
+pub const GENERATION_OF_ACTS: u16 = 2;
 /// The vsock port the agent listens on.
 pub const AGENT_PORT: u32 = 1024;
 
@@ -95,11 +101,17 @@ pub const ENTROPY_BYTES_MAX: usize = 512;
 /// LIMIT: the kernel's own bound on a host name (`HOST_NAME_MAX`).
 pub const HOSTNAME_BYTES_MAX: usize = 64;
 
-/// LIMIT: output of one process kept for those who attach later; a screenful many times over, and
-/// small in a sandbox of 256 MiB with tens of processes.
-pub const OUTPUT_KEPT_BYTES: usize = 1024 * 1024;
-/// LIMIT: processes of `Spawn` that run at once. Each costs a thread of the agent's, and its output.
-pub const PROCESSES_MAX: usize = 64;
+/// LIMIT: output of one process kept for those who attach later, unless the host chooses; a screenful
+/// many times over, and small in a sandbox of 256 MiB with tens of processes.
+pub const OUTPUT_KEPT_BYTES: u32 = 1024 * 1024;
+/// LIMIT: what a host may choose for that. With less, one round of a process that writes to both its
+/// streams would not be kept whole; more is for a file.
+pub const OUTPUT_KEPT_BYTES_RANGE: RangeInclusive<u32> = 256 << 10..=64 << 20;
+/// LIMIT: processes of `Spawn` that run at once, unless the host chooses. Each costs a thread of the
+/// agent's, and its output.
+pub const PROCESSES_MAX: u32 = 64;
+/// LIMIT: what a host may choose for that: with more, threads that only wait fill a small guest.
+pub const PROCESSES_RANGE: RangeInclusive<u32> = 1..=512;
 /// LIMIT: processes that are over and still known; beyond it the first to end is forgotten.
 pub const ENDED_KEPT_MAX: usize = 32;
 /// LIMIT: how long a process that is over is still known: long enough to come back for its end.

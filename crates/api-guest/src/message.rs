@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::surface::{choices, structs};
+use crate::{OUTPUT_KEPT_BYTES, OUTPUT_KEPT_BYTES_RANGE, PROCESSES_MAX, PROCESSES_RANGE};
 
 structs! {
     /// Makes a restored clone a machine of its own. See the crate's word on order.
@@ -57,6 +58,24 @@ structs! {
     pub struct Spawn {
         /// What to run.
         pub exec: Exec,
+    }
+
+    /// As [`Spawn`], with bounds other than the protocol's own. An agent of generation 1 does not know it.
+    pub struct SpawnWithin {
+        /// What to run.
+        pub exec: Exec,
+        /// What holds for it.
+        pub bounds: ProcessBounds,
+    }
+
+    /// Bounds of processes that live on their own, which the host chooses.
+    pub struct ProcessBounds {
+        /// The process is started if fewer than these run, within
+        /// [`PROCESSES_RANGE`](crate::PROCESSES_RANGE).
+        pub processes: u32,
+        /// Bytes of its output that are kept, within
+        /// [`OUTPUT_KEPT_BYTES_RANGE`](crate::OUTPUT_KEPT_BYTES_RANGE).
+        pub output_kept_bytes: u32,
     }
 
     /// Follows a process: first what was kept of it, then what happens. Several may.
@@ -161,7 +180,8 @@ structs! {
     }
 
     /// Has the request that follows on the same connection carried out with a user's rights to files
-    /// in place of root's. It must be a `ReadFile`, `List`, `Stat`, `Pack` or `Watch`.
+    /// in place of root's. It must be a `ReadFile`, `List`, `Stat`, `Pack` or `Watch`, or, from generation 2
+    /// on, a `WriteFile`, `MakeDir`, `Move`, `Remove` or `Unpack`; what is made is then that user's.
     pub struct As {
         /// User name or decimal uid.
         pub user: String,
@@ -358,6 +378,18 @@ structs! {
         pub code: FailCode,
         /// One sentence: what failed, because of what.
         pub message: String,
+    }
+}
+
+impl ProcessBounds {
+    /// Those of [`Spawn`].
+    pub const PROTOCOL: Self =
+        Self { processes: PROCESSES_MAX, output_kept_bytes: OUTPUT_KEPT_BYTES };
+
+    /// Whether an agent holds processes to them.
+    pub fn are_possible(&self) -> bool {
+        PROCESSES_RANGE.contains(&self.processes)
+            && OUTPUT_KEPT_BYTES_RANGE.contains(&self.output_kept_bytes)
     }
 }
 

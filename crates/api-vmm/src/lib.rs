@@ -116,7 +116,8 @@ pub struct RestoreSpec {
 ///
 /// Descriptors: state file, memory layer file (both empty, read-write), then, if `disk` is given, its
 /// files: a chain with the content of the machine's own, and on top a fresh overlay that takes all
-/// later writes. No file of the old chain is written again.
+/// later writes. No file of the old chain is written again. Without `disk`, state and memory are on stable
+/// storage when this is answered; with it they are not, so that the machine can go on before they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotSpec {
     /// What the machine's disk is from then on, if it is to go on.

@@ -11,6 +11,7 @@ use std::{io, thread};
 
 use base_types::Size;
 
+use crate::bounds::IoBounds;
 use crate::device;
 
 /// Where cgroup v2 is mounted on every system this runs on.
@@ -35,12 +36,6 @@ const CPU_PERIOD_US: u64 = 100_000;
 /// LIMIT: processors of a machine beside one for each vCPU: its devices and faults are served by
 /// threads of their own, and its guest waits for them.
 const CPUS_BESIDE: u64 = 1;
-/// LIMIT: bytes a second a machine reads, and as many it writes, for each vCPU. Enough to unpack a
-/// large package, and a fraction of what one solid state disk does, so that a few that do nothing
-/// else leave some of it to the others.
-const IO_BYTES_PER_VCPU: u64 = 128 << 20;
-/// LIMIT: requests a second, reading, and as many writing, for each vCPU; for the same reason.
-const IO_REQUESTS_PER_VCPU: u64 = 4096;
 /// LIMIT: a group is busy for as long as the kernel tears its last process down.
 const REMOVE_ATTEMPTS_MAX: u32 = 200;
 /// Between two attempts to remove a busy group.
@@ -52,6 +47,8 @@ pub(crate) struct CgroupTree {
     root: Option<PathBuf>,
     /// `major:minor` of the device the data is on, where its use can be limited.
     device: Option<String>,
+    /// How.
+    io: IoBounds,
 }
 
 impl CgroupTree {
@@ -59,7 +56,7 @@ impl CgroupTree {
     /// It is named after `data_dir`, so that nodes with data of their own do not take each other's
     /// sandboxes for leftovers. Where there is no writable cgroup v2, sandboxes run without, and that
     /// is logged once.
-    pub(crate) fn open(data_dir: &Path) -> Self {
+    pub(crate) fn open(data_dir: &Path, io: IoBounds) -> Self {
         let name = blake3::hash(data_dir.as_os_str().as_bytes()).to_hex();
         let name: String = name.chars().take(NAME_CHARS).collect();
         match Self::prepare(Path::new(MOUNT), &name) {
@@ -71,13 +68,13 @@ impl CgroupTree {
                 if let Err(error) = &device {
                     tracing::info!("sandboxes run without limits of disk requests: {error}");
                 }
-                Self { root: Some(root), device: device.ok() }
+                Self { root: Some(root), device: device.ok(), io }
             }
             Err(source) => {
                 tracing::info!(
                     "no cgroup v2 at {MOUNT} ({source}): sandboxes run without resource groups"
                 );
-                Self { root: None, device: None }
+                Self { root: None, device: None, io }
             }
         }
     }
@@ -132,7 +129,8 @@ impl CgroupTree {
             ("io.bfq.weight", weight),
         ];
         if let Some(device) = &self.device {
-            let (bytes, requests) = (IO_BYTES_PER_VCPU * vcpus, IO_REQUESTS_PER_VCPU * vcpus);
+            let IoBounds { bytes_per_vcpu, requests_per_vcpu } = self.io;
+            let (bytes, requests) = (bytes_per_vcpu * vcpus, requests_per_vcpu * vcpus);
             let most = format!("rbps={bytes} wbps={bytes} riops={requests} wiops={requests}");
             let most = group.io.insert(format!("{device} {most}"));
             limits.push((IO_MAX, most.clone()));
@@ -292,7 +290,8 @@ mod test {
 
     /// A tree in a directory, which shows what would be written for the kernel.
     fn tree(root: &Path) -> CgroupTree {
-        CgroupTree { root: Some(root.to_owned()), device: Some("254:0".to_owned()) }
+        let (root, device) = (Some(root.to_owned()), Some("254:0".to_owned()));
+        CgroupTree { root, device, io: IoBounds::default() }
     }
 
     #[test]
@@ -311,6 +310,16 @@ mod test {
         let (large, large_io) = limits(2, Size::Large);
         assert_eq!(large, ["400", "500000 100000", "17246978048", "0", "400"]);
         assert_eq!(large_io, "254:0 rbps=536870912 wbps=536870912 riops=16384 wiops=16384");
+    }
+
+    #[test]
+    fn disk_requests_are_limited_as_the_node_was_set() {
+        let dir = tempfile::tempdir().unwrap();
+        let io = IoBounds { bytes_per_vcpu: 1 << 20, requests_per_vcpu: 50 };
+        let tree = CgroupTree { io, ..tree(dir.path()) };
+        let group = tree.create(1, Size::Large).unwrap().unwrap();
+        let limits = fs::read_to_string(group.path.join(IO_MAX)).unwrap();
+        assert_eq!(limits, "254:0 rbps=4194304 wbps=4194304 riops=200 wiops=200");
     }
 
     #[test]
@@ -347,7 +356,7 @@ mod test {
 
     #[test]
     fn without_cgroups_there_is_no_group() {
-        let tree = CgroupTree { root: None, device: None };
+        let tree = CgroupTree { root: None, device: None, io: IoBounds::default() };
         assert!(tree.create(1, Size::Nano).unwrap().is_none());
     }
 }

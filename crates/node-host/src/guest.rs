@@ -27,7 +27,7 @@ use crate::control::{ControlError, PendingReply, shown};
 use crate::sandbox::Use;
 pub use directory::WatchReader;
 pub use port::PortStream;
-pub use process::{AttachBody, AttachEvent, AttachReader, PROCESSES_SHOWN_MAX};
+pub use process::{AttachBody, AttachEvent, AttachReader, PROCESSES_SHOWN_MAX, spawn_within};
 
 /// LIMIT: entries of one directory the node holds in memory; the rest is cut off.
 pub const ENTRIES_MAX: usize = 10_000;

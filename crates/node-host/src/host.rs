@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use api_guest::ProcessBounds;
 use api_node::{ANSWER_KEPT_MS, Errand, Used};
 use api_vmm::MemoryPath;
 use base_types::{ProjectId, SandboxId, Size, TemplateName};
@@ -22,6 +23,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::bounds::IoBounds;
 use crate::cgroup::CgroupTree;
 use crate::console;
 use crate::disk;
@@ -29,6 +31,7 @@ use crate::flows::FlowLog;
 use crate::images::Images;
 use crate::journal::{Deed, Journal};
 use crate::machine::random;
+use crate::memory::{MACHINE_MIB, MemoryRoom};
 use crate::network::Networks;
 use crate::phase::Phase;
 use crate::sandbox::{
@@ -69,6 +72,13 @@ pub struct HostSettings {
     pub boot_within: Duration,
     /// Whether a root disk is compared with its manifest before a snapshot is made of it.
     pub check_roots: bool,
+    /// Memory of the machine that is kept back for the node and what else runs there, in MiB: nothing
+    /// begins that would take of it. 0 lets everything begin.
+    pub memory_kept_mib: u64,
+    /// How many disk requests a machine may make.
+    pub io: IoBounds,
+    /// Bounds of processes that live on their own in a sandbox.
+    pub processes: ProcessBounds,
 }
 
 /// Why the host side did not start.
@@ -120,6 +130,7 @@ pub struct Host {
     sandboxes: Registry,
     snapshots: Arc<Snapshots>,
     sandboxes_max: usize,
+    processes: ProcessBounds,
     data_dir: PathBuf,
     cgroups: CgroupTree,
     // The kernel lets go of it when this process ends, however it does.
@@ -163,7 +174,7 @@ impl Host {
         let data_dir = fs::canonicalize(&data_dir).map_err(dir(data_dir.clone()))?;
         let lock = lock(&data_dir)?;
 
-        let cgroups = CgroupTree::open(&data_dir);
+        let cgroups = CgroupTree::open(&data_dir, settings.io);
         let store = Store::open(&data_dir.join("node.db"))?;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let launcher = VmmLauncher::new(settings.vmm, cgroups.clone(), tasks.clone())
@@ -202,6 +213,7 @@ impl Host {
             store,
             dir: sandboxes_dir,
             memory: settings.memory,
+            room: MemoryRoom::new(settings.memory_kept_mib),
             prefetch: settings.prefetch,
             ready_within: settings.ready_within,
             boot_within: settings.boot_within,
@@ -231,6 +243,7 @@ impl Host {
             sandboxes,
             snapshots: Arc::new(snapshots),
             sandboxes_max: settings.sandboxes_max,
+            processes: settings.processes,
             data_dir,
             cgroups,
             _lock: lock,
@@ -240,9 +253,18 @@ impl Host {
     /// Makes a sandbox; returns when its agent answers. Dropping the future undoes it.
     pub async fn create(&self, mut spec: CreateSpec) -> Result<SandboxHandle, CreateError> {
         let origin = self.origin(&mut spec)?;
+        self.admit_memory(1)?;
         let (handle, ready) = self.begin(spec, origin)?;
         ready.await.map_err(|_| CreateError::Stopping)??;
         Ok(handle)
+    }
+
+    /// Whether there is memory for `count` more, beside those that are being made and have not taken theirs.
+    fn admit_memory(&self, count: usize) -> Result<(), CreateError> {
+        let creating = |one: &&SandboxHandle| one.phase() == Phase::Creating;
+        let creating = self.sandboxes.lock().values().filter(creating).count();
+        let machines = u64::try_from(creating.saturating_add(count)).unwrap_or(u64::MAX);
+        self.around.room.admit(machines.saturating_mul(MACHINE_MIB))
     }
 
     /// Begins to make a sandbox. It is removed again when the receiver is dropped before it serves.
@@ -312,6 +334,11 @@ impl Host {
                 && (phase.is_alive() || phase == Phase::Failed)
         });
         all
+    }
+
+    /// Bounds of processes that live on their own in a sandbox.
+    pub const fn process_bounds(&self) -> &ProcessBounds {
+        &self.processes
     }
 
     /// What the node remembers.

@@ -10,6 +10,7 @@
 //!
 //! Linux, root. No HTTP here, and no KVM: only `sandflare-vmm` touches that.
 
+mod bounds;
 mod cgroup;
 mod console;
 mod control;
@@ -23,6 +24,7 @@ mod journal;
 mod keeper;
 mod machine;
 mod measure;
+mod memory;
 mod network;
 mod phase;
 mod sandbox;
@@ -35,12 +37,13 @@ mod uid;
 mod vmm;
 mod watched;
 
+pub use bounds::IoBounds;
 pub use control::ControlError;
 pub use flows::FlowLog;
 pub use guest::{
     AttachBody, AttachEvent, AttachReader, ENTRIES_MAX, ExecEvent, ExecInput, ExecReader,
     FileReader, FileWriter, GuestConnection, GuestError, PROCESSES_SHOWN_MAX, PortStream,
-    WatchReader,
+    WatchReader, spawn_within,
 };
 pub use host::{DiskUse, Host, HostSettings, Moment, StartError};
 pub use images::{ImageError, Images};

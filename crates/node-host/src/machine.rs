@@ -26,7 +26,7 @@ use crate::vmm::{MachineOver, VmmProcess};
 
 pub(crate) use files::MachineFiles;
 use files::disk_spec;
-pub(crate) use freeze::{FreezeFiles, Gate, Held, freeze};
+pub(crate) use freeze::{FreezeFiles, Frozen, Gate, Held, freeze};
 
 /// Kernel command line of every guest.
 ///

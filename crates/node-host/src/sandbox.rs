@@ -143,6 +143,18 @@ pub enum CreateError {
     /// Its guest did not come up.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// What is free of the node's memory is too little for it.
+    #[error(
+        "the node has {available_mib} MiB of memory left, of which it keeps {kept_mib} MiB for itself; this takes {needed_mib} MiB to begin with"
+    )]
+    MemoryShort {
+        /// What is left.
+        available_mib: u64,
+        /// What is kept back.
+        kept_mib: u64,
+        /// What would be taken at once.
+        needed_mib: u64,
+    },
     /// The disk is full.
     #[error("the disk is full: `{}` has {free_mib} MiB left; free some space", path.display())]
     DiskFull {
@@ -287,6 +299,11 @@ impl SandboxHandle {
     /// What is to be seen of it now.
     pub fn view(&self) -> SandboxView {
         self.view.borrow().clone()
+    }
+
+    /// Where it is in its life.
+    pub(crate) fn phase(&self) -> Phase {
+        self.view.borrow().phase
     }
 
     /// Destroys it; returns when nothing of it is left. May be repeated.

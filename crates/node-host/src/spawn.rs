@@ -7,7 +7,7 @@
 #![expect(unsafe_code, reason = "posix_spawn and unshare have no safe wrapper")]
 
 use std::ffi::{CString, NulError};
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -20,6 +20,11 @@ use tokio::sync::oneshot;
 
 /// Source descriptors are moved above every number they may have to land on.
 const PARKED_FD_MIN: RawFd = 32;
+
+/// LIMIT: when memory is short on the whole machine, the kernel ends the process that takes most of it, and
+/// takes this one for one with half of all memory more than it has: a machine goes before the daemon and
+/// whatever else runs there, and the largest of them first.
+const OOM_SCORE_ADJ: &str = "500";
 
 /// A child that runs, held by descriptor so that its number can never mean another process.
 #[derive(Debug)]
@@ -141,6 +146,10 @@ fn spawn(program: &Program, own_namespace: &File) -> Result<Spawned, SpawnError>
     // The child cannot be reaped by anybody but us, so its number still means it.
     let pidfd = rustix::process::pidfd_open(child, PidfdFlags::NONBLOCK)
         .map_err(|errno| start(errno.into()))?;
+    if let Err(error) = fs::write(format!("/proc/{pid}/oom_score_adj"), OOM_SCORE_ADJ) {
+        // One that ended at once, or no `/proc`.
+        tracing::debug!(pid, "cannot have the kernel end it before the node: {error}");
+    }
     Ok(Spawned { pid, pidfd })
 }
 
@@ -282,6 +291,17 @@ mod test {
         rustix::io::fcntl_setfd(&leak, rustix::io::FdFlags::empty()).unwrap();
         let seen = output_of("for n in /proc/self/fd/*; do echo ${n##*/}; done").await;
         assert!(!seen.lines().any(|n| n == leak.as_raw_fd().to_string()), "{seen}");
+    }
+
+    #[tokio::test]
+    async fn the_kernel_ends_a_child_before_the_node() {
+        // It may run before it is marked.
+        let script =
+            "until read mark </proc/self/oom_score_adj && [ $mark = 500 ]; do :; done; echo marked";
+        assert_eq!(output_of(script).await, "marked\n");
+        let own: i32 =
+            fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap();
+        assert!(own < 500);
     }
 
     #[tokio::test]

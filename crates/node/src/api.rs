@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::build::{self, Build};
 use crate::databases::Databases;
 use crate::exec::{Commands, of_guest, size_of_guest};
+use crate::files::not_root;
 use crate::view::sandbox;
 use crate::wanted::spec;
 use crate::{agent, failure, lifecycle, measure, process, quota, seen, system, watch};
@@ -87,10 +88,6 @@ impl Node {
         F: Future<Output = Result<T, GuestError>>,
     {
         agent::ask(&self.sandbox(id)?, request).await
-    }
-
-    pub(crate) async fn simple(&self, id: SandboxId, request: Request) -> Result<(), Failure> {
-        self.ask(id, |agent| agent.simple(request)).await
     }
 
     /// Whether there is such a template, and such a size of it may be made here.
@@ -392,8 +389,9 @@ impl NodeApi for Node {
     ) -> Result<Process, Failure> {
         let (mut request, pty) = request.into_parts();
         request.env = self.databases.with_wired(id, request.env);
-        let exec = of_guest(&self.sandbox(id)?.facts().env, request, pty)?;
-        self.ask(id, |agent| agent.spawn(exec)).await.map(process::shown)
+        let sandbox = self.sandbox(id)?;
+        let exec = of_guest(&sandbox.facts().env, request, pty)?;
+        process::spawn(&sandbox, exec, self.host.process_bounds().clone()).await
     }
 
     async fn process_list(&self, id: SandboxId) -> Result<ProcessList, Failure> {
@@ -443,8 +441,8 @@ impl NodeApi for Node {
     }
 
     async fn file_remove(&self, id: SandboxId, query: RemoveQuery) -> Result<(), Failure> {
-        let RemoveQuery { path, recursive } = query;
-        self.simple(id, Request::Remove(Remove { path, recursive })).await
+        let RemoveQuery { path, recursive, user } = query;
+        self.act(id, not_root(user), Request::Remove(Remove { path, recursive })).await
     }
 
     async fn file_list(&self, id: SandboxId, query: FileQuery) -> Result<DirectoryList, Failure> {

@@ -30,6 +30,8 @@ pub(crate) fn of_create(error: &CreateError) -> Failure {
         CreateError::Template(template) => of_template(template),
         CreateError::Shell(shell) => of_shell(shell),
         CreateError::Machine(machine) => of_machine(machine),
+        CreateError::MemoryShort { .. } => told(ErrorCode::NoCapacity, error)
+            .with_hint("kill or pause some sandboxes, or run the node where there is more memory"),
         CreateError::DiskFull { .. } => told(ErrorCode::DiskFull, error),
         CreateError::Network(_) => {
             Failure::because(ErrorCode::Internal, "the sandbox could not be given a network", error)

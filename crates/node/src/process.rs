@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use api_guest::Process as GuestProcess;
+use api_guest::{Exec, Process as GuestProcess, ProcessBounds};
 use api_node::{
     ErrorCode, EventsQuery, ExecBody, ExecEvent, Failure, Process, ProcessExit, ProcessId,
     ProcessInput, ProcessLine,
@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::agent::{self, Resumes};
 use crate::exec::{EXIT_LOST, code_and_signal, exit, now_us, size_of_guest};
+use crate::failure;
 
 /// LIMIT: input of one line that waits for the connection to the guest; the caller waits then too.
 const INPUTS_PENDING_MAX: usize = 4;
@@ -75,6 +76,19 @@ pub(crate) async fn line(
         over: false,
     };
     Ok(ProcessLine { events: stream::unfold(line, Line::next).boxed(), input })
+}
+
+/// Starts one, if `bounds` allow it.
+pub(crate) async fn spawn(
+    sandbox: &SandboxHandle,
+    exec: Exec,
+    bounds: ProcessBounds,
+) -> Result<Process, Failure> {
+    let open = async || sandbox.connect().await.map_err(|error| failure::of_ask(&error));
+    match node_host::spawn_within(open, exec, bounds).await? {
+        Ok(process) => Ok(shown(process)),
+        Err(error) => Err(failure::of_broken(sandbox, error).await),
+    }
 }
 
 async fn attach(

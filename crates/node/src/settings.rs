@@ -1,5 +1,6 @@
 //! What can be chosen about a node, resolved before anything starts.
 
+mod bounds;
 mod limits;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use node_host::HostSettings;
 use tokio_rustls::TlsAcceptor;
 
 use crate::exposure::Exposure;
+use crate::settings::bounds::BoundOptions;
 use crate::settings::limits::LimitOptions;
 use crate::tls;
 
@@ -97,6 +99,8 @@ pub(crate) struct Options {
     /// What is logged: error, warn, info, debug or trace, or a list of MODULE=LEVEL.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     log: String,
+    #[command(flatten)]
+    bounds: BoundOptions,
     #[command(flatten)]
     limits: LimitOptions,
 }
@@ -180,6 +184,9 @@ impl Options {
             ready_within: Duration::from_millis(self.ready_timeout_ms),
             boot_within: Duration::from_millis(self.boot_timeout_ms),
             check_roots: self.check_roots == Switch::On,
+            memory_kept_mib: self.bounds.memory_kept_mib(),
+            io: self.bounds.io(),
+            processes: self.bounds.processes(),
         };
         let gateway =
             GatewaySettings { allowance: self.gateway_allow, ..GatewaySettings::default() };
@@ -213,7 +220,9 @@ mod test {
     use std::fs;
     use std::path::Path;
 
+    use api_guest::ProcessBounds;
     use clap::CommandFactory;
+    use node_host::IoBounds;
 
     use super::*;
 
@@ -235,6 +244,9 @@ mod test {
         assert_eq!(settings.host.memory, MemoryPath::Private);
         assert!(settings.host.prefetch);
         assert_eq!(settings.limits, Limits::default());
+        assert_eq!(settings.host.memory_kept_mib, 256);
+        assert_eq!(settings.host.io, IoBounds::default());
+        assert_eq!(settings.host.processes, ProcessBounds::PROTOCOL);
         assert!(settings.host.vmm.ends_with("sandflare-vmm"));
     }
 
@@ -245,6 +257,21 @@ mod test {
         for wrong in ["nano", "nano=", "nano=-1", "nano=257", "tiny=1"] {
             assert!(resolve(&["--pool", wrong]).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn bounds_of_a_sandbox_reach_its_agent_and_its_group() {
+        let smallest = ["--max-processes", "1", "--max-output-kept-kib", "256"];
+        let settings = resolve(&smallest).unwrap();
+        let bounds = ProcessBounds { processes: 1, output_kept_bytes: 256 << 10 };
+        assert_eq!(settings.host.processes, bounds);
+        let largest = ["--max-processes", "512", "--max-output-kept-kib", "65536"];
+        for settings in [settings, resolve(&largest).unwrap()] {
+            assert!(settings.host.processes.are_possible(), "{:?}", settings.host.processes);
+        }
+        let disk = ["--max-disk-mib-per-vcpu", "2", "--max-disk-requests-per-vcpu", "16"];
+        let io = IoBounds { bytes_per_vcpu: 2 << 20, requests_per_vcpu: 16 };
+        assert_eq!(resolve(&disk).unwrap().host.io, io);
     }
 
     #[test]
@@ -306,6 +333,11 @@ mod test {
             ["--max-requests-per-sandbox", "256"],
             ["--max-head-kib", "4"],
             ["--request-timeout-s", "0"],
+            ["--keep-memory-mib", "1048577"],
+            ["--max-processes", "513"],
+            ["--max-output-kept-kib", "255"],
+            ["--max-disk-mib-per-vcpu", "0"],
+            ["--max-disk-requests-per-vcpu", "15"],
         ] {
             assert!(resolve(&wrong).is_err(), "{wrong:?}");
         }

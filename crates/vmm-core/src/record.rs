@@ -23,8 +23,8 @@ const SNAPSHOT_STEP_PAGES: u64 = 512;
 const SMAPS_BYTES_MAX: usize = 8192;
 
 impl Machine {
-    /// Writes state and memory of the held machine, whose disk then goes on over `disk`, if given.
-    /// Returns how many pages were written.
+    /// Writes state and memory of the held machine, whose disk then goes on over `disk`, if given: then
+    /// what was written is not flushed, as the machine waits for this. Returns how many pages were written.
     pub(crate) fn snapshot(
         &self,
         mut state_file: File,
@@ -64,11 +64,13 @@ impl Machine {
         let bytes = state.encode(&self.machine_tag)?;
         state_file.rewind().map_err(file("write the state file"))?;
         state_file.write_all(&bytes).map_err(file("write the state file"))?;
-        state_file.sync_data().map_err(file("sync the state file"))?;
-
-        let pages = self.write_memory(memory_file, only_dirty, around)?;
-        if let Some(disk) = disk {
-            self.devices.go_on_over(disk)?;
+        let (memory_file, pages) = self.write_memory(memory_file, only_dirty, around)?;
+        match disk {
+            Some(disk) => self.devices.go_on_over(disk)?,
+            None => {
+                state_file.sync_data().map_err(file("sync the state file"))?;
+                memory_file.sync_data().map_err(file("sync the memory layer"))?;
+            }
         }
         Ok(pages)
     }
@@ -78,7 +80,7 @@ impl Machine {
         memory_file: File,
         only_dirty: bool,
         around: &Surroundings,
-    ) -> Result<u64, MachineError> {
+    ) -> Result<(File, u64), MachineError> {
         let ram = self.ram.reservation();
         let total = ram.bytes() / PAGE_SIZE;
         let (kind, runs) = match (only_dirty, self.template.is_some()) {
@@ -102,8 +104,7 @@ impl Machine {
             }
         }
         let (memory_file, summary) = writer.finish().map_err(MachineError::WriteLayer)?;
-        memory_file.sync_data().map_err(file("sync the memory layer"))?;
-        Ok(summary.data_pages)
+        Ok((memory_file, summary.data_pages))
     }
 
     /// Ends recording and writes the working set: every page asked for, and which were written.

@@ -3,9 +3,9 @@ use std::fmt::Debug;
 use api_guest::{
     Answer, As, Attach, Change, ChangeKind, Control, Decoder, Dropped, Entries, Entry, Exec,
     Exited, FRAME_BYTES_MAX, FailCode, Failed, FileHead, FileKind, FileStat, FrameError, Healthy,
-    Identified, Identify, Input, List, MakeDir, Mark, Message, Move, Pack, Process, PtySize,
-    ReadFile, Remove, Request, Resize, SetClock, Settle, Signal, Spawn, Started, Stat, StatAnswer,
-    Unpack, Watch, WriteFile, decode_all,
+    Identified, Identify, Input, List, MakeDir, Mark, Message, Move, Pack, Process, ProcessBounds,
+    PtySize, ReadFile, Remove, Request, Resize, SetClock, Settle, Signal, Spawn, SpawnWithin,
+    Started, Stat, StatAnswer, Unpack, Watch, WriteFile, decode_all,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -106,6 +106,10 @@ fn request() -> impl Strategy<Value = Request> {
             .prop_map(|(path, recursive)| Request::Remove(Remove { path, recursive })),
         any::<bool>().prop_map(|drop_caches| Request::Settle(Settle { drop_caches })),
         exec().prop_map(|exec| Request::Spawn(Spawn { exec })),
+        (exec(), any::<u32>(), any::<u32>()).prop_map(|(exec, processes, output_kept_bytes)| {
+            let bounds = ProcessBounds { processes, output_kept_bytes };
+            Request::SpawnWithin(SpawnWithin { exec, bounds })
+        }),
         Just(Request::Processes),
         (any::<u32>(), of(any::<u64>()))
             .prop_map(|(process, after)| Request::Attach(Attach { process, after })),

@@ -27,7 +27,7 @@ use crate::{
 ///
 /// Answers when it runs. It goes on when nobody listens: its events are kept, up to 1 MiB of output, for
 /// those who follow it later. One whose program cannot be run is there too, over, as in a shell. At most
-/// 64 run at once in a sandbox.
+/// 64 run at once in a sandbox. A node may be set to other figures than these two.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/processes", tag = "processes",
     params(("id" = String, Path)), request_body = SpawnRequest,
     responses((status = 201, description = "The process", body = Process), Failure))]

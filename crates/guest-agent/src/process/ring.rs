@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use api_guest::{Exited, OUTPUT_KEPT_BYTES};
+use api_guest::Exited;
 
 /// LIMIT: what an event counts for beside its data, so that many small ones are bounded too.
 const EVENT_BYTES: usize = 64;
@@ -43,8 +43,10 @@ pub(crate) enum Next {
 }
 
 /// Events in the order of their numbers, without gaps.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ring {
+    /// What they may count for; the newest one is kept whatever it counts for.
+    bytes_max: usize,
     events: VecDeque<Event>,
     /// What they count for, all together.
     bytes: usize,
@@ -62,6 +64,11 @@ impl Event {
 }
 
 impl Ring {
+    /// No events yet, and never more than `bytes_max` of them.
+    pub(crate) const fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, events: VecDeque::new(), bytes: 0, next_seq: 0 }
+    }
+
     /// Number of the next event.
     pub(crate) const fn next_seq(&self) -> u64 {
         self.next_seq
@@ -73,7 +80,7 @@ impl Ring {
         self.next_seq += 1;
         self.bytes += event.bytes();
         self.events.push_back(event);
-        while self.bytes > OUTPUT_KEPT_BYTES && self.events.len() > 1 {
+        while self.bytes > self.bytes_max && self.events.len() > 1 {
             let oldest = self.events.pop_front();
             self.bytes -= oldest.map_or(0, |oldest| oldest.bytes());
         }
@@ -83,7 +90,7 @@ impl Ring {
     pub(crate) fn kept_after(&self, bytes: usize) -> u64 {
         let mut total = self.bytes.saturating_add(EVENT_BYTES + bytes);
         for event in &self.events {
-            if total <= OUTPUT_KEPT_BYTES {
+            if total <= self.bytes_max {
                 return event.seq;
             }
             total -= event.bytes();
@@ -109,13 +116,15 @@ mod test {
 
     use super::*;
 
+    const BYTES_MAX: usize = 1 << 20;
+
     fn output(bytes: usize) -> What {
         What::Output { kind: Answer::STDOUT, data: vec![7; bytes].into() }
     }
 
     #[test]
     fn a_reader_gets_every_event_in_turn_and_then_nothing() {
-        let mut ring = Ring::default();
+        let mut ring = Ring::new(BYTES_MAX);
         assert_eq!(ring.at(0), Next::Nothing);
         ring.push(5, What::Started(9));
         ring.push(6, output(3));
@@ -128,12 +137,12 @@ mod test {
 
     #[test]
     fn what_is_kept_is_bounded_and_what_is_missing_is_counted() {
-        let mut ring = Ring::default();
+        let mut ring = Ring::new(BYTES_MAX);
         let piece = 64 * 1024;
         for at_ns in 0..40 {
             let kept = ring.kept_after(piece);
             ring.push(at_ns, output(piece));
-            assert!(ring.bytes <= OUTPUT_KEPT_BYTES);
+            assert!(ring.bytes <= BYTES_MAX);
             assert_eq!(ring.events.front().unwrap().seq, kept, "foretold");
         }
         let first = ring.events.front().unwrap().seq;
@@ -145,11 +154,11 @@ mod test {
 
     #[test]
     fn many_empty_looking_events_are_bounded_too() {
-        let mut ring = Ring::default();
+        let mut ring = Ring::new(BYTES_MAX);
         for _ in 0..100_000 {
             ring.push(0, output(1));
         }
-        assert!(ring.events.len() <= OUTPUT_KEPT_BYTES / EVENT_BYTES);
+        assert!(ring.events.len() <= BYTES_MAX / EVENT_BYTES);
         assert_eq!(ring.next_seq(), 100_000);
     }
 }

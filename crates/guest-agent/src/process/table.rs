@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use api_guest::{
-    Answer, ENDED_KEPT_MAX, ENDED_KEPT_SECS, Exited, FailCode, PROCESSES_MAX, PtySize, Spawn,
+    Answer, ENDED_KEPT_MAX, ENDED_KEPT_SECS, Exec, Exited, FailCode, ProcessBounds, PtySize,
 };
 use rustix::fs::{Uid, fchown};
 use rustix::io::Errno;
@@ -91,9 +91,11 @@ pub(crate) fn list(agent: &Agent, connection: &mut Connection) -> Result<(), Sto
     connection.send(&Answer::Done)
 }
 
-/// Carries out [`Spawn`].
-pub(crate) fn spawn(agent: &Agent, request: &Spawn) -> Result<Answer, Failure> {
-    let exec = &request.exec;
+/// Starts what `exec` says, if `bounds` allow it.
+pub(crate) fn spawn(agent: &Agent, exec: &Exec, bounds: &ProcessBounds) -> Result<Answer, Failure> {
+    if !bounds.are_possible() {
+        return Err(Failure::invalid("the bounds of the process are outside what an agent holds"));
+    }
     let accounts = agent.accounts.get();
     let plan = exec::plan(&accounts, &agent.settings.user, exec)?;
     let user = accounts.find(exec.user.as_deref().unwrap_or(&agent.settings.user))?;
@@ -101,8 +103,9 @@ pub(crate) fn spawn(agent: &Agent, request: &Spawn) -> Result<Answer, Failure> {
     let id = {
         let mut table = agent.processes.lock();
         table.forget_old();
-        if table.running() >= PROCESSES_MAX {
-            let message = format!("{PROCESSES_MAX} processes run, as many as may; end one first");
+        let running = table.running();
+        if running >= count(bounds.processes) {
+            let message = format!("{running} processes run, as many as may; end one first");
             return Err(Failure::new(FailCode::Busy, message));
         }
         table.last_id + 1
@@ -129,7 +132,7 @@ pub(crate) fn spawn(agent: &Agent, request: &Spawn) -> Result<Answer, Failure> {
     let launched = agent.children.launch(&plan, child_ends.each_ref().map(AsFd::as_fd));
     // As long as the agent holds them open, it would not see the process close them.
     drop(child_ends);
-    let mut ring = Ring::default();
+    let mut ring = Ring::new(count(bounds.output_kept_bytes));
     let (child, not_launched) = match launched {
         Ok(child) => {
             ring.push(facts.started_ns, What::Started(child.pid().unsigned_abs()));
@@ -192,6 +195,10 @@ fn terminal(size: &PtySize, uid: u32) -> Result<(Ends, [OwnedFd; 3]), Errno> {
     let outputs = vec![(Answer::STDOUT, again(&ours)?)];
     let ends = Ends { stdin: Some(again(&ours)?), outputs, terminal: Some(ours) };
     Ok((ends, [again(&theirs)?, again(&theirs)?, theirs]))
+}
+
+fn count(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
 }
 
 /// The arguments, cut to what a frame has room for.

@@ -3,8 +3,8 @@ use std::time::{Duration, Instant};
 
 use api_guest::{
     Answer, Attach, Control, ENDED_KEPT_MAX, EXIT_NOT_FOUND, Exec, Exited, FailCode, Input, Mark,
-    OUTPUT_KEPT_BYTES, PROCESSES_MAX, Process, PtySize, READER_WAIT_SECS, Request, Resize, Signal,
-    Spawn,
+    OUTPUT_KEPT_BYTES, PROCESSES_MAX, Process, ProcessBounds, PtySize, READER_WAIT_SECS, Request,
+    Resize, Signal, Spawn, SpawnWithin,
 };
 
 use crate::guest::{Guest, Talk, bash, exec, is_gone, reaches, shell, state};
@@ -165,13 +165,48 @@ fn a_process_nobody_reads_goes_on_and_its_newest_output_is_kept() {
     assert_eq!(heard.exited.as_ref().unwrap().code, Some(4));
     assert!(heard.dropped > 0);
     assert!(heard.text().ends_with("1999999\n2000000\n"));
-    assert!((OUTPUT_KEPT_BYTES * 9 / 10..=OUTPUT_KEPT_BYTES).contains(&heard.stdout.len()));
+    let kept = OUTPUT_KEPT_BYTES as usize;
+    assert!((kept * 9 / 10..=kept).contains(&heard.stdout.len()));
+}
+
+#[test]
+fn as_much_output_is_kept_and_as_many_run_as_the_host_chooses() {
+    let guest = Guest::start();
+    let within = |exec: Exec, processes, output_kept_bytes| {
+        let bounds = ProcessBounds { processes, output_kept_bytes };
+        Request::SpawnWithin(SpawnWithin { exec, bounds })
+    };
+    let started = |request: &Request| match guest.one(request) {
+        Answer::Process(process) => process.id,
+        other => panic!("{other:?}"),
+    };
+    for kept in [256 << 10, 4 << 20] {
+        let id = started(&within(shell("head -c 8M /dev/zero"), 1, kept));
+        reaches("it is over", || guest.is_over(id));
+        let heard = Heard::default().all(&mut guest.attach(id, None));
+        let kept = kept as usize;
+        assert!((kept * 7 / 10..=kept).contains(&heard.stdout.len()), "{}", heard.stdout.len());
+    }
+    let sleep = || exec(&["sleep", "1000"]);
+    let sleeping = started(&within(sleep(), 1, OUTPUT_KEPT_BYTES));
+    let full = guest.fails(&within(sleep(), 1, OUTPUT_KEPT_BYTES), FailCode::Busy);
+    assert!(full.starts_with("1 processes run"), "{full}");
+    // What counts is what the request says: a node that was set otherwise needs no new guest.
+    let another = started(&within(sleep(), 2, OUTPUT_KEPT_BYTES));
+    for (processes, kept) in
+        [(0, OUTPUT_KEPT_BYTES), (513, OUTPUT_KEPT_BYTES), (9, 0), (9, 1 << 30)]
+    {
+        guest.fails(&within(sleep(), processes, kept), FailCode::InvalidRequest);
+    }
+    for id in [sleeping, another] {
+        guest.control(id, &[Input::Signal(Signal { number: 9 })]);
+    }
 }
 
 #[test]
 fn a_reader_that_reads_misses_nothing_of_a_process_that_is_faster() {
     let guest = Guest::start();
-    let bytes = 16 * OUTPUT_KEPT_BYTES;
+    let bytes = 16 * OUTPUT_KEPT_BYTES as usize;
     let spawned = guest.spawn(&with_stdin(bash(&format!("read; exec head -c {bytes} /dev/zero"))));
     let mut talk = guest.attach(spawned.id, None);
     let mut heard = Heard::default();
@@ -187,7 +222,7 @@ fn a_reader_that_reads_misses_nothing_of_a_process_that_is_faster() {
 #[test]
 fn a_reader_that_takes_nothing_does_not_hold_a_process_up_for_ever() {
     let guest = Guest::start();
-    let bytes = 16 * OUTPUT_KEPT_BYTES;
+    let bytes = 16 * OUTPUT_KEPT_BYTES as usize;
     let id = guest.spawn(&with_stdin(bash(&format!("read; head -c {bytes} /dev/zero")))).id;
     let mut stuck = guest.attach(id, None);
     let mut heard = Heard::default();
@@ -363,7 +398,7 @@ fn as_many_run_and_are_remembered_as_is_promised() {
         known.len() == ENDED_KEPT_MAX && known.iter().all(|process| process.exited.is_some())
     });
     let newest = guest.spawn(&exec(&["true"]));
-    assert_eq!(newest.id as usize, PROCESSES_MAX + 1, "numbers are never used twice");
+    assert_eq!(newest.id, PROCESSES_MAX + 1, "numbers are never used twice");
     let threads = || std::fs::read_dir(format!("/proc/{}/task", guest.pid())).unwrap().count();
     reaches("the threads made for them are gone", || threads() <= 8);
 }

@@ -1,20 +1,35 @@
 //! Processes that live on their own in a guest.
 
 use api_guest::{
-    Answer, Attach, CHUNK_BYTES_MAX, Control, ENDED_KEPT_MAX, Exec, Input, Mark, PROCESSES_MAX,
-    Process, PtySize, Request, Resize, Signal, Spawn,
+    Answer, Attach, CHUNK_BYTES_MAX, Control, ENDED_KEPT_MAX, Exec, GENERATION_OF_BOUNDS, Input,
+    Mark, PROCESSES_RANGE, Process, ProcessBounds, PtySize, Request, Resize, Signal, Spawn,
+    SpawnWithin,
 };
 use tokio::time::timeout;
 
 use crate::guest::{ANSWER_WITHIN, Answers, ExecEvent, ExecInput, GuestConnection, GuestError};
 
 /// LIMIT: processes of one guest the node holds in memory; an agent of ours never has more.
-pub const PROCESSES_SHOWN_MAX: usize = PROCESSES_MAX + ENDED_KEPT_MAX;
+pub const PROCESSES_SHOWN_MAX: usize = *PROCESSES_RANGE.end() as usize + ENDED_KEPT_MAX;
 
 impl GuestConnection {
-    /// Starts a process that lives on its own.
-    pub async fn spawn(mut self, exec: Exec) -> Result<Process, GuestError> {
-        match self.ask(Request::Spawn(Spawn { exec }), ANSWER_WITHIN).await? {
+    /// Starts a process that lives on its own, with the bounds of the protocol.
+    pub async fn spawn(self, exec: Exec) -> Result<Process, GuestError> {
+        self.spawned(Request::Spawn(Spawn { exec })).await
+    }
+
+    /// Starts a process that lives on its own. An agent of before
+    /// [`GENERATION_OF_BOUNDS`](api_guest::GENERATION_OF_BOUNDS) starts nothing and closes.
+    pub async fn spawn_within(
+        self,
+        exec: Exec,
+        bounds: ProcessBounds,
+    ) -> Result<Process, GuestError> {
+        self.spawned(Request::SpawnWithin(SpawnWithin { exec, bounds })).await
+    }
+
+    async fn spawned(mut self, request: Request) -> Result<Process, GuestError> {
+        match self.ask(request, ANSWER_WITHIN).await? {
             Answer::Process(process) => Ok(process),
             _ => Err(GuestError::Unexpected),
         }
@@ -104,6 +119,29 @@ impl GuestConnection {
             Answer::Done => Ok(()),
             _ => Err(GuestError::Unexpected),
         }
+    }
+}
+
+/// Starts a process that lives on its own over a connection of `open`, whatever the guest's agent knows:
+/// one of an older snapshot has bounds of its own.
+pub async fn spawn_within<E, F>(
+    open: impl Fn() -> F,
+    exec: Exec,
+    bounds: ProcessBounds,
+) -> Result<Result<Process, GuestError>, E>
+where
+    F: Future<Output = Result<GuestConnection, E>>,
+{
+    let spawned = open().await?.spawn_within(exec.clone(), bounds).await;
+    if !matches!(spawned, Err(GuestError::Closed)) {
+        return Ok(spawned);
+    }
+    match open().await?.health(ANSWER_WITHIN).await {
+        // It did not understand, so it started nothing.
+        Ok(healthy) if healthy.generation < GENERATION_OF_BOUNDS => {
+            Ok(open().await?.spawn(exec).await)
+        }
+        _ => Ok(spawned),
     }
 }
 

@@ -104,6 +104,7 @@ impl Host {
             cold: false,
             ..spec
         };
+        self.admit_memory(count)?;
         let mut unfinished = Unfinished::default();
         let mut waits = Vec::with_capacity(count);
         for _ in 0..count {

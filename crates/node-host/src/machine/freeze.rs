@@ -1,11 +1,13 @@
 //! Writing a machine down: its state and memory, at one moment.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use api_vmm::{Answer, Command, SnapshotSpec};
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 
 use super::{MachineError, disk_spec, failed, go_on, micros};
 use crate::control::ControlError;
@@ -59,14 +61,23 @@ pub(crate) struct FreezeFiles<'a> {
     pub(crate) disk: Option<&'a [&'a File]>,
 }
 
-/// Stops the machine and writes it to `files`, to stable storage. With a disk it then goes on,
-/// and how long it stood still is returned, in microseconds; without one it stays as it is. A
-/// machine that could not be written goes on.
+/// A machine that was written down.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    /// How long it stood still until it went on, if it did, in microseconds.
+    pub(crate) held_us: u64,
+    /// Whether its files are on stable storage. One that went on did so over its new disk, whatever this
+    /// says.
+    pub(crate) flushed: io::Result<()>,
+}
+
+/// Stops the machine and writes it to `files`, to stable storage. With a disk it then goes on;
+/// without one it stays as it is. A machine that could not be written goes on.
 pub(crate) async fn freeze(
     process: &VmmProcess,
     files: FreezeFiles<'_>,
     gate: Option<Gate>,
-) -> Result<u64, MachineError> {
+) -> Result<Frozen, MachineError> {
     let control = process.control();
     let _unlimited = process.io_unlimited();
     let begun = Instant::now();
@@ -89,5 +100,14 @@ pub(crate) async fn freeze(
         go_on(process).await?;
     }
     written.map_err(failed("write the machine's state and memory"))?;
-    Ok(micros(begun))
+    let held_us = micros(begun);
+    // Nothing is written to them any more, so the machine need not wait for the disk.
+    let flushed = if files.disk.is_some() { flush(files).await } else { Ok(()) };
+    Ok(Frozen { held_us, flushed })
+}
+
+async fn flush(files: FreezeFiles<'_>) -> io::Result<()> {
+    let (state, memory) = (files.state.try_clone()?, files.memory.try_clone()?);
+    let flushing = spawn_blocking(move || state.sync_data().and_then(|()| memory.sync_data()));
+    flushing.await.map_err(io::Error::other)?
 }

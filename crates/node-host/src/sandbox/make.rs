@@ -16,6 +16,7 @@ use super::owner::Surroundings;
 use super::{CreateError, CreateSpec, CreateTimes, SandboxFacts};
 use crate::images::{ImageError, open};
 use crate::machine::{self, Identity, MachineFiles, Memory, RestoreOptions, Restored, micros};
+use crate::memory::MACHINE_MIB;
 use crate::network::PolicyWatch;
 use crate::shells::{Recipe, Shell};
 use crate::snapshots::Kept;
@@ -126,6 +127,7 @@ async fn make_branch(
     let begun = Instant::now();
     let _busy = around.shells.busy();
     let from = moment.open().map_err(|source| failed(&moment.dir, source))?;
+    admit_memory(around, &from)?;
     let options = options(around, spec.memory, &from);
     let lazy = options.memory == MemoryPath::Userfault;
     let (dir, id, disk_bytes) = (around.dir.clone(), facts.id, template.root_bytes);
@@ -233,6 +235,7 @@ pub(super) async fn prepare(
     let begun = Instant::now();
     let _busy = around.shells.busy();
     let from = moment.open().map_err(|source| failed(&moment.dir, source))?;
+    admit_memory(around, &from)?;
     let options = options(around, None, &from);
     let shell = around.shells.claim(facts.size, None).await?;
     let claim_us = micros(begun);
@@ -295,6 +298,12 @@ fn memory<'a>(template: &'a Template, from: &'a MomentFiles) -> Memory<'a> {
         layers: &from.memory,
         working_set: template.working_set.as_ref(),
     }
+}
+
+/// Whether there is memory for what a moment's machine had changed of its own, which it gets back sooner
+/// or later.
+fn admit_memory(around: &Surroundings, from: &MomentFiles) -> Result<(), CreateError> {
+    around.room.admit(MACHINE_MIB.saturating_add(from.memory_bytes >> 20))
 }
 
 /// How the memory of a moment reaches a machine.

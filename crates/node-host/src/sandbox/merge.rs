@@ -150,6 +150,7 @@ mod test {
     use tokio_util::task::TaskTracker;
 
     use super::*;
+    use crate::bounds::IoBounds;
     use crate::cgroup::CgroupTree;
     use crate::vmm::VmmLauncher;
 
@@ -177,7 +178,8 @@ mod test {
         let program = own.ancestors().nth(2).unwrap().join("sandflare-vmm");
         assert!(program.exists(), "`cargo build -p vmm` makes {}", program.display());
         let dir = tempfile::tempdir().unwrap();
-        let (cgroups, tasks) = (CgroupTree::open(dir.path()), TaskTracker::new());
+        let (cgroups, tasks) =
+            (CgroupTree::open(dir.path(), IoBounds::default()), TaskTracker::new());
         let launcher = VmmLauncher::new(program, cgroups.clone(), tasks.clone()).unwrap();
         let process = launcher.start(Size::Nano).await.unwrap();
         let base = File::create_new(dir.path().join("base")).unwrap();

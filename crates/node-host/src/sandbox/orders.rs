@@ -17,7 +17,7 @@ use super::merge::merge_deep;
 use super::owner::Owner;
 use super::{CreateError, CreateTimes, OVER_WITHIN};
 use crate::control::ControlError;
-use crate::machine::{self, FreezeFiles, Gate, MachineError};
+use crate::machine::{self, FreezeFiles, Frozen, Gate, MachineError};
 use crate::phase::{Event, Phase};
 use crate::step;
 use crate::template::Template;
@@ -423,8 +423,8 @@ async fn branch_running(
     disk.extend(frozen(template, files));
     disk.extend([&below, &overlay]);
     let freeze = FreezeFiles { state: &state, memory: &memory, disk: Some(&disk) };
-    let held_us = match machine::freeze(process, freeze, gate).await {
-        Ok(held_us) => held_us,
+    let Frozen { held_us, flushed } = match machine::freeze(process, freeze, gate).await {
+        Ok(frozen) => frozen,
         Err(error) => {
             let error = blame(dir, error);
             // Room for what is written now.
@@ -438,6 +438,11 @@ async fn branch_running(
     };
     step::reached("branch: written");
     files.push(below, overlay, true);
+    if let Err(source) = flushed {
+        // The machine goes on over its new overlay all the same; room for what is written now.
+        drop(memory.set_len(0));
+        return Err(failed(dir, source));
+    }
     let mut moment = Moment { dir: files.dir().to_owned(), layout: before };
     link(&moment, dir)?;
     moment.layout.memory.insert(0, memory_name);

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::flows::{FlowLog, OpenFlows};
 use crate::journal::{Deed, Journal};
+use crate::memory::MemoryRoom;
 use crate::network::Networks;
 use crate::phase::{Action, Event, Phase};
 use crate::shells::Shells;
@@ -43,6 +44,8 @@ pub(crate) struct Surroundings {
     /// Directory the directories of sandboxes are in.
     pub(crate) dir: PathBuf,
     pub(crate) memory: MemoryPath,
+    /// Whether there is memory for one more.
+    pub(crate) room: MemoryRoom,
     pub(crate) prefetch: bool,
     /// How long the agent of a restored guest may take to answer.
     pub(crate) ready_within: Duration,

@@ -1,8 +1,13 @@
 use super::*;
+use crate::bounds::IoBounds;
 
 fn launcher(program: &Path) -> VmmLauncher {
-    VmmLauncher::new(program.into(), CgroupTree::open(Path::new("/test")), TaskTracker::new())
-        .unwrap()
+    VmmLauncher::new(
+        program.into(),
+        CgroupTree::open(Path::new("/test"), IoBounds::default()),
+        TaskTracker::new(),
+    )
+    .unwrap()
 }
 
 #[tokio::test]

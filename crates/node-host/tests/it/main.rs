@@ -5,6 +5,7 @@
 
 mod directory;
 mod guest;
+mod processes;
 mod shells;
 
 use std::env;

@@ -1,13 +1,16 @@
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_guest::ProcessBounds;
 use api_node::Quota;
 use api_vmm::MemoryPath;
 use base_types::{Chain, ProjectId, Size};
-use node_host::{CreateError, CreateSpec, Host, HostSettings, Lease, TemplateError, Unplugged};
+use node_host::{
+    CreateError, CreateSpec, Host, HostSettings, IoBounds, Lease, TemplateError, Unplugged,
+};
 
 fn settings(data: &Path, pool: usize) -> HostSettings {
     HostSettings {
@@ -21,6 +24,9 @@ fn settings(data: &Path, pool: usize) -> HostSettings {
         ready_within: Duration::from_secs(10),
         boot_within: Duration::from_secs(10),
         check_roots: true,
+        memory_kept_mib: 0,
+        io: IoBounds::default(),
+        processes: ProcessBounds::PROTOCOL,
     }
 }
 
@@ -46,15 +52,15 @@ fn spec() -> CreateSpec {
     }
 }
 
-/// Processes of ours that run the VMM.
-fn machines() -> usize {
+/// Processes of ours that run the VMM: their directories in `/proc`.
+fn machines() -> Vec<PathBuf> {
     let me = std::process::id().to_string();
     let of_mine = |entry: fs::DirEntry| {
         let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
         let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-        (fields.nth(1)? == me && stat.contains("(sandflare-vmm)")).then_some(())
+        (fields.nth(1)? == me && stat.contains("(sandflare-vmm)")).then(|| entry.path())
     };
-    fs::read_dir("/proc").unwrap().flatten().filter_map(of_mine).count()
+    fs::read_dir("/proc").unwrap().flatten().filter_map(of_mine).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,9 +73,14 @@ async fn the_pool_fills_with_real_machines_and_closing_leaves_none() {
         }
     };
     tokio::time::timeout(Duration::from_secs(60), filled).await.expect("the pool fills");
-    assert_eq!(machines(), 2);
+    let machines_there = machines();
+    assert_eq!(machines_there.len(), 2);
+    for machine in machines_there {
+        let mark = fs::read_to_string(machine.join("oom_score_adj")).unwrap();
+        assert_eq!(mark, "500\n", "the kernel ends it before the node");
+    }
     host.close().await;
-    assert_eq!(machines(), 0);
+    assert!(machines().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,6 +96,18 @@ async fn a_create_that_cannot_be_leaves_nothing() {
     host.close().await;
     let error = host.create(spec()).await.unwrap_err();
     assert!(matches!(error, CreateError::Stopping), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_there_is_no_memory_for_is_refused_before_anything_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = HostSettings { memory_kept_mib: 1 << 30, ..settings(dir.path(), 0) };
+    let host = Host::start(settings, |_| Ok(Arc::new(Unplugged))).await.unwrap();
+    let error = host.create(spec()).await.unwrap_err();
+    assert!(matches!(error, CreateError::MemoryShort { needed_mib: 8, .. }), "{error}");
+    assert!(host.sandboxes().is_empty());
+    assert_eq!(fs::read_dir(dir.path().join("data/sandboxes")).unwrap().count(), 0);
+    host.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -62,6 +62,8 @@ const SCENARIOS: &[Scenario] = scenarios![
     steps::a_daemon_that_dies_at_each_step_of_the_deletion_of_a_snapshot,
     steps::a_daemon_that_dies_at_each_step_of_a_kill_of_one_that_shares_layers,
     steps::a_daemon_that_dies_at_each_step_of_a_merge_of_overlays,
+    steps::a_daemon_that_dies_at_each_step_of_the_children_of_a_fork,
+    steps::a_daemon_that_dies_at_each_step_of_a_create_from_a_snapshot,
     again::creates_that_nobody_heard_of,
     again::quotas_and_lifetimes_under_the_next_daemon,
     secrets::secrets_of_callers,

@@ -346,6 +346,80 @@ pub(crate) async fn a_daemon_that_dies_at_each_step_of_a_kill_of_one_that_shares
     end(origin, snapshot).await;
 }
 
+/// Steps of what a fork or a create from a snapshot makes, and how many are asked for at once: with more
+/// than one, none of them has come further than the step.
+const BRANCH: [(&str, u32, Left); 6] = [
+    ("create: files made", 2, Left::Nothing),
+    ("create: machine claimed", 2, Left::Nothing),
+    ("create: agent answered", 2, Left::Nothing),
+    ("create: kept", 2, Left::Nothing),
+    ("create: remembered", 2, Left::Nothing),
+    // Only its answer is missing.
+    ("create: running", 1, Left::Sandbox),
+];
+
+pub(crate) async fn a_daemon_that_dies_at_each_step_of_the_children_of_a_fork() {
+    let (origin, snapshot) = shared().await;
+    for (step, count, left) in BRANCH {
+        let mut times = Vec::new();
+        for _ in 0..TIMES {
+            let daemon = Daemon::start_to_die_at(step).await;
+            let fork = Fork { count, name: None };
+            let forked = timeout(PATIENCE, daemon.client.sandbox_fork(origin, &fork)).await;
+            assert!(forked.unwrap().is_err(), "{step}: answered");
+            daemon.died().await;
+            times.push(beside(step, origin, snapshot, left).await);
+        }
+        found("children of a fork", step, &times);
+    }
+    end(origin, snapshot).await;
+}
+
+pub(crate) async fn a_daemon_that_dies_at_each_step_of_a_create_from_a_snapshot() {
+    let (origin, snapshot) = shared().await;
+    for (step, count, left) in BRANCH {
+        let mut times = Vec::new();
+        for _ in 0..TIMES {
+            let daemon = Daemon::start_to_die_at(step).await;
+            let create = CreateSandbox { snapshot: Some(snapshot), ..request() };
+            let creates = (0..count).map(|_| daemon.create_as(&create));
+            let outcomes = futures_util::future::join_all(creates).await;
+            assert!(outcomes.iter().all(Result::is_err), "{step}: {outcomes:?}");
+            daemon.died().await;
+            times.push(beside(step, origin, snapshot, left).await);
+        }
+        found("create from a snapshot", step, &times);
+    }
+    end(origin, snapshot).await;
+}
+
+/// Starts the next daemon and checks that `left` is what is there of a child or a clone, with all its
+/// parent had, beside the original and the snapshot, which are whole.
+async fn beside(step: &str, origin: SandboxId, snapshot: SnapshotId, left: Left) -> String {
+    let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+    let mut ids = daemon.listed().await;
+    assert!(ids.contains(&origin), "{step}: {ids:?}");
+    let found = if ids.len() == 1 { Left::Nothing } else { Left::Sandbox };
+    assert_eq!(found, left, "{step}: {ids:?}");
+    let wanted = ids.len();
+    assert!(wanted <= 2, "{step}: {ids:?}");
+    let there = || (vmms().len(), groups().len(), sandboxes().len(), moments().len());
+    until(step, (wanted, wanted, wanted, 1), there).await;
+    let kept = daemon.client.snapshot_list().await.unwrap().snapshots;
+    assert_eq!(kept.iter().map(|kept| kept.id).collect::<Vec<_>>(), [snapshot], "{step}");
+    ids.push(made_from(&daemon, snapshot).await);
+    for id in &ids {
+        assert_eq!(daemon.shell(*id, HOLDS).await.stdout, "shared\nshared\n", "{step}");
+    }
+    // The original stays for the next step.
+    ids.retain(|id| *id != origin);
+    for id in ids {
+        daemon.kill_sandbox(id).await;
+    }
+    daemon.kill().await;
+    found.word().to_owned()
+}
+
 /// Removes what is left of [`shared`].
 async fn end(origin: SandboxId, snapshot: SnapshotId) {
     let daemon = Daemon::start(&["--pool", "nano=0"]).await;

@@ -93,6 +93,16 @@ async fn a_daemon_that_dies_at_any_step_of_a_merge_of_overlays_loses_none_of_the
 }
 
 #[tokio::test]
+async fn a_daemon_that_dies_at_any_step_of_the_children_of_a_fork_leaves_whole_ones_or_none() {
+    passed("a_daemon_that_dies_at_each_step_of_the_children_of_a_fork").await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_dies_at_any_step_of_a_create_from_a_snapshot_leaves_a_whole_one_or_none() {
+    passed("a_daemon_that_dies_at_each_step_of_a_create_from_a_snapshot").await;
+}
+
+#[tokio::test]
 async fn what_is_found_after_a_kill_at_each_step_is_what_the_guide_shows() {
     let found: Vec<_> = rows(crate::inside::output().await).collect();
     println!("{}", found.join("\n"));
