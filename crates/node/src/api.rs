@@ -19,6 +19,7 @@ use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use node_access::{Access, WHOLE_NODE};
+use node_gateway::Authority;
 use node_host::{
     CreateSpec, GuestConnection, GuestError, Host, SandboxHandle, Spread,
     TemplateState as HostTemplateState, Verdict,
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::build::{self, Build};
 use crate::databases::Databases;
 use crate::exec::{Commands, of_guest, size_of_guest};
+use crate::vault::Vault;
 use crate::view::sandbox;
 use crate::wanted::spec;
 use crate::{agent, failure, lifecycle, measure, process, quota, seen, system, watch};
@@ -39,7 +41,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 #[derive(Debug)]
 pub(crate) struct Node {
     host: Arc<Host>,
-    access: Access,
+    pub(crate) access: Access,
     witness: Arc<Witness>,
     vmm: PathBuf,
     verdict: Verdict,
@@ -47,6 +49,8 @@ pub(crate) struct Node {
     started: Instant,
     commands: Commands,
     databases: Databases,
+    pub(crate) vault: Vault,
+    pub(crate) authority: Option<Arc<Authority>>,
 }
 
 impl Node {
@@ -59,9 +63,23 @@ impl Node {
         verdict: Verdict,
         stop: CancellationToken,
         databases: Databases,
+        secrets: (Vault, Option<Arc<Authority>>),
     ) -> Self {
         let (started, commands) = (Instant::now(), Commands::default());
-        Self { host, access, witness, vmm, verdict, stop, started, commands, databases }
+        let (vault, authority) = secrets;
+        Self {
+            host,
+            access,
+            witness,
+            vmm,
+            verdict,
+            stop,
+            started,
+            commands,
+            databases,
+            vault,
+            authority,
+        }
     }
 
     pub(crate) const fn host(&self) -> &Arc<Host> {
@@ -94,7 +112,7 @@ impl Node {
     }
 
     /// Whether there is such a template, and such a size of it may be made here.
-    fn check_template(&self, name: &TemplateName, size: Size) -> Result<(), Failure> {
+    pub(crate) fn check_template(&self, name: &TemplateName, size: Size) -> Result<(), Failure> {
         let templates = self.host.templates();
         // One that is loaded holds its files open.
         if !matches!(templates.state(name, size), HostTemplateState::Ready(_)) {
@@ -198,20 +216,7 @@ impl NodeApi for Node {
         caller: &Caller,
         request: CreateSandbox,
     ) -> Result<Sandbox, Failure> {
-        if let Some(made) = lifecycle::made(&self.host, caller) {
-            return Ok(made);
-        }
-        let mut request = request;
-        if let Some(id) = request.snapshot {
-            let found = self.host.snapshot(id).filter(|facts| caller.sees(facts.project));
-            let found = found.ok_or_else(|| Failure::no_snapshot(id))?;
-            (request.template, request.size) = (found.template, found.size);
-        }
-        let quota = quota::admit(&self.access, &self.host, caller.project, 1).await?;
-        self.check_template(&request.template, request.size)?;
-        let spec = CreateSpec { errand: caller.errand, ..spec(request, caller.project, quota) };
-        let created = self.host.create(spec).await;
-        Ok(sandbox(&created.map_err(|error| failure::of_create(&error))?))
+        self.create(caller, request).await
     }
 
     async fn sandbox_list(
@@ -352,7 +357,7 @@ impl NodeApi for Node {
         id: SandboxId,
         mut request: ExecRequest,
     ) -> Result<EventStream<ExecEvent>, Failure> {
-        request.env = self.databases.with_wired(id, request.env);
+        request.env = self.environment(id, request.env)?;
         self.commands.exec(self.sandbox(id)?, request).await
     }
 
@@ -389,7 +394,7 @@ impl NodeApi for Node {
         request: SpawnRequest,
     ) -> Result<Process, Failure> {
         let (mut request, pty) = request.into_parts();
-        request.env = self.databases.with_wired(id, request.env);
+        request.env = self.environment(id, request.env)?;
         let exec = of_guest(&self.sandbox(id)?.facts().env, request, pty)?;
         self.ask(id, |agent| agent.spawn(exec)).await.map(process::shown)
     }
