@@ -62,6 +62,10 @@ pub(crate) struct Options {
     /// machine's own, such as 10.1.2.0/24. May be repeated.
     #[arg(long, value_name = "CIDR")]
     gateway_allow: Vec<Cidr>,
+    /// Resolver to ask for names of sandboxes, such as 10.1.2.3:53, rather than those of
+    /// /etc/resolv.conf. May be repeated.
+    #[arg(long, value_name = "ADDRESS")]
+    gateway_resolver: Vec<SocketAddr>,
     /// Certificate authorities, in a PEM file, that hosts of sandboxes' secrets may be known by, beside
     /// those that browsers trust.
     #[arg(long, value_name = "FILE")]
@@ -188,6 +192,7 @@ impl Options {
         let roots = self.gateway_ca.as_deref().map(tls::certificates).transpose()?;
         let gateway = GatewaySettings {
             allowance: self.gateway_allow,
+            resolvers: (!self.gateway_resolver.is_empty()).then_some(self.gateway_resolver),
             roots: roots.unwrap_or_default(),
             ..GatewaySettings::default()
         };

@@ -10,6 +10,7 @@ mod node;
 mod policy;
 mod run;
 mod sandbox;
+mod secret;
 mod sandflare;
 mod terminal;
 mod url;
