@@ -50,7 +50,7 @@ pub(crate) struct Node {
     commands: Commands,
     databases: Databases,
     pub(crate) vault: Vault,
-    pub(crate) authority: Option<Arc<Authority>>,
+    pub(crate) authority: Arc<Authority>,
 }
 
 impl Node {
@@ -63,7 +63,7 @@ impl Node {
         verdict: Verdict,
         stop: CancellationToken,
         databases: Databases,
-        secrets: (Vault, Option<Arc<Authority>>),
+        secrets: (Vault, Arc<Authority>),
     ) -> Self {
         let (started, commands) = (Instant::now(), Commands::default());
         let (vault, authority) = secrets;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use api_node::{Caller, CreateSandbox, Failure, Sandbox};
 use base_types::SandboxId;
-use node_host::{CreateSpec, SandboxHandle};
+use node_host::{CreateSpec, Phase, SandboxHandle};
 
 use crate::api::Node;
 use crate::view::sandbox;
@@ -19,6 +19,11 @@ impl Node {
         request: CreateSandbox,
     ) -> Result<Sandbox, Failure> {
         if let Some(made) = lifecycle::made(self.host(), caller) {
+            // The daemon may have died before the guest trusted it.
+            let found = self.sandbox(made.id)?;
+            if found.view().phase == Phase::Running {
+                self.trusted(&found).await?;
+            }
             return Ok(made);
         }
         let mut request = request;
@@ -33,12 +38,18 @@ impl Node {
         let errand = caller.errand;
         let spec = CreateSpec { errand, secrets, ..spec(request, caller.project, quota) };
         let created = self.host().create(spec).await.map_err(|error| failure::of_create(&error))?;
-        if let (false, Some(authority)) = (created.facts().secrets.is_empty(), &self.authority) {
-            let unfinished = Unfinished::new(created.clone());
-            trust::install(&created, authority).await?;
-            unfinished.keep();
-        }
+        let unfinished = Unfinished::new(created.clone());
+        self.trusted(&created).await?;
+        unfinished.keep();
         Ok(sandbox(&created))
+    }
+
+    /// Makes a guest with secrets trust who vouches to it for their hosts; others are not asked.
+    async fn trusted(&self, sandbox: &SandboxHandle) -> Result<(), Failure> {
+        match sandbox.facts().secrets.is_empty() {
+            true => Ok(()),
+            false => trust::install(sandbox, &self.authority).await,
+        }
     }
 
     /// `env` of a process in a sandbox, with the variables of what is wired to it and of its secrets.

@@ -148,7 +148,7 @@ async fn serve(settings: Settings) -> Result<()> {
         verdict,
         stop.clone(),
         databases.clone(),
-        (vault, Some(authority)),
+        (vault, authority),
     );
     let limits = settings.limits;
     let addresses = Addresses { domain: settings.sandbox_domain, secure: settings.tls.is_some() };

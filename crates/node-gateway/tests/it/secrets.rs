@@ -146,7 +146,7 @@ fn a_fork_has_its_originals_placeholder_and_it_works() {
 }
 
 #[test]
-fn one_request_here_is_one_request_there() {
+fn one_request_of_a_guest_is_one_at_its_host() {
     let mut world = world();
     let host = "Host: site.test\r\n";
     let key = format!("X-Api-Key: {PLACEHOLDER}\r\n");

@@ -311,10 +311,16 @@ class SecretInfo(Model):
     """
 
     name: str
-    hosts: tuple[str, ...]
+    hosts: Sequence[str]
     created_at_ms: int
     updated_at_ms: int
     raw: Mapping[str, Any] = _RAW
+
+    @classmethod
+    def parse(cls, answer: Any) -> SecretInfo:
+        """Read the JSON form."""
+        parsed = super().parse(answer)
+        return dataclasses.replace(parsed, hosts=tuple(parsed.hosts))
 
 
 @dataclass(frozen=True)
