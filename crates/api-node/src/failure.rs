@@ -5,6 +5,8 @@ use base_types::{Chain, KeyId, SandboxId, Size, SnapshotId, TemplateName};
 use serde::ser::SerializeStruct as _;
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::SecretName;
+
 /// LIMIT: characters of what was asked for that are said back; names are shorter.
 const NAME_CHARS_SHOWN_MAX: usize = 64;
 
@@ -279,6 +281,12 @@ impl Failure {
         let which: String = which.chars().take(NAME_CHARS_SHOWN_MAX).collect();
         Self::new(ErrorCode::NotFound, format!("there is no database `{which}`"))
             .with_hint("`GET /v1/databases` lists those there are")
+    }
+
+    /// The project has no secret of this name.
+    pub fn no_secret(name: &SecretName) -> Self {
+        Self::new(ErrorCode::NotFound, format!("there is no secret `{name}`"))
+            .with_hint("`PUT /v1/secrets/{name}` makes one")
     }
 
     /// There is no snapshot with this id, or it is somebody else's.

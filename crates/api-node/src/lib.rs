@@ -29,6 +29,7 @@ mod sandbox;
 mod secret;
 mod snapshot;
 mod template;
+mod vault;
 mod watch;
 
 #[cfg(feature = "server")]
@@ -82,14 +83,20 @@ pub use sandbox::{
 pub use secret::{ParseSecretError, SECRET_BYTES, Secret, SecretHash};
 pub use snapshot::{CreateSnapshot, Fork, ForkDatabases, Forked, Snapshot, SnapshotList};
 pub use template::{BuildBody, BuildEvent, Template, TemplateList, TemplateState};
+pub use vault::{
+    AUTHORITY_VARIABLES, ParsePlaceholderError, ParseSecretHostError, ParseSecretNameError,
+    Placeholder, SANDBOX_SECRETS_MAX, SECRET_HOSTS_MAX, SECRET_NAME_BYTES_MAX,
+    SECRET_VALUE_BYTES_MAX, SECRETS_MAX, SecretGrant, SecretHost, SecretList, SecretName,
+    SecretValue, SetSecret, StoredSecret,
+};
 pub use watch::{WatchBody, WatchEvent, WatchQuery};
 
 #[cfg(feature = "server")]
 pub use server::{
     AccessApi, Addresses, AtPort, Begun, ByteStream, DatabasesApi, Domain, EventStream,
     FileContent, Fingerprint, KeptAnswer, Limits, Made, NodeApi, Noted, Origin, ParseDomainError,
-    PolicyApi, PortIo, PortsAccess, PortsApi, ProcessInput, ProcessLine, RequestId, UploadError,
-    UploadStream, openapi, router, serve,
+    PolicyApi, PortIo, PortsAccess, PortsApi, ProcessInput, ProcessLine, RequestId, SecretsApi,
+    UploadError, UploadStream, openapi, router, serve,
 };
 
 /// What every path of this API starts with.

@@ -151,6 +151,11 @@ impl Ports {
         (1 <= first && first <= last).then_some(Self { first, last })
     }
 
+    /// The port, when there is one only.
+    pub fn only(self) -> Option<u16> {
+        (self.first == self.last).then_some(self.first)
+    }
+
     /// Whether this port is one of them.
     pub fn contains(self, port: u16) -> bool {
         (self.first..=self.last).contains(&port)

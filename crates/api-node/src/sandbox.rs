@@ -4,7 +4,8 @@ use base_types::{SandboxId, Size, SnapshotId, TemplateName};
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Check, Refused, env, metadata, refuse};
-use crate::{Policy, READY_TIMEOUT_MS_MAX, TIMEOUT_S_DEFAULT, TIMEOUT_S_MAX};
+use crate::vault::wanted;
+use crate::{Policy, READY_TIMEOUT_MS_MAX, SecretName, TIMEOUT_S_DEFAULT, TIMEOUT_S_MAX};
 
 /// A sandbox to make.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +49,11 @@ pub struct CreateSandbox {
     /// What it may reach. Default: what its `snapshot` might, or else the internet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Policy>,
+    /// Variables that hold placeholders of secrets, and the names of these. Where a request of the
+    /// sandbox goes to a host of the secret, the node puts the value in. At most 32.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(feature = "server", schema(value_type = BTreeMap<String, String>, example = json!({"OPENAI_API_KEY": "openai"})))]
+    pub secrets: BTreeMap<String, SecretName>,
     /// How it is made; for measurements and odd machines.
     #[serde(default)]
     pub options: CreateOptions,
@@ -78,6 +84,7 @@ impl Default for CreateSandbox {
             idle_timeout_s: 0,
             on_timeout: OnTimeout::default(),
             network: None,
+            secrets: BTreeMap::new(),
             options: CreateOptions::default(),
         }
     }
@@ -98,6 +105,7 @@ impl Check for CreateSandbox {
             return refuse(format!("`ready_timeout_ms` must be 1 to {READY_TIMEOUT_MS_MAX}"));
         }
         self.network.as_ref().map_or(Ok(()), Policy::check)?;
+        wanted(&self.secrets, &self.env)?;
         env(&self.env)
     }
 }

@@ -2,6 +2,7 @@ mod access;
 mod db;
 mod policy;
 mod sandbox;
+mod secret;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +22,7 @@ pub(crate) use sandbox::{
     Choice, Cp, Create, Exec, ForkArgs, Kill, Ps, SandboxCommand, SandboxVerb, Shell,
     SnapshotsCommand, TakeSnapshot, Timeout, Url,
 };
+pub(crate) use secret::{RemoveSecret, SecretCommand, SetSecretArgs};
 
 use crate::duration::parse_duration;
 
@@ -106,6 +108,15 @@ Examples:
   sandflare policy log sbx_0123456789abcdef"
     )]
     Policy(PolicyCommand),
+    /// Keep values that sandboxes use and never have.
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sandflare secret set openai --host api.openai.com < key
+  sandflare create --secret OPENAI_API_KEY=openai"
+    )]
+    Secret(SecretCommand),
     /// List or delete the snapshots of sandboxes.
     #[command(
         subcommand,
@@ -644,6 +655,12 @@ mod test {
             "create --timeout soon",
             "create --metadata team",
             "create --network some",
+            "create --secret KEY",
+            "create --secret KEY=a.b",
+            "secret set openai",
+            "secret set openai --host 10.0.0.1",
+            "secret set a/b --host a.example",
+            "secret rm",
             "policy set sbx_0123456789abcdef",
             "policy set sbx_0123456789abcdef --allow a..b",
             "create --snapshot snap_0123456789abcdef --size small",

@@ -292,10 +292,15 @@ async fn wire(client: &Client, args: WireDb) -> Result<()> {
 
 fn password_of(option: &PasswordOption) -> Result<Option<String>> {
     let Some(file) = &option.password_file else { return Ok(None) };
+    line_of(file, "password", PASSWORD_BYTES_MAX).map(Some)
+}
+
+/// As [`text_of`], without the end of the last line.
+pub(crate) fn line_of(file: &Path, what: &str, bytes_max: usize) -> Result<String> {
     // LIMIT: the end of a line may come after it.
-    let text = text_of(file, "password", PASSWORD_BYTES_MAX + "\r\n".len())?;
+    let text = text_of(file, what, bytes_max + "\r\n".len())?;
     let line = text.strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
-    Ok(Some(line.unwrap_or(&text).to_owned()))
+    Ok(line.unwrap_or(&text).to_owned())
 }
 
 /// What is in a file, or comes by standard input: at most `bytes_max`. `what` is for people.

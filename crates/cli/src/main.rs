@@ -25,6 +25,7 @@ mod policy;
 mod programs;
 mod remove;
 mod sandbox;
+mod secret;
 mod signals;
 mod snapshot;
 mod snapshots;
@@ -114,6 +115,7 @@ async fn command(args: Args) -> Result<End> {
         Command::Verb(verb) => sandbox::verb(&client()?, verb).await,
         Command::Sandbox(command) => sandbox::sandbox(&client()?, command).await,
         Command::Policy(command) => policy::policy(&client()?, command).await,
+        Command::Secret(command) => secret::secret(&client()?, command).await,
         Command::Db(command) => db::db(&client()?, command).await,
         Command::Snapshots(command) => snapshots::snapshots(&client()?, command).await,
         Command::Template(TemplateCommand::Ls(format)) => {

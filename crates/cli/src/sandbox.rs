@@ -65,6 +65,7 @@ async fn create(client: &Client, args: Create) -> Result<End> {
         idle_timeout_s: args.idle_timeout.unwrap_or_default(),
         on_timeout: args.on_timeout.into(),
         network: args.network.policy(),
+        secrets: args.secret.into_iter().collect(),
         ..CreateSandbox::default()
     };
     if request.snapshot.is_none() {

@@ -16,6 +16,7 @@ mod operations;
 mod policy;
 mod ports;
 mod processes;
+mod secrets;
 
 pub use connect::Credentials;
 pub use decode::{DecodeError, Lines};

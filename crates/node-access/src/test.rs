@@ -303,6 +303,7 @@ async fn creates_of_the_last_minute_count_under_the_next_node() {
             metadata: Default::default(),
             snapshot: None,
             network: String::new(),
+            secrets: "[]".to_owned(),
             lease: node_store::LeaseRow::default(),
             state: node_store::StoredState::Running,
             created_at_ms,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use api_node::{Flow, Policy};
 use base_types::SandboxId;
 use futures_util::future::BoxFuture;
-use node_gateway::{Flows, Gateway, GatewaySettings, Links, Stream};
+use node_gateway::{Flows, Gateway, GatewaySettings, Links, NoSecrets, Stream};
 use tokio::sync::watch;
 
 #[path = "../tests/it/guest.rs"]
@@ -58,7 +58,9 @@ fn main() {
     let (_policy, policy) = watch::channel(Arc::new(Policy::default()));
     let (frames, _network) = {
         let _inside = runtime.enter();
-        gateway.open(SandboxId::from_bits(1), policy, Arc::new(Nobody)).unwrap()
+        gateway
+            .open(SandboxId::from_bits(1), policy, Arc::new(Nobody), Arc::new(NoSecrets))
+            .unwrap()
     };
     let mut guest = guest::Guest::new(frames);
 

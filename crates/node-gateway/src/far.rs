@@ -13,7 +13,10 @@ use futures_util::future::BoxFuture;
 use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
+
+use crate::tap::Tapped;
 
 /// What carries bytes both ways.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -31,12 +34,21 @@ pub(crate) enum Far {
 impl Far {
     /// Connects from the host.
     pub(crate) fn connect(to: SocketAddrV4, patience: Duration) -> Connecting {
+        Box::pin(async move { Ok(Self::Host(dial(to, patience).await?)) })
+    }
+
+    /// Connects from the host for whoever looks into the connection, and hands the guest the end that
+    /// this leaves it.
+    pub(crate) fn tapped(
+        to: SocketAddrV4,
+        patience: Duration,
+        end: Tapped,
+        connected: oneshot::Sender<TcpStream>,
+    ) -> Connecting {
         Box::pin(async move {
-            let stream = timeout(patience, TcpStream::connect(to)).await??;
-            // The guest says what goes out together; and whoever vanished is noticed in time.
-            stream.set_nodelay(true)?;
-            sockopt::set_socket_keepalive(&stream, true)?;
-            Ok(Self::Host(stream))
+            // Nobody takes it when the work was given up, and then the end is over too.
+            let _ = connected.send(dial(to, patience).await?);
+            Ok(Self::Other(Box::new(end)))
         })
     }
 
@@ -83,4 +95,12 @@ impl Far {
             Self::Other(stream) => Pin::new(&mut **stream),
         }
     }
+}
+
+async fn dial(to: SocketAddrV4, patience: Duration) -> io::Result<TcpStream> {
+    let stream = timeout(patience, TcpStream::connect(to)).await??;
+    // The guest says what goes out together; and whoever vanished is noticed in time.
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(&stream, true)?;
+    Ok(stream)
 }

@@ -12,6 +12,7 @@
 //!
 //! It is not a firewall for the host, and knows neither KVM nor databases: those are [`Links`].
 
+mod authority;
 mod bucket;
 mod connection;
 mod contain;
@@ -27,8 +28,10 @@ mod names;
 mod reply;
 mod resolvers;
 mod sandbox;
+mod secrets;
 mod settings;
 mod stack;
+mod tap;
 mod victim;
 mod wake;
 
@@ -44,6 +47,7 @@ use base_types::SandboxId;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, unconstrained, yield_now};
+use tokio_rustls::rustls::ClientConfig;
 
 use crate::contain::Contained;
 use crate::dns::Resolver;
@@ -53,11 +57,13 @@ use crate::ledger::Ledger;
 use crate::link::Link;
 use crate::sandbox::{Parts, Sandbox, Turned};
 
+pub use authority::Authority;
 pub use contain::contains_panics;
 pub use dns::message::{Query, Rcode, addresses_of};
 pub use far::Stream;
 pub use frame::{Dropped, Packet, Segment, Tuple, read};
 pub use judge::{Destination, Reason, Verdict, judge, judge_name, never};
+pub use secrets::{Granted, NoSecrets, Secrets};
 pub use settings::GatewaySettings;
 #[doc(hidden)]
 pub use victim::Victim;
@@ -68,6 +74,8 @@ pub struct Gateway {
     settings: Arc<GatewaySettings>,
     host: Arc<Host>,
     upstream: Arc<Upstream>,
+    /// How hosts of secrets are known to be themselves.
+    client: Arc<ClientConfig>,
     flows: Arc<dyn Flows>,
 }
 
@@ -102,14 +110,16 @@ pub struct Network {
 impl Gateway {
     /// # Errors
     ///
-    /// When the host cannot tell its own addresses from others.
+    /// When the host cannot tell its own addresses from others, or one of the roots is none.
     pub fn new(settings: GatewaySettings, flows: Arc<dyn Flows>) -> io::Result<Self> {
         let host = Host::new(settings.allowance.clone())?;
         let upstream = Upstream::new(settings.resolvers.clone());
+        let client = tap::client_config(&settings.roots)?;
         Ok(Self {
             settings: Arc::new(settings),
             host: Arc::new(host),
             upstream: Arc::new(upstream),
+            client: Arc::new(client),
             flows,
         })
     }
@@ -125,6 +135,7 @@ impl Gateway {
         sandbox: SandboxId,
         policy: watch::Receiver<Arc<Policy>>,
         links: Arc<dyn Links>,
+        secrets: Arc<dyn Secrets>,
     ) -> io::Result<(OwnedFd, Network)> {
         let (theirs, ours) = link::pair()?;
         let link = Link::new(ours)?;
@@ -142,6 +153,8 @@ impl Gateway {
             host: self.host.clone(),
             resolver,
             links,
+            secrets,
+            client: self.client.clone(),
             ledger,
             policy: policy.clone(),
         };

@@ -19,6 +19,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_rustls::rustls::ClientConfig;
 
 use crate::bucket::Bucket;
 use crate::connection::{Connection, Progress, STACK_REST, Turn};
@@ -31,6 +32,7 @@ use crate::judge::{Reason, Verdict};
 use crate::ledger::{Ledger, Note};
 use crate::link::Link;
 use crate::reply;
+use crate::secrets::Secrets;
 use crate::settings::GatewaySettings;
 use crate::wake::{Key, Woken};
 use crate::{Links, dns};
@@ -52,6 +54,9 @@ pub(crate) struct Parts {
     pub(crate) host: Arc<Host>,
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) links: Arc<dyn Links>,
+    pub(crate) secrets: Arc<dyn Secrets>,
+    /// How hosts of secrets are known to be themselves.
+    pub(crate) client: Arc<ClientConfig>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) policy: watch::Receiver<Arc<Policy>>,
 }
@@ -66,6 +71,8 @@ pub(crate) struct Sandbox {
     questions: FuturesUnordered<BoxFuture<'static, (Tuple, Option<Vec<u8>>)>>,
     /// Connections to the resolver.
     sessions: FuturesUnordered<BoxFuture<'static, ()>>,
+    /// What looks into connections; each ends with its connection.
+    taps: FuturesUnordered<BoxFuture<'static, ()>>,
     dropped: [u64; Dropped::COUNT],
     frames: Bucket,
     flows: Bucket,
@@ -103,6 +110,7 @@ impl Sandbox {
             woken: Arc::default(),
             questions: FuturesUnordered::new(),
             sessions: FuturesUnordered::new(),
+            taps: FuturesUnordered::new(),
             dropped: [0; Dropped::COUNT],
             frames,
             flows,
@@ -260,6 +268,7 @@ impl Sandbox {
             }
         }
         while let Poll::Ready(Some(())) = self.sessions.poll_next_unpin(cx) {}
+        while let Poll::Ready(Some(())) = self.taps.poll_next_unpin(cx) {}
     }
 
     /// Serves flows that were woken. Whether there are more.

@@ -1,7 +1,11 @@
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use api_node::Cidr;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+
+use crate::authority::Authority;
 
 /// What one sandbox may use of the gateway, and what the gateway uses of the host. The same for every
 /// sandbox of a node; what they may reach is each one's policy.
@@ -12,6 +16,12 @@ pub struct GatewaySettings {
     pub allowance: Vec<Cidr>,
     /// Who is asked for names. Default: `None`, which is whoever `/etc/resolv.conf` of the host names.
     pub resolvers: Option<Vec<SocketAddr>>,
+    /// Who vouches to guests for hosts of their secrets, so that TLS to these can be ended here.
+    /// Default: nobody, and TLS is left alone.
+    pub authority: Option<Arc<Authority>>,
+    /// Authorities by which hosts of secrets may be themselves, beside those browsers trust. Default:
+    /// none.
+    pub roots: Vec<CertificateDer<'static>>,
     /// LIMIT: TCP connections of a sandbox. A busy machine has dozens; each may hold two buffers and a
     /// descriptor of the daemon's. Default: 256.
     pub connections_max: usize,
@@ -59,6 +69,8 @@ impl Default for GatewaySettings {
         Self {
             allowance: Vec::new(),
             resolvers: None,
+            authority: None,
+            roots: Vec::new(),
             connections_max: 256,
             connecting_max: 64,
             exchanges_max: 256,

@@ -228,8 +228,8 @@ impl Host {
             let id = facts.id;
             let registration = Registration { registry: sandboxes.clone(), id };
             if let Some(process) = &mut found.process {
-                let frames =
-                    recover::plug(process, around.networks.as_ref(), id, found.network.watch());
+                let policy = found.network.watch();
+                let frames = recover::plug(process, around.networks.as_ref(), &facts, policy);
                 let control = process.control().clone();
                 around.tasks.spawn(recover::greet(control, frames, around.ready_within));
             }
@@ -285,6 +285,7 @@ impl Host {
             env: spec.env.clone(),
             metadata: spec.metadata.clone(),
             snapshot: spec.snapshot,
+            secrets: spec.secrets.clone(),
             created_at_ms: now_ms(),
             errand: spec.errand,
         };

@@ -9,9 +9,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use api_node::Policy;
-use base_types::SandboxId;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::sync::watch;
+
+use crate::sandbox::SandboxFacts;
 
 /// What stands behind a frame socket. Its end ends that.
 pub type NetworkGuard = Box<dyn Send + Sync>;
@@ -21,7 +22,7 @@ pub type PolicyWatch = watch::Receiver<Arc<Policy>>;
 
 /// Whoever has the networks of sandboxes.
 pub trait Networks: Debug + Send + Sync {
-    /// A new [frame socket](api_vmm::Command::Network) for the machine of sandbox `id`, and what stands
+    /// A new [frame socket](api_vmm::Command::Network) for the machine of a sandbox, and what stands
     /// behind it as long as the machine runs. What goes through is up to `policy`, as it is and as it
     /// becomes. Asked for at every create, resume and fork, and by a daemon that takes over a running
     /// machine; a create waits for it, so it must be quick.
@@ -29,7 +30,11 @@ pub trait Networks: Debug + Send + Sync {
     /// # Errors
     ///
     /// When there is no network for it, and so no machine.
-    fn open(&self, id: SandboxId, policy: PolicyWatch) -> io::Result<(OwnedFd, NetworkGuard)>;
+    fn open(
+        &self,
+        facts: &SandboxFacts,
+        policy: PolicyWatch,
+    ) -> io::Result<(OwnedFd, NetworkGuard)>;
 }
 
 /// Networks with nobody in them: whatever guests send is lost.
@@ -37,7 +42,7 @@ pub trait Networks: Debug + Send + Sync {
 pub struct Unplugged;
 
 impl Networks for Unplugged {
-    fn open(&self, _: SandboxId, _: PolicyWatch) -> io::Result<(OwnedFd, NetworkGuard)> {
+    fn open(&self, _: &SandboxFacts, _: PolicyWatch) -> io::Result<(OwnedFd, NetworkGuard)> {
         Ok((unplugged()?, Box::new(())))
     }
 }

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use api_node::{Errand, Policy, Quota};
+use api_node::{Errand, Policy, Quota, SecretGrant};
 use api_vmm::{Answer, Command, MachineStats, MemoryPath};
 use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use node_quota::QuotaExceeded;
@@ -96,6 +96,8 @@ pub struct CreateSpec {
     pub lease: Lease,
     /// What it may reach; what the snapshot's sandbox might, or else the internet, when `None`.
     pub network: Option<Policy>,
+    /// The secrets it is granted, beside those of the snapshot's sandbox.
+    pub secrets: Vec<SecretGrant>,
     /// How clean memory reaches it; the node's setting when `None`.
     pub memory: Option<MemoryPath>,
     /// Whether the working set is brought in first; the node's setting when `None`.
@@ -252,6 +254,8 @@ pub struct SandboxFacts {
     pub metadata: BTreeMap<String, String>,
     /// The snapshot it was made from.
     pub snapshot: Option<SnapshotId>,
+    /// The secrets it was granted.
+    pub secrets: Vec<SecretGrant>,
     /// When it was asked for, milliseconds since 1970 UTC.
     pub created_at_ms: u64,
     /// The create it was made by, where that must not happen twice.

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api_node::{Errand, Policy, Quota};
+use api_node::{Errand, Policy, Quota, SecretGrant};
 use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use node_quota::QuotaExceeded;
 use serde::{Deserialize, Serialize};
@@ -76,6 +76,9 @@ pub struct SnapshotFacts {
     /// What that sandbox might reach.
     #[serde(default = "nothing")]
     pub network: Policy,
+    /// The secrets that sandbox was granted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretGrant>,
     /// Bytes its files take on disk.
     pub bytes: u64,
     /// The create it was made by, where that must not happen twice.

@@ -144,10 +144,18 @@ impl NodeApi for SimNode {
             (request.template, request.size) = (snapshot.template.clone(), snapshot.size);
             files = moment.files.clone();
             request.network.get_or_insert_with(|| moment.network.clone());
+            for (variable, secret) in &moment.secrets {
+                request.secrets.entry(variable.clone()).or_insert_with(|| secret.clone());
+            }
         }
         self.template_get(request.template.clone(), request.size).await?;
         self.admit(caller.project, request.size)?;
         let mut state = self.lock();
+        for secret in request.secrets.values() {
+            if !state.secrets.contains_key(&(caller.project, secret.clone())) {
+                return Err(Failure::no_secret(secret));
+            }
+        }
         if let Some(failure) = state.fail_next_create.take() {
             return Err(failure);
         }
@@ -174,6 +182,7 @@ impl NodeApi for SimNode {
             env: request.env,
             timeout_s: request.timeout_s,
             network: request.network.unwrap_or_default(),
+            secrets: request.secrets,
             flows: Vec::new(),
             files,
             directories: [].into(),

@@ -12,6 +12,7 @@ mod policy;
 mod ports;
 mod process;
 mod program;
+mod vault;
 mod watched;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,7 +23,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use api_node::{
     AccessApi as _, Addresses, ErrorCode, Failure, FlowEntry, Limits, PhaseTimes, Policy,
-    ProcessId, PtySize, Sandbox, Secret, Snapshot, TemplateState, Used,
+    ProcessId, PtySize, Sandbox, Secret, SecretName, Snapshot, StoredSecret, TemplateState, Used,
 };
 use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use node_access::Access;
@@ -53,6 +54,8 @@ pub(crate) struct SimSandbox {
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) timeout_s: u32,
     pub(crate) network: Policy,
+    /// Variables and the secrets they stand for.
+    pub(crate) secrets: BTreeMap<String, SecretName>,
     pub(crate) flows: Vec<FlowEntry>,
     pub(crate) files: BTreeMap<String, Vec<u8>>,
     /// Those that were made; others are there as long as something is in them.
@@ -74,6 +77,7 @@ pub(crate) struct State {
     pub(crate) fail_next_create: Option<Failure>,
     pub(crate) ports: ports::Ports,
     pub(crate) databases: databases::Databases,
+    pub(crate) secrets: BTreeMap<(ProjectId, SecretName), StoredSecret>,
 }
 
 /// A node without machines. Clones are the same node.

@@ -22,6 +22,7 @@ impl SimSandbox {
             env: self.env.clone(),
             timeout_s: self.timeout_s,
             network: self.network.clone(),
+            secrets: self.secrets.clone(),
             flows: Vec::new(),
             files: self.files.clone(),
             directories: self.directories.clone(),

@@ -10,6 +10,7 @@ mod access;
 mod databases;
 mod ports;
 mod schema;
+mod secrets;
 mod thread;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use tokio::sync::oneshot;
 pub use access::{AnswerRow, KeyRow, ProjectRow};
 pub use databases::{DatabaseRow, WiringRow};
 pub use ports::PortsRow;
+pub use secrets::SecretRow;
 
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +113,8 @@ pub struct SandboxRow {
     pub lease: LeaseRow,
     /// What it may reach, as the node wrote it.
     pub network: String,
+    /// The secrets it was granted, as the node wrote it.
+    pub secrets: String,
     /// Where it is.
     pub state: StoredState,
     /// When it was asked for, milliseconds since 1970 UTC.

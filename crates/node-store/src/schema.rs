@@ -124,6 +124,22 @@ const MIGRATIONS: &[&str] = &[
         UNIQUE (database, user)
     ) STRICT;
 ",
+    // Secrets, and which of them a sandbox may use.
+    "
+    CREATE TABLE secrets (
+        project       TEXT NOT NULL,
+        name          TEXT NOT NULL,
+        value         TEXT NOT NULL,
+        hosts         TEXT NOT NULL,
+        created_at_ms INTEGER NOT NULL,
+        updated_at_ms INTEGER NOT NULL,
+        PRIMARY KEY (project, name)
+    ) STRICT;
+    CREATE TRIGGER project_deleted AFTER DELETE ON projects BEGIN
+        DELETE FROM secrets WHERE project = OLD.id;
+    END;
+    ALTER TABLE sandboxes ADD COLUMN secrets TEXT NOT NULL DEFAULT '[]';
+",
 ];
 
 /// LIMIT: only a person with a SQLite shell competes for the lock.
@@ -196,6 +212,7 @@ mod test {
             let [row] = &rows[..] else { panic!("{version}: {rows:?}") };
             assert_eq!((row.name.as_deref(), row.created_at_ms), (Some("charts"), 7), "{version}");
             assert_eq!(row.network, r#"{"base":"none"}"#, "{version}");
+            assert_eq!(row.secrets, "[]", "{version}");
         }
     }
 }

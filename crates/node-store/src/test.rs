@@ -18,6 +18,7 @@ fn row(bits: u64) -> SandboxRow {
         snapshot: (bits == 3).then(|| SnapshotId::from_bits(bits)),
         lease: LeaseRow::default(),
         network: format!("policy {bits}"),
+        secrets: format!("secrets {bits}"),
         errand: (bits == 3).then_some([3; 32]),
     }
 }

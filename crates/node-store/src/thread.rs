@@ -41,8 +41,9 @@ fn insert(connection: &Connection, row: &SandboxRow) -> Result<(), StoreError> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO sandboxes (id, name, template, size, state, created_at_ms, reason, env, times,
              project, metadata, snapshot, timeout_s, idle_timeout_s, on_timeout, ends_at_ms, errand,
-             network)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+             network, secrets)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
+             ?19)",
     )?;
     let env = serde_json::to_string(&row.env).map_err(StoreError::Unwritable)?;
     let metadata = serde_json::to_string(&row.metadata).map_err(StoreError::Unwritable)?;
@@ -65,6 +66,7 @@ fn insert(connection: &Connection, row: &SandboxRow) -> Result<(), StoreError> {
         row.lease.ends_at_ms.map(milliseconds),
         row.errand,
         row.network,
+        row.secrets,
     ])?;
     Ok(())
 }
@@ -187,7 +189,7 @@ fn list(connection: &Connection) -> Result<Vec<SandboxRow>, StoreError> {
     let mut statement = connection.prepare_cached(
         "SELECT id, name, template, size, state, created_at_ms, reason, env, times,
              project, metadata, snapshot, timeout_s, idle_timeout_s, on_timeout, ends_at_ms, errand,
-             network
+             network, secrets
          FROM sandboxes ORDER BY created_at_ms, id",
     )?;
     let mut rows = statement.query([])?;
@@ -233,6 +235,7 @@ fn read(row: &Row<'_>) -> Result<SandboxRow, StoreError> {
         lease,
         errand: row.get(16)?,
         network: row.get(17)?,
+        secrets: row.get(18)?,
     })
 }
 

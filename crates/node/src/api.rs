@@ -19,6 +19,7 @@ use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use node_access::{Access, WHOLE_NODE};
+use node_gateway::Authority;
 use node_host::{
     CreateSpec, GuestConnection, GuestError, Host, SandboxHandle, Spread,
     TemplateState as HostTemplateState, Verdict,
@@ -30,6 +31,7 @@ use crate::build::{self, Build};
 use crate::databases::Databases;
 use crate::exec::{Commands, of_guest, size_of_guest};
 use crate::files::not_root;
+use crate::vault::Vault;
 use crate::view::sandbox;
 use crate::wanted::spec;
 use crate::{agent, failure, lifecycle, measure, process, quota, seen, system, watch};
@@ -40,7 +42,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 #[derive(Debug)]
 pub(crate) struct Node {
     host: Arc<Host>,
-    access: Access,
+    pub(crate) access: Access,
     witness: Arc<Witness>,
     vmm: PathBuf,
     verdict: Verdict,
@@ -48,6 +50,8 @@ pub(crate) struct Node {
     started: Instant,
     commands: Commands,
     databases: Databases,
+    pub(crate) vault: Vault,
+    pub(crate) authority: Arc<Authority>,
 }
 
 impl Node {
@@ -60,9 +64,23 @@ impl Node {
         verdict: Verdict,
         stop: CancellationToken,
         databases: Databases,
+        secrets: (Vault, Arc<Authority>),
     ) -> Self {
         let (started, commands) = (Instant::now(), Commands::default());
-        Self { host, access, witness, vmm, verdict, stop, started, commands, databases }
+        let (vault, authority) = secrets;
+        Self {
+            host,
+            access,
+            witness,
+            vmm,
+            verdict,
+            stop,
+            started,
+            commands,
+            databases,
+            vault,
+            authority,
+        }
     }
 
     pub(crate) const fn host(&self) -> &Arc<Host> {
@@ -91,7 +109,7 @@ impl Node {
     }
 
     /// Whether there is such a template, and such a size of it may be made here.
-    fn check_template(&self, name: &TemplateName, size: Size) -> Result<(), Failure> {
+    pub(crate) fn check_template(&self, name: &TemplateName, size: Size) -> Result<(), Failure> {
         let templates = self.host.templates();
         // One that is loaded holds its files open.
         if !matches!(templates.state(name, size), HostTemplateState::Ready(_)) {
@@ -195,20 +213,7 @@ impl NodeApi for Node {
         caller: &Caller,
         request: CreateSandbox,
     ) -> Result<Sandbox, Failure> {
-        if let Some(made) = lifecycle::made(&self.host, caller) {
-            return Ok(made);
-        }
-        let mut request = request;
-        if let Some(id) = request.snapshot {
-            let found = self.host.snapshot(id).filter(|facts| caller.sees(facts.project));
-            let found = found.ok_or_else(|| Failure::no_snapshot(id))?;
-            (request.template, request.size) = (found.template, found.size);
-        }
-        let quota = quota::admit(&self.access, &self.host, caller.project, 1).await?;
-        self.check_template(&request.template, request.size)?;
-        let spec = CreateSpec { errand: caller.errand, ..spec(request, caller.project, quota) };
-        let created = self.host.create(spec).await;
-        Ok(sandbox(&created.map_err(|error| failure::of_create(&error))?))
+        self.create(caller, request).await
     }
 
     async fn sandbox_list(
@@ -351,7 +356,7 @@ impl NodeApi for Node {
         id: SandboxId,
         mut request: ExecRequest,
     ) -> Result<EventStream<ExecEvent>, Failure> {
-        request.env = self.databases.with_wired(id, request.env);
+        request.env = self.environment(id, request.env)?;
         self.commands.exec(self.sandbox(id)?, request).await
     }
 
@@ -388,7 +393,7 @@ impl NodeApi for Node {
         request: SpawnRequest,
     ) -> Result<Process, Failure> {
         let (mut request, pty) = request.into_parts();
-        request.env = self.databases.with_wired(id, request.env);
+        request.env = self.environment(id, request.env)?;
         let sandbox = self.sandbox(id)?;
         let exec = of_guest(&sandbox.facts().env, request, pty)?;
         process::spawn(&sandbox, exec, self.host.process_bounds().clone()).await

@@ -114,6 +114,7 @@ fn spec_of_child(
         snapshot: facts.snapshot,
         lease: parent.view().lease,
         network: Some(Policy::clone(&parent.policy())),
+        secrets: facts.secrets.clone(),
         memory: None,
         prefetch: None,
         cold: false,

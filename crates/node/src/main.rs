@@ -4,6 +4,7 @@
 mod agent;
 mod api;
 mod build;
+mod create;
 mod databases;
 mod exec;
 mod exposure;
@@ -22,6 +23,8 @@ mod seen;
 mod settings;
 mod system;
 mod tls;
+mod trust;
+mod vault;
 mod view;
 mod wanted;
 mod watch;
@@ -35,6 +38,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use api_node::Addresses;
 use clap::Parser;
 use node_access::Access;
+use node_gateway::Authority;
 use node_host::{Host, Verdict};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
@@ -44,6 +48,7 @@ use tracing_subscriber::EnvFilter;
 use crate::api::Node;
 use crate::databases::Databases;
 use crate::settings::{LogFormat, Options, Settings};
+use crate::vault::{FoundVault, Vault};
 
 /// LIMIT: after every sandbox is gone, answers that are still on their way get this long.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
@@ -103,11 +108,18 @@ async fn serve(settings: Settings) -> Result<()> {
     let verdict = node_host::probe(&vmm).await.context("find out what KVM can do")?;
     check(&verdict)?;
     let data_dir = settings.host.data_dir.clone();
-    let gateway = settings.gateway;
-    let found = network::Found::default();
-    let networks = |flows| network::networks(gateway, flows, found.clone());
+    let mut gateway = settings.gateway;
+    std::fs::create_dir_all(&data_dir).with_context(|| format!("make {}", data_dir.display()))?;
+    let authority = Authority::open(&data_dir).context("open the authority of the gateway")?;
+    let authority = Arc::new(authority);
+    gateway.authority = Some(authority.clone());
+    let (found, found_vault) = (network::Found::default(), FoundVault::default());
+    let networks = |flows| network::networks(gateway, flows, found.clone(), found_vault.clone());
     let host = Host::start(settings.host, networks).await.context("start the node")?;
     let host = Arc::new(host);
+    let vault = Vault::open(host.store()).await.context("find the secrets of an earlier run")?;
+    // Set once, here.
+    let _ = found_vault.set(vault.clone());
     let access = Access::open(host.store(), system::now_ms, settings.exposure.keys).await;
     let access = access.context("find out who may do what")?;
     if settings.exposure.keys {
@@ -136,6 +148,7 @@ async fn serve(settings: Settings) -> Result<()> {
         verdict,
         stop.clone(),
         databases.clone(),
+        (vault, authority),
     );
     let limits = settings.limits;
     let addresses = Addresses { domain: settings.sandbox_domain, secure: settings.tls.is_some() };

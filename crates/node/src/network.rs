@@ -9,27 +9,31 @@ use std::sync::{Arc, OnceLock};
 use api_node::Flow;
 use base_types::SandboxId;
 use futures_util::future::BoxFuture;
-use node_gateway::{Flows, Gateway, GatewaySettings, Links, Stream};
-use node_host::{FlowLog, NetworkGuard, Networks, PolicyWatch};
+use node_gateway::{Flows, Gateway, GatewaySettings, Links, NoSecrets, Secrets, Stream};
+use node_host::{FlowLog, NetworkGuard, Networks, PolicyWatch, SandboxFacts};
 
 use crate::databases::Databases;
+use crate::vault::{FoundVault, SecretsOf};
 
 /// The databases of the node, as soon as they are found: sandboxes have their networks before.
 pub(crate) type Found = Arc<OnceLock<Databases>>;
 
-/// A gateway of these settings, which tells `flows` of everything and leads to `databases`.
+/// A gateway of these settings, which tells `flows` of everything, leads to `databases`, and puts in
+/// what is in the `vault`.
 pub(crate) fn networks(
     settings: GatewaySettings,
     flows: FlowLog,
     databases: Found,
+    vault: FoundVault,
 ) -> io::Result<Arc<dyn Networks>> {
     let gateway = Gateway::new(settings, Arc::new(Told(flows)))?;
-    Ok(Arc::new(Gated { gateway, databases }))
+    Ok(Arc::new(Gated { gateway, databases, vault }))
 }
 
 struct Gated {
     gateway: Gateway,
     databases: Found,
+    vault: FoundVault,
 }
 
 impl fmt::Debug for Gated {
@@ -39,9 +43,21 @@ impl fmt::Debug for Gated {
 }
 
 impl Networks for Gated {
-    fn open(&self, id: SandboxId, policy: PolicyWatch) -> io::Result<(OwnedFd, NetworkGuard)> {
-        let links = LinksOf { sandbox: id, databases: self.databases.clone() };
-        let (frames, network) = self.gateway.open(id, policy, Arc::new(links))?;
+    fn open(
+        &self,
+        facts: &SandboxFacts,
+        policy: PolicyWatch,
+    ) -> io::Result<(OwnedFd, NetworkGuard)> {
+        let links = LinksOf { sandbox: facts.id, databases: self.databases.clone() };
+        let secrets: Arc<dyn Secrets> = match facts.secrets.is_empty() {
+            true => Arc::new(NoSecrets),
+            false => Arc::new(SecretsOf {
+                project: facts.project,
+                grants: facts.secrets.clone(),
+                vault: self.vault.clone(),
+            }),
+        };
+        let (frames, network) = self.gateway.open(facts.id, policy, Arc::new(links), secrets)?;
         Ok((frames, Box::new(network)))
     }
 }

@@ -64,6 +64,14 @@ pub(crate) struct Options {
     /// machine's own, such as 10.1.2.0/24. May be repeated.
     #[arg(long, value_name = "CIDR")]
     gateway_allow: Vec<Cidr>,
+    /// Resolver to ask for names of sandboxes, such as 10.1.2.3:53, rather than those of
+    /// /etc/resolv.conf. May be repeated.
+    #[arg(long, value_name = "ADDRESS")]
+    gateway_resolver: Vec<SocketAddr>,
+    /// Certificate authorities, in a PEM file, that hosts of sandboxes' secrets may be known by, beside
+    /// those that browsers trust.
+    #[arg(long, value_name = "FILE")]
+    gateway_ca: Option<PathBuf>,
     /// Address to take connections to databases on, unencrypted; beyond loopback only together with
     /// --trust-network. Without it, databases are reached by the sandboxes they are wired to.
     #[arg(long, value_name = "ADDRESS")]
@@ -188,8 +196,13 @@ impl Options {
             io: self.bounds.io(),
             processes: self.bounds.processes(),
         };
-        let gateway =
-            GatewaySettings { allowance: self.gateway_allow, ..GatewaySettings::default() };
+        let roots = self.gateway_ca.as_deref().map(tls::certificates).transpose()?;
+        let gateway = GatewaySettings {
+            allowance: self.gateway_allow,
+            resolvers: (!self.gateway_resolver.is_empty()).then_some(self.gateway_resolver),
+            roots: roots.unwrap_or_default(),
+            ..GatewaySettings::default()
+        };
         Ok(Settings {
             exposure,
             admin_key_hash: self.admin_key_hash,
@@ -329,6 +342,7 @@ mod test {
             ["--max-sandboxes", "0"],
             ["--gateway-allow", "10.1.2.3/24"],
             ["--gateway-allow", "localhost"],
+            ["--gateway-ca", "/nowhere/ca.pem"],
             ["--max-connections", "0"],
             ["--max-requests-per-sandbox", "256"],
             ["--max-head-kib", "4"],

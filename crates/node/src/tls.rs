@@ -15,16 +15,7 @@ const CHAIN_MAX: usize = 16;
 
 /// TLS with the certificate chain in `cert` and its key in `key`, both PEM files.
 pub(crate) fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor> {
-    let bad_cert = || format!("read the certificates in `{}`", cert.display());
-    let chain = CertificateDer::pem_file_iter(cert).with_context(bad_cert)?;
-    let chain: Vec<_> =
-        chain.take(CHAIN_MAX + 1).collect::<Result<_, _>>().with_context(bad_cert)?;
-    if chain.is_empty() {
-        bail!("`{}` contains no certificate; give a PEM file with the chain", cert.display());
-    }
-    if chain.len() > CHAIN_MAX {
-        bail!("`{}` contains more than {CHAIN_MAX} certificates", cert.display());
-    }
+    let chain = certificates(cert)?;
     let private = PrivateKeyDer::from_pem_file(key)
         .with_context(|| format!("read the private key in `{}`", key.display()))?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -35,6 +26,20 @@ pub(crate) fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor> {
         .with_context(|| format!("use `{}` with the key in `{}`", cert.display(), key.display()))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// The certificates in a PEM file.
+pub(crate) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let bad_file = || format!("read the certificates in `{}`", file.display());
+    let all = CertificateDer::pem_file_iter(file).with_context(bad_file)?;
+    let all: Vec<_> = all.take(CHAIN_MAX + 1).collect::<Result<_, _>>().with_context(bad_file)?;
+    if all.is_empty() {
+        bail!("`{}` contains no certificate; give a PEM file with the chain", file.display());
+    }
+    if all.len() > CHAIN_MAX {
+        bail!("`{}` contains more than {CHAIN_MAX} certificates", file.display());
+    }
+    Ok(all)
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ pub(crate) fn spec(request: CreateSandbox, project: ProjectId, quota: Quota) -> 
         snapshot,
         lease,
         network,
+        secrets: Vec::new(),
         memory,
         prefetch,
         cold,

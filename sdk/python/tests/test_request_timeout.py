@@ -14,7 +14,17 @@ from typing import Any
 
 import pytest
 
-from sandflare import AsyncClient, AsyncSandbox, Client, Database, Files, Process, Sandbox, errors
+from sandflare import (
+    AsyncClient,
+    AsyncSandbox,
+    Client,
+    Database,
+    Files,
+    Process,
+    Sandbox,
+    Secret,
+    errors,
+)
 from sandflare.models import DatabaseInfo, ProcessInfo, SandboxInfo
 
 INFO = {"id": "sbx_1", "template": "agent", "size": "nano", "state": "running", "created_at_ms": 1}
@@ -67,6 +77,9 @@ def of_client(client: Client) -> Calls:
         "create_key": lambda t: client.create_key("n", request_timeout=t),
         "delete_key": lambda t: client.delete_key("key_1", request_timeout=t),
         "usage": lambda t: client.usage(request_timeout=t),
+        "set_secret": lambda t: client.set_secret("n", "x", hosts=["a.b"], request_timeout=t),
+        "secrets": lambda t: client.secrets(request_timeout=t),
+        "delete_secret": lambda t: client.delete_secret("n", request_timeout=t),
     }
 
 
@@ -119,6 +132,14 @@ def of_database(client: Client, database: Database) -> Calls:
     }
 
 
+def of_secret(client: Client) -> Calls:
+    return {
+        "set": lambda t: Secret.set("n", "x", hosts=["a.b"], client=client, request_timeout=t),
+        "list": lambda t: Secret.list(client=client, request_timeout=t),
+        "delete": lambda t: Secret.delete("n", client=client, request_timeout=t),
+    }
+
+
 def of_files(files: Files) -> Calls:
     return {
         "read": lambda t: files.read("/x", request_timeout=t),
@@ -163,6 +184,7 @@ def test_every_method_waits_no_longer_than_it_is_told(tmp_path: Path) -> None:
             (Client, of_client(client)),
             (Sandbox, of_sandbox(client, sandbox, tmp_path)),
             (Database, of_database(client, database)),
+            (Secret, of_secret(client)),
             (Files, of_files(sandbox.files)),
             (Process, of_process(process)),
         ]:

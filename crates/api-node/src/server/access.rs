@@ -61,6 +61,8 @@ fn class(method: &Method, route: &str) -> Class {
     match route {
         "/" | "/docs" | "/docs/style.css" | "/v1/health" | "/v1/openapi.json" => Class::Open,
         "/v1/databases" | "/v1/sandboxes" | "/v1/snapshots" | "/v1/usage" => Class::Keyed,
+        // Always of the caller's own project.
+        "/v1/secrets" | "/v1/secrets/{name}" => Class::Keyed,
         "/v1/templates" | "/v1/templates/{name}/{size}" if method == Method::GET => Class::Keyed,
         _ if under("/v1/sandboxes/{id}") => Class::Sandbox,
         _ if under("/v1/snapshots/{id}") => Class::Snapshot,

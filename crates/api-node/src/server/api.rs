@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use crate::server::database::DatabasesApi;
 use crate::server::policy_api::PolicyApi;
 use crate::server::port::PortsApi;
+use crate::server::vault_api::SecretsApi;
 use crate::{
     AuditList, AuditQuery, AuditVerified, AuditVerifyQuery, BuildEvent, ByteRange, Caller,
     ColdBoot, ColdBootQuery, CreateSandbox, CreateSnapshot, DirectoryList, ErrorCode, EventsQuery,
@@ -97,7 +98,7 @@ impl std::fmt::Debug for ProcessLine {
 /// called only for one that its caller sees. A returned future is dropped when its client goes
 /// away: what it had half made must then be undone. Failures are rendered and logged by the router;
 /// implementations do not log them.
-pub trait NodeApi: PortsApi + PolicyApi + DatabasesApi {
+pub trait NodeApi: PortsApi + PolicyApi + DatabasesApi + SecretsApi {
     /// The project a sandbox belongs to; `None` when there is no such sandbox. Asked before every
     /// operation on one.
     fn sandbox_project(&self, id: SandboxId) -> Option<ProjectId>;

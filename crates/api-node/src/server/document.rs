@@ -12,7 +12,7 @@ use utoipa::openapi::{Content, OpenApi, PathItem, RefOr, Required, Type};
 use crate::server::idempotency::{CREATES, KEY_BYTES_MAX, REPLAYED};
 use crate::{
     FORK_COUNT_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, POLICY_RULE_BYTES_MAX, POLICY_RULES_MAX,
-    PTY_SIDE_MAX, QUERY_ROWS_MAX, QUERY_TIMEOUT_MS_MAX,
+    PTY_SIDE_MAX, QUERY_ROWS_MAX, QUERY_TIMEOUT_MS_MAX, SECRET_HOSTS_MAX, SECRET_NAME_BYTES_MAX,
 };
 
 /// What an id in a path looks like, by what the path begins with.
@@ -42,14 +42,24 @@ enum Form {
     Between(usize, usize),
     /// Rules of a policy.
     Rules,
+    SecretName,
+    SecretValue,
+    /// Hosts of a secret.
+    Hosts,
 }
 
 /// Every rule is of this form, and most of this form are rules.
 const RULE: &str =
     "^(\\*|(\\*\\.)?[A-Za-z0-9._-]+(/[0-9]{1,2})?)(:[0-9]{1,5}(-[0-9]{1,5})?)?(/(tcp|udp))?$";
 
+/// Every host of a secret is of this form, and most of this form are hosts.
+const HOST: &str =
+    "^(\\*\\.)?[a-z]([a-z0-9-]{0,20}[a-z0-9])?(\\.[a-z]{1,20}){1,5}(:[1-9][0-9]{0,3})?$";
+
 /// The fields of bodies that have a form.
-const FIELDS: [(&str, &str, Form); 25] = [
+const FIELDS: [(&str, &str, Form); 27] = [
+    ("SetSecret", "value", Form::SecretValue),
+    ("SetSecret", "hosts", Form::Hosts),
     ("CreateDatabase", "name", Form::Database),
     ("CreateDatabase", "size", Form::Size),
     ("ForkDatabase", "name", Form::Database),
@@ -169,6 +179,7 @@ fn describe(path: &str, parameter: &mut Parameter) {
     }
     let form = match name {
         "id" | "database" if in_path => Some(Form::Database),
+        "name" if in_path && path.starts_with("/v1/secrets/") => Some(Form::SecretName),
         "name" if in_path => Some(Form::TemplateName),
         "size" if in_path => Some(Form::Size),
         _ if in_path => None,
@@ -187,6 +198,11 @@ fn apply(form: Form, schema: &mut Schema) {
             let rule = ObjectBuilder::new().schema_type(Type::String).pattern(Some(RULE));
             let rule = rule.max_length(Some(POLICY_RULE_BYTES_MAX));
             list.items = ArrayItems::RefOrSchema(Box::new(rule.into()));
+        }
+        (Form::Hosts, Schema::Array(list)) => {
+            (list.min_items, list.max_items) = (Some(1), Some(SECRET_HOSTS_MAX));
+            let host = ObjectBuilder::new().schema_type(Type::String).pattern(Some(HOST));
+            list.items = ArrayItems::RefOrSchema(Box::new(host.into()));
         }
         (_, Schema::Object(object)) => apply_to_one(form, object),
         _ => {}
@@ -210,7 +226,12 @@ fn apply_to_one(form: Form, object: &mut Object) {
             object.minimum = Some(least.into());
             object.maximum = Some(most.into());
         }
-        Form::Some | Form::Rules => {}
+        Form::SecretName => {
+            object.pattern = Some(format!("^[A-Za-z0-9_-]{{1,{SECRET_NAME_BYTES_MAX}}}$"));
+        }
+        // Without a space at either end.
+        Form::SecretValue => object.pattern = Some("^[!-~]([ -~]{0,8000}[!-~])?$".to_owned()),
+        Form::Some | Form::Rules | Form::Hosts => {}
     }
 }
 

@@ -34,6 +34,8 @@ mod serve;
 mod shares;
 mod socket;
 mod stall;
+mod vault_api;
+mod vault_routes;
 
 pub use access_api::{AccessApi, Begun, Fingerprint, KeptAnswer};
 pub use api::{
@@ -47,3 +49,4 @@ pub use port::{Addresses, Domain, ParseDomainError, PortIo, PortsAccess, PortsAp
 pub use routes::{openapi, router};
 pub use seen::{AtPort, Made, Noted, Origin, RequestId};
 pub use serve::serve;
+pub use vault_api::SecretsApi;

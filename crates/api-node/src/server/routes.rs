@@ -33,6 +33,7 @@ use crate::server::reply::ndjson;
 use crate::server::seen::{Made, Noted, Origin};
 use crate::server::seen_routes;
 use crate::server::shares::Shares;
+use crate::server::vault_routes::secret_routes;
 use crate::{
     BuildEvent, Caller, ColdBoot, ColdBootQuery, CreateSandbox, ErrorCode, ExecEvent, ExecRequest,
     Failure, Floor, FloorQuery, Health, Node, ProcessId, STDIN_BYTES_MAX, Sandbox, SandboxList,
@@ -295,6 +296,7 @@ fn routes<A: NodeApi>() -> OpenApiRouter<Arc<A>> {
         .merge(port_routes())
         .merge(policy_routes())
         .merge(database_routes())
+        .merge(secret_routes())
         .merge(file_routes())
 }
 

@@ -1,9 +1,10 @@
 //! The verbs for one sandbox, which are there alone and in the group `sandbox`, and `snapshots`.
 
-use api_node::{FORK_COUNT_MAX, ForkDatabases, OnTimeout};
+use api_node::{FORK_COUNT_MAX, ForkDatabases, OnTimeout, SecretName};
 use base_types::{SandboxId, Size, SnapshotId, TemplateName};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
+use super::secret::parse_secret;
 use super::{Format, NetworkOptions, Process, Surroundings};
 use crate::cp::Place as CopyPlace;
 use crate::duration::parse_lifetime;
@@ -86,6 +87,7 @@ Examples:
   sandflare create --timeout 8h --idle-timeout 10m --on-timeout pause
   sandflare create -e KEY=value --metadata team:charts -o json
   sandflare create --network none --allow pypi.org --allow '*.pythonhosted.org:443'
+  sandflare create --secret OPENAI_API_KEY=openai
   sandflare create --snapshot snap_0123456789abcdef")]
 pub(crate) struct Create {
     /// A name for people; it need not be unique.
@@ -117,6 +119,9 @@ pub(crate) struct Create {
     pub(crate) on_timeout: AtTimeout,
     #[command(flatten)]
     pub(crate) network: NetworkOptions,
+    /// Have its commands use this secret by a placeholder in this variable. May be repeated.
+    #[arg(long, value_name = "NAME=SECRET", value_parser = parse_secret)]
+    pub(crate) secret: Vec<(String, SecretName)>,
     #[command(flatten)]
     pub(crate) format: Format,
 }

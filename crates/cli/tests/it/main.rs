@@ -11,5 +11,6 @@ mod policy;
 mod run;
 mod sandbox;
 mod sandflare;
+mod secret;
 mod terminal;
 mod url;

@@ -13,6 +13,7 @@ use crate::far::{Connecting, Far};
 use crate::frame::{Segment, Tuple};
 use crate::judge::{Destination, Reason, Verdict, judge};
 use crate::ledger::Note;
+use crate::tap::Tap;
 use crate::wake::Key;
 
 /// LIMIT: bytes between a connection to the resolver and the resolver.
@@ -79,7 +80,23 @@ impl Sandbox {
             Verdict::Denied(reason) => Err(reason),
             Verdict::Allowed(reason) => {
                 let to = SocketAddrV4::new(address, port);
-                Ok((Far::connect(to, self.parts.settings.connect_timeout), reason, true))
+                let patience = self.parts.settings.connect_timeout;
+                let secrets = &self.parts.secrets;
+                if !Tap::wants(secrets.as_ref(), names, port) {
+                    return Ok((Far::connect(to, patience), reason, true));
+                }
+                let tap = Tap {
+                    secrets: secrets.clone(),
+                    authority: self.parts.settings.authority.clone(),
+                    client: self.parts.client.clone(),
+                    ledger: self.parts.ledger.clone(),
+                    address,
+                    port,
+                    names: names.to_vec(),
+                };
+                let (end, connected, work) = tap.open();
+                self.taps.push(work);
+                Ok((Far::tapped(to, patience, end, connected), reason, true))
             }
         }
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use api_node::{Flow, Policy, Verdict};
 use base_types::SandboxId;
 use futures_util::future::BoxFuture;
-use node_gateway::{Flows, Gateway, GatewaySettings, Links, Network, Stream};
+use node_gateway::{Flows, Gateway, GatewaySettings, Links, Network, NoSecrets, Secrets, Stream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
@@ -109,11 +109,25 @@ impl World {
     }
 
     pub(crate) fn linked(&mut self, policy: Policy, links: Arc<dyn Links>) -> Sandbox {
+        self.with_all(policy, links, Arc::new(NoSecrets))
+    }
+
+    /// One that was granted secrets, and may go anywhere.
+    pub(crate) fn trusted(&mut self, secrets: Arc<dyn Secrets>) -> Sandbox {
+        self.with_all(policy("default", &[], &[]), Arc::new(NoLinks), secrets)
+    }
+
+    fn with_all(
+        &mut self,
+        policy: Policy,
+        links: Arc<dyn Links>,
+        secrets: Arc<dyn Secrets>,
+    ) -> Sandbox {
         self.next += 1;
         let id = SandboxId::from_bits(self.next);
         let (policy, seen) = watch::channel(Arc::new(policy));
         let _inside = self.runtime.enter();
-        let (frames, network) = self.gateway.open(id, seen, links).unwrap();
+        let (frames, network) = self.gateway.open(id, seen, links, secrets).unwrap();
         Sandbox { guest: Guest::new(frames), policy, network }
     }
 }

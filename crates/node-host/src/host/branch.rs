@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_node::{ANSWER_KEPT_MS, Errand, Policy, Quota};
+use api_node::{ANSWER_KEPT_MS, Errand, Policy, Quota, SANDBOX_SECRETS_MAX};
 use base_types::{ProjectId, SnapshotId};
 
 use tokio::time::timeout;
@@ -145,6 +145,7 @@ impl Host {
             size: of.size,
             created_at_ms: now_ms(),
             network: Policy::clone(&sandbox.policy()),
+            secrets: of.secrets.clone(),
             bytes: 0,
             errand,
         };
@@ -200,6 +201,12 @@ impl Host {
         let (facts, kept) = self.snapshots.get(id).ok_or(CreateError::NoSnapshot(id))?;
         (spec.template, spec.size, spec.cold) = (facts.template, facts.size, false);
         spec.network.get_or_insert(facts.network);
+        // Its processes hold these placeholders. A variable that is given anew is for new processes.
+        for grant in facts.secrets {
+            if spec.secrets.len() < SANDBOX_SECRETS_MAX {
+                spec.secrets.push(grant);
+            }
+        }
         Ok(Origin::Moment(kept))
     }
 }

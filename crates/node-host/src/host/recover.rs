@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use api_node::Errand;
+use api_node::{Errand, SecretGrant};
 use api_vmm::{Command, Progress};
 use base_types::{Chain, SandboxId};
 use node_store::{SandboxRow, Store, StoreError, StoredState};
@@ -250,16 +250,16 @@ fn lost(console: Option<String>) -> String {
 pub(super) fn plug(
     process: &mut VmmProcess,
     networks: &dyn Networks,
-    id: SandboxId,
+    facts: &SandboxFacts,
     policy: PolicyWatch,
 ) -> Option<OwnedFd> {
-    match networks.open(id, policy) {
+    match networks.open(facts, policy) {
         Ok((frames, network)) => {
             process.plug(network);
             Some(frames)
         }
         Err(error) => {
-            tracing::error!(sandbox = %id, "it has no network any more: {error}");
+            tracing::error!(sandbox = %facts.id, "it has no network any more: {error}");
             None
         }
     }
@@ -313,9 +313,18 @@ fn facts(row: &SandboxRow) -> SandboxFacts {
         env: row.env.clone(),
         metadata: row.metadata.clone(),
         snapshot: row.snapshot,
+        secrets: granted(row),
         created_at_ms: row.created_at_ms,
         errand: row.errand.map(Errand),
     }
+}
+
+/// Without what cannot be read its placeholders are worth nothing, which harms nobody else.
+fn granted(row: &SandboxRow) -> Vec<SecretGrant> {
+    serde_json::from_str(&row.secrets).unwrap_or_else(|error| {
+        tracing::error!(sandbox = %row.id, "it has no secrets, as they cannot be read: {error}");
+        Vec::new()
+    })
 }
 
 #[cfg(test)]

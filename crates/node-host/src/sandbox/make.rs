@@ -342,7 +342,7 @@ pub(super) fn plug(
     policy: PolicyWatch,
     process: &mut VmmProcess,
 ) -> Result<OwnedFd, CreateError> {
-    let (frames, network) = around.networks.open(facts.id, policy).map_err(CreateError::Network)?;
+    let (frames, network) = around.networks.open(facts, policy).map_err(CreateError::Network)?;
     process.plug(network);
     Ok(frames)
 }

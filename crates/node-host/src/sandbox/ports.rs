@@ -157,6 +157,7 @@ pub(super) mod test {
             snapshot: None,
             lease: LeaseRow::default(),
             network: String::new(),
+            secrets: "[]".to_owned(),
             errand: None,
         }
     }

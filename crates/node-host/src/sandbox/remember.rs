@@ -23,6 +23,7 @@ impl Owner {
             snapshot: facts.snapshot,
             lease,
             network: written(&self.network.policy()),
+            secrets: serde_json::to_string(&facts.secrets).expect("grants are texts in lists"),
             state: StoredState::Creating,
             created_at_ms: facts.created_at_ms,
             reason: None,

@@ -12,6 +12,7 @@ fn facts(bits: u64) -> SnapshotFacts {
         created_at_ms: 100 - bits,
         errand: None,
         network: Policy::default(),
+        secrets: Vec::new(),
         bytes: 0,
     }
 }

@@ -41,6 +41,7 @@ fn spec() -> CreateSpec {
         env: BTreeMap::new(),
         metadata: BTreeMap::new(),
         snapshot: None,
+        secrets: Vec::new(),
         network: None,
         lease: Lease::default(),
         memory: None,

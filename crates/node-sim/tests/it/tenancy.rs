@@ -68,6 +68,9 @@ const ROWS: &[(&str, Gets)] = &[
     ("get /v1/sandboxes/{id}/databases", Gets::Nothing),
     ("put /v1/sandboxes/{id}/databases/{database}", Gets::Nothing),
     ("delete /v1/sandboxes/{id}/databases/{database}", Gets::Nothing),
+    ("get /v1/secrets", Gets::Own),
+    ("put /v1/secrets/{name}", Gets::Own),
+    ("delete /v1/secrets/{name}", Gets::Nothing),
     ("get /v1/snapshots", Gets::Own),
     ("get /v1/snapshots/{id}", Gets::Nothing),
     ("delete /v1/snapshots/{id}", Gets::Nothing),
@@ -117,6 +120,7 @@ fn body(operation: &str) -> Option<Value> {
     let body = match path.rsplit('/').next().unwrap() {
         "{port}" if method == "put" => json!({"public": true}),
         "policy" if method == "put" => json!({"base": "none"}),
+        "{name}" if method == "put" => json!({"value": "x", "hosts": ["a.example"]}),
         "{database}" if method == "put" => json!({}),
         _ if method != "post" => return None,
         "stdin" | "pause" | "resume" | "stop" | "cold-boot" | "build" => return None,

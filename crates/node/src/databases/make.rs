@@ -260,6 +260,7 @@ pub(super) fn spec(row: &DatabaseRow, quota: Quota, lease: Lease) -> CreateSpec 
         errand: None,
         // It is reached through its agent, and has nobody to reach.
         network: Some(Policy { base: Base::None, ..Policy::default() }),
+        secrets: Vec::new(),
     }
 }
 

@@ -191,6 +191,50 @@ impl Said {
     }
 }
 
+/// What names that the resolver of tests knows end in; all of them lead to [`OUTSIDE`].
+pub(crate) const OUTSIDE_DOMAIN: &str = "sandflare.test";
+
+/// The port of a resolver on loopback, which every host asks for the names of its sandboxes: tests need no
+/// other names than theirs, and no way out of this machine.
+static RESOLVER: LazyLock<u16> = LazyLock::new(|| {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut question = [0; 512];
+        while let Ok((count, from)) = socket.recv_from(&mut question) {
+            if let Some(answer) = answer(&question[..count]) {
+                // Whoever asked asks again.
+                let _ = socket.send_to(&answer, from);
+            }
+        }
+    });
+    port
+});
+
+/// The answer to a question of DNS: the address for names of tests, and that there is no other name.
+fn answer(question: &[u8]) -> Option<Vec<u8>> {
+    let (head, rest) = question.split_at_checked(12)?;
+    let (mut at, mut labels) = (0, Vec::new());
+    while *rest.get(at)? != 0 {
+        let end = at + 1 + usize::from(rest[at]);
+        labels.push(String::from_utf8_lossy(rest.get(at + 1..end)?).to_lowercase());
+        at = end;
+    }
+    let is_address = rest.get(at + 1..at + 3)? == [0, 1];
+    let is_known = labels.join(".").ends_with(OUTSIDE_DOMAIN);
+    let mut answer = head.to_vec();
+    answer[2] |= 0x80;
+    answer[3] = if is_known { 0x80 } else { 0x83 };
+    answer[6..12].fill(0);
+    answer[7] = u8::from(is_known && is_address);
+    answer.extend_from_slice(rest.get(..at + 5)?);
+    if is_known && is_address {
+        answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        answer.extend_from_slice(&OUTSIDE.octets());
+    }
+    Some(answer)
+}
+
 impl Host {
     fn new() -> Self {
         let home = tempfile::Builder::new().prefix("sf").tempdir().unwrap().keep();
@@ -204,7 +248,8 @@ impl Host {
     pub(crate) async fn up(&self) {
         let port = self.port.to_string();
         let allowance = format!("{OUTSIDE}/32");
-        let options = ["--", "--gateway-allow", &allowance];
+        let resolver = format!("{OUTSIDE}:{}", *RESOLVER);
+        let options = ["--", "--gateway-allow", &allowance, "--gateway-resolver", &resolver];
         let up = [&["up", "--portable", "--port", &port][..], &options].concat();
         let said = self.sandflare(&up).await;
         assert_eq!(

@@ -25,6 +25,7 @@ mod processes;
 mod python;
 mod run;
 mod sandbox;
+mod secrets;
 mod sizes;
 mod streams;
 mod teardown;

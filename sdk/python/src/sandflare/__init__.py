@@ -14,11 +14,13 @@ from sandflare._async.database import AsyncDatabase
 from sandflare._async.files import AsyncFiles
 from sandflare._async.process import AsyncEvents, AsyncProcess
 from sandflare._async.sandbox import AsyncSandbox
+from sandflare._async.secret import AsyncSecret
 from sandflare._sync.client import Client
 from sandflare._sync.database import Database
 from sandflare._sync.files import Files
 from sandflare._sync.process import Events, Process
 from sandflare._sync.sandbox import Sandbox
+from sandflare._sync.secret import Secret
 from sandflare._version import __version__
 from sandflare.errors import CommandFailed, NotFound, SandflareError, SqlFailed
 from sandflare.models import (
@@ -39,6 +41,7 @@ from sandflare.models import (
     Result,
     Rows,
     SandboxInfo,
+    SecretInfo,
     Snapshot,
     Template,
     Usage,
@@ -52,6 +55,7 @@ __all__ = [
     "AsyncFiles",
     "AsyncProcess",
     "AsyncSandbox",
+    "AsyncSecret",
     "Client",
     "CommandFailed",
     "CreatedKey",
@@ -78,6 +82,8 @@ __all__ = [
     "Sandbox",
     "SandboxInfo",
     "SandflareError",
+    "Secret",
+    "SecretInfo",
     "Snapshot",
     "SqlFailed",
     "Template",

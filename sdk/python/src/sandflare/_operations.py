@@ -39,6 +39,7 @@ from sandflare.models import (
     Project,
     Rows,
     SandboxInfo,
+    SecretInfo,
     Snapshot,
     Template,
     Usage,
@@ -111,6 +112,7 @@ def sandbox_create(
     on_timeout: str | None,
     snapshot: str | Snapshot | None,
     network: Network | None,
+    secrets: Mapping[str, str] | None = None,
     after: str | None = None,
 ) -> Ask[SandboxInfo]:
     """``after`` makes the same create as long as it is the same; see :func:`the_same`."""
@@ -125,6 +127,7 @@ def sandbox_create(
         on_timeout=on_timeout,
         snapshot=snapshot.id if isinstance(snapshot, Snapshot) else snapshot,
         network=policy(network) if network is not None else None,
+        secrets=dict(secrets) if secrets else None,
     )
     return Ask(
         "POST",
@@ -604,6 +607,23 @@ def _command(
         time_limit_ms=milliseconds("timeout", timeout),
         stdin=True if stdin else None,
     )
+
+
+def secret_list() -> Ask[list[SecretInfo]]:
+    return Ask("GET", "/secrets", many(SecretInfo, "secrets"), again=Again.SAFE)
+
+
+def secret_set(name: str, value: str, hosts: Sequence[str]) -> Ask[SecretInfo]:
+    # The characters of a text would be hosts as well.
+    if isinstance(hosts, str):
+        raise ConfigurationError("`hosts` is a list of hosts", hint=f"[{hosts!r}]")
+    body = {"value": value, "hosts": [str(host) for host in hosts]}
+    path = f"/secrets/{segment(name)}"
+    return Ask("PUT", path, one(SecretInfo), json=body, again=Again.SAFE)
+
+
+def secret_delete(name: str) -> Ask[None]:
+    return Ask("DELETE", f"/secrets/{segment(name)}", nothing, again=Again.SAFE)
 
 
 def _of(id: str, rest: str = "") -> str:

@@ -299,6 +299,31 @@ class Wired(Model):
 
 
 @dataclass(frozen=True)
+class SecretInfo(Model):
+    """A secret, without what it says.
+
+    Attributes:
+        name: its name.
+        hosts: where its value may go.
+        created_at_ms: when it was made, in milliseconds since 1970.
+        updated_at_ms: when it was set last, in milliseconds since 1970.
+
+    """
+
+    name: str
+    hosts: Sequence[str]
+    created_at_ms: int
+    updated_at_ms: int
+    raw: Mapping[str, Any] = _RAW
+
+    @classmethod
+    def parse(cls, answer: Any) -> SecretInfo:
+        """Read the JSON form."""
+        parsed = super().parse(answer)
+        return dataclasses.replace(parsed, hosts=tuple(parsed.hosts))
+
+
+@dataclass(frozen=True)
 class ProcessInfo(Model):
     """A process that was spawned in a sandbox."""
 

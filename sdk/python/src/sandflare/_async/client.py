@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Key,
         Project,
         SandboxInfo,
+        SecretInfo,
         Snapshot,
         Template,
         Usage,
@@ -101,6 +102,7 @@ class AsyncClient:
         on_timeout: str | None = None,
         snapshot: str | Snapshot | None = None,
         network: Network | None = None,
+        secrets: Mapping[str, str] | None = None,
         request_timeout: float | None = None,
     ) -> AsyncSandbox:
         """Create a sandbox; see :meth:`AsyncSandbox.create`."""
@@ -115,6 +117,7 @@ class AsyncClient:
             on_timeout=on_timeout,
             snapshot=snapshot,
             network=network,
+            secrets=secrets,
         )
         return AsyncSandbox(self._transport, await self._transport.ask(ask, request_timeout))
 
@@ -136,6 +139,7 @@ class AsyncClient:
         on_timeout: str | None = None,
         snapshot: str | Snapshot | None = None,
         network: Network | None = None,
+        secrets: Mapping[str, str] | None = None,
         request_timeout: float | None = None,
     ) -> AsyncSandbox:
         """Get or create a sandbox; see :meth:`AsyncSandbox.get_or_create`."""
@@ -155,6 +159,7 @@ class AsyncClient:
                     on_timeout=on_timeout,
                     snapshot=snapshot,
                     network=network,
+                    secrets=secrets,
                     after=gone,
                 )
                 try:
@@ -358,6 +363,26 @@ class AsyncClient:
     async def delete_key(self, id: str, *, request_timeout: float | None = None) -> None:
         """Revoke a key."""
         await self._transport.ask(operations.key_delete(id), request_timeout)
+
+    async def set_secret(
+        self,
+        name: str,
+        value: str,
+        *,
+        hosts: Sequence[str],
+        request_timeout: float | None = None,
+    ) -> SecretInfo:
+        """Make or change a secret; see :meth:`AsyncSecret.set`."""
+        ask = operations.secret_set(name, value, hosts)
+        return await self._transport.ask(ask, request_timeout)
+
+    async def secrets(self, *, request_timeout: float | None = None) -> builtins.list[SecretInfo]:
+        """Secrets of the key's project, by name, without what they say."""
+        return await self._transport.ask(operations.secret_list(), request_timeout)
+
+    async def delete_secret(self, name: str, *, request_timeout: float | None = None) -> None:
+        """Delete a secret; see :meth:`AsyncSecret.delete`."""
+        await self._transport.ask(operations.secret_delete(name), request_timeout)
 
     async def usage(self, *, request_timeout: float | None = None) -> Usage:
         """What the project of this client's key may use and what it uses."""

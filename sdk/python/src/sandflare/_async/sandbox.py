@@ -85,6 +85,7 @@ class AsyncSandbox:
         on_timeout: str | None = None,
         snapshot: str | Snapshot | None = None,
         network: Network | None = None,
+        secrets: Mapping[str, str] | None = None,
         client: AsyncClient | None = None,
         api_key: str | None = None,
         url: str | None = None,
@@ -105,6 +106,9 @@ class AsyncSandbox:
             network: what it may reach: ``none``, ``default``, a :class:`Policy`, or a dictionary
                 such as ``{"base": "none", "allow": ["pypi.org"]}``. Default: the internet, or
                 what the snapshot's sandbox might.
+            secrets: variables, and the names of the secrets (:class:`Secret`) they stand for,
+                such as ``{"OPENAI_API_KEY": "openai"}``. Each holds a placeholder; the node puts
+                the value in where a request goes to a host of the secret.
             client: the node to ask; default: the one that ``url`` and ``api_key`` name.
             api_key: see :class:`AsyncClient`.
             url: see :class:`AsyncClient`.
@@ -122,6 +126,7 @@ class AsyncSandbox:
             on_timeout=on_timeout,
             snapshot=snapshot,
             network=network,
+            secrets=secrets,
             request_timeout=request_timeout,
         )
 
@@ -153,6 +158,7 @@ class AsyncSandbox:
         on_timeout: str | None = None,
         snapshot: str | Snapshot | None = None,
         network: Network | None = None,
+        secrets: Mapping[str, str] | None = None,
         client: AsyncClient | None = None,
         api_key: str | None = None,
         url: str | None = None,
@@ -174,6 +180,7 @@ class AsyncSandbox:
             on_timeout=on_timeout,
             snapshot=snapshot,
             network=network,
+            secrets=secrets,
             request_timeout=request_timeout,
         )
 

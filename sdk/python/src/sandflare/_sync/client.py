@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Key,
         Project,
         SandboxInfo,
+        SecretInfo,
         Snapshot,
         Template,
         Usage,
@@ -102,6 +103,7 @@ class Client:
         on_timeout: str | None = None,
         snapshot: str | Snapshot | None = None,
         network: Network | None = None,
+        secrets: Mapping[str, str] | None = None,
         request_timeout: float | None = None,
     ) -> Sandbox:
         """Create a sandbox; see :meth:`Sandbox.create`."""
@@ -116,6 +118,7 @@ class Client:
             on_timeout=on_timeout,
             snapshot=snapshot,
             network=network,
+            secrets=secrets,
         )
         return Sandbox(self._transport, self._transport.ask(ask, request_timeout))
 
@@ -137,6 +140,7 @@ class Client:
         on_timeout: str | None = None,
         snapshot: str | Snapshot | None = None,
         network: Network | None = None,
+        secrets: Mapping[str, str] | None = None,
         request_timeout: float | None = None,
     ) -> Sandbox:
         """Get or create a sandbox; see :meth:`Sandbox.get_or_create`."""
@@ -156,6 +160,7 @@ class Client:
                     on_timeout=on_timeout,
                     snapshot=snapshot,
                     network=network,
+                    secrets=secrets,
                     after=gone,
                 )
                 try:
@@ -346,6 +351,26 @@ class Client:
     def delete_key(self, id: str, *, request_timeout: float | None = None) -> None:
         """Revoke a key."""
         self._transport.ask(operations.key_delete(id), request_timeout)
+
+    def set_secret(
+        self,
+        name: str,
+        value: str,
+        *,
+        hosts: Sequence[str],
+        request_timeout: float | None = None,
+    ) -> SecretInfo:
+        """Make or change a secret; see :meth:`Secret.set`."""
+        ask = operations.secret_set(name, value, hosts)
+        return self._transport.ask(ask, request_timeout)
+
+    def secrets(self, *, request_timeout: float | None = None) -> builtins.list[SecretInfo]:
+        """Secrets of the key's project, by name, without what they say."""
+        return self._transport.ask(operations.secret_list(), request_timeout)
+
+    def delete_secret(self, name: str, *, request_timeout: float | None = None) -> None:
+        """Delete a secret; see :meth:`Secret.delete`."""
+        self._transport.ask(operations.secret_delete(name), request_timeout)
 
     def usage(self, *, request_timeout: float | None = None) -> Usage:
         """What the project of this client's key may use and what it uses."""

@@ -86,6 +86,7 @@ class Sandbox:
         on_timeout: str | None = None,
         snapshot: str | Snapshot | None = None,
         network: Network | None = None,
+        secrets: Mapping[str, str] | None = None,
         client: Client | None = None,
         api_key: str | None = None,
         url: str | None = None,
@@ -106,6 +107,9 @@ class Sandbox:
             network: what it may reach: ``none``, ``default``, a :class:`Policy`, or a dictionary
                 such as ``{"base": "none", "allow": ["pypi.org"]}``. Default: the internet, or
                 what the snapshot's sandbox might.
+            secrets: variables, and the names of the secrets (:class:`Secret`) they stand for,
+                such as ``{"OPENAI_API_KEY": "openai"}``. Each holds a placeholder; the node puts
+                the value in where a request goes to a host of the secret.
             client: the node to ask; default: the one that ``url`` and ``api_key`` name.
             api_key: see :class:`Client`.
             url: see :class:`Client`.
@@ -123,6 +127,7 @@ class Sandbox:
             on_timeout=on_timeout,
             snapshot=snapshot,
             network=network,
+            secrets=secrets,
             request_timeout=request_timeout,
         )
 
@@ -154,6 +159,7 @@ class Sandbox:
         on_timeout: str | None = None,
         snapshot: str | Snapshot | None = None,
         network: Network | None = None,
+        secrets: Mapping[str, str] | None = None,
         client: Client | None = None,
         api_key: str | None = None,
         url: str | None = None,
@@ -175,6 +181,7 @@ class Sandbox:
             on_timeout=on_timeout,
             snapshot=snapshot,
             network=network,
+            secrets=secrets,
             request_timeout=request_timeout,
         )
 
