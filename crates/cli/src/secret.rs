@@ -1,13 +1,14 @@
 //! Values that sandboxes use and never have.
 
 use anyhow::Result;
-use api_node::{SECRET_VALUE_BYTES_MAX, SecretValue, SetSecret, StoredSecret};
+use api_node::{SECRET_VALUE_BYTES_MAX, SecretName, SecretValue, SetSecret, StoredSecret};
 use client::Client;
 
 use crate::args::{RemoveSecret, SecretCommand, SetSecretArgs};
 use crate::audit::utc;
 use crate::complaint::End;
 use crate::db::line_of;
+use crate::remove;
 use crate::table::{columns, print, print_json};
 
 /// `sandflare secret`
@@ -31,10 +32,9 @@ pub(crate) async fn secret(client: &Client, command: SecretCommand) -> Result<En
                 print(&table(&list.secrets))?;
             }
         }
-        SecretCommand::Rm(RemoveSecret { names }) => {
-            for name in names {
-                client.secret_delete(&name).await?;
-            }
+        SecretCommand::Rm(RemoveSecret { names, format }) => {
+            let delete = async |name: &SecretName| Ok(client.secret_delete(name).await?);
+            return remove::each(&names, format, delete).await;
         }
     }
     Ok(End::Done)

@@ -51,6 +51,8 @@ pub(crate) struct RemoveSecret {
     /// The secrets.
     #[arg(required = true)]
     pub(crate) names: Vec<SecretName>,
+    #[command(flatten)]
+    pub(crate) format: Format,
 }
 
 /// `NAME=SECRET`: the variable of a sandbox, and the secret it stands for.

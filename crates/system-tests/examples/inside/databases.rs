@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::daemon::{Daemon, PATIENCE};
+use crate::daemon::{Daemon, PATIENCE, log_text};
 use crate::left::{groups, sandboxes, until, vmm_of, vmms};
 
 /// How many numbers must have been answered for between two kills.
@@ -68,7 +68,8 @@ impl Writer {
         let (begun, wanted) = (Instant::now(), self.answered() + EACH);
         while self.answered() < wanted {
             assert!(!self.task.is_finished(), "the writer ended");
-            assert!(begun.elapsed() < PATIENCE, "{after}: {:?}", self.written);
+            let patient = begun.elapsed() < PATIENCE;
+            assert!(patient, "{after}: {:?}: {}", self.written, log_text());
             sleep(Duration::from_millis(20)).await;
         }
         println!("{after}: {EACH} more after {} ms", begun.elapsed().as_millis());

@@ -364,7 +364,7 @@ pub(crate) async fn a_daemon_that_dies_at_each_step_of_the_children_of_a_fork() 
         let mut times = Vec::new();
         for _ in 0..TIMES {
             let daemon = Daemon::start_to_die_at(step).await;
-            let fork = Fork { count, name: None };
+            let fork = Fork::of(count);
             let forked = timeout(PATIENCE, daemon.client.sandbox_fork(origin, &fork)).await;
             assert!(forked.unwrap().is_err(), "{step}: answered");
             daemon.died().await;
