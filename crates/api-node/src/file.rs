@@ -86,7 +86,7 @@ impl Check for FileQuery {
 pub struct UnpackQuery {
     /// Absolute path of a directory in the sandbox. It and those above it are made.
     pub path: String,
-    /// Owner of what is made. Default: `agent`.
+    /// User whose rights count, and who owns what is made. Default: `agent` owns it, with root's rights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
 }
@@ -109,7 +109,8 @@ pub struct FileWriteQuery {
     /// Permission bits as a decimal number. Default: 420 (octal 644), or what the file has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<u32>,
-    /// Owner of the file. Default: `agent`.
+    /// User whose rights count, and who owns the file. Default: `agent` owns it, or who owns the file that
+    /// is there, with root's rights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
 }
@@ -132,7 +133,7 @@ pub struct MakeDirectory {
     /// Permission bits as a decimal number. Default: 493 (octal 755).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<u32>,
-    /// Owner. Default: `agent`.
+    /// User whose rights count, and who owns what is made. Default: `agent` owns it, with root's rights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
 }
@@ -154,12 +155,16 @@ pub struct MoveFile {
     pub from: String,
     /// Absolute path it gets; a file there is replaced.
     pub to: String,
+    /// User whose rights count. Default: `root`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
 }
 
 impl Check for MoveFile {
     fn check(&self) -> Result<(), Refused> {
         path("from", &self.from)?;
-        path("to", &self.to)
+        path("to", &self.to)?;
+        user(self.user.as_deref())
     }
 }
 
@@ -174,10 +179,14 @@ pub struct RemoveQuery {
     /// Whether a directory goes with all that is in it.
     #[serde(default)]
     pub recursive: bool,
+    /// User whose rights count. Default: `root`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
 }
 
 impl Check for RemoveQuery {
     fn check(&self) -> Result<(), Refused> {
-        path("path", &self.path)
+        path("path", &self.path)?;
+        user(self.user.as_deref())
     }
 }

@@ -20,6 +20,9 @@ const ENTRIES_MAX: u64 = 1_000_000;
 /// LIMIT: bytes of an archive between the content of one entry and that of the next: headers, long names
 /// and the table of a sparse file, which are held in memory.
 const HEADERS_BYTES_MAX: u64 = 256 * 1024;
+/// LIMIT: directories that their owner may not write to, whose modes are kept until all is in them. Those
+/// past it get theirs at once, which only root can then still fill.
+const CLOSED_MAX: usize = 4096;
 /// LIMIT: names kept of what was left out.
 pub const LEFT_OUT_NAMED_MAX: usize = 100;
 /// An archive ends with blocks of zeros, of which the first one counts.
@@ -133,7 +136,8 @@ pub fn unpack(
 ) -> Result<Unpacked, UnpackError> {
     let meter = Rc::new(Meter::default());
     let mut archive = Archive::new(Metered { from, meter: meter.clone() });
-    let mut target = Target { directory: directory.as_fd(), rules, made: Unpacked::default() };
+    let directory = directory.as_fd();
+    let mut target = Target { directory, rules, closed: Vec::new(), made: Unpacked::default() };
     let mut entries = archive.entries().map_err(UnpackError::Damaged)?;
     let mut count = 0;
     loop {
@@ -154,6 +158,7 @@ pub fn unpack(
     if meter.zeros.get() < BLOCK_BYTES {
         return Err(UnpackError::Cut);
     }
+    target.close()?;
     Ok(target.made)
 }
 
@@ -202,6 +207,8 @@ impl<R: Read> Read for Metered<R> {
 struct Target<'a> {
     directory: BorrowedFd<'a>,
     rules: Rules,
+    /// Directories that get these modes at the end, because their owner cannot fill them then.
+    closed: Vec<(PathBuf, u32)>,
     made: Unpacked,
 }
 
@@ -270,7 +277,30 @@ impl Target<'_> {
             clear(&parent, last).map_err(refused)?;
             return linkat(&from, original, &parent, last, AtFlags::empty()).map_err(refused);
         }
-        self.make_directory(&parent, last, mode).map_err(refused)
+        let shut = mode & 0o700 != 0o700 && matches!(self.rules, Rules::Everything { .. });
+        if !shut || self.closed.len() >= CLOSED_MAX {
+            return self.make_directory(&parent, last, mode).map_err(refused);
+        }
+        self.make_directory(&parent, last, mode | 0o700).map_err(refused)?;
+        self.closed.push((path, mode));
+        Ok(())
+    }
+
+    /// Gives directories the modes that were held back.
+    fn close(&self) -> Result<(), UnpackError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        // Those below first: there is no way in to them afterwards.
+        for (path, mode) in self.closed.iter().rev() {
+            let refused = |source| UnpackError::Make { path: path.clone(), source };
+            match openat2(self.directory, path, flags, Mode::empty(), resolve) {
+                Ok(directory) => chmod_own(&directory, *mode).map_err(refused)?,
+                // A link stands for it, or it is gone.
+                Err(Errno::NOTDIR | Errno::LOOP | Errno::NOENT | Errno::XDEV) => {}
+                Err(error) => return Err(refused(error)),
+            }
+        }
+        Ok(())
     }
 
     fn file(
@@ -327,7 +357,7 @@ impl Target<'_> {
         };
         match self.rules {
             Rules::Everything { .. } if made => self.own(&opened, mode),
-            Rules::Everything { .. } => fchmod(&opened, Mode::from_raw_mode(mode & 0o7777)),
+            Rules::Everything { .. } => chmod_own(&opened, mode),
             Rules::Plain => Ok(()),
         }
     }
@@ -382,6 +412,14 @@ impl Target<'_> {
             };
         }
         Ok(here)
+    }
+}
+
+/// Gives a directory that was there a mode, unless it belongs to somebody else.
+fn chmod_own(directory: impl AsFd, mode: u32) -> Result<(), Errno> {
+    match fchmod(directory, Mode::from_raw_mode(mode & 0o7777)) {
+        Err(Errno::PERM) => Ok(()),
+        changed => changed,
     }
 }
 

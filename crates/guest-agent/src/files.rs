@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use api_guest::{Answer, CHUNK_BYTES_MAX, FailCode, FileHead, Input, ReadFile, WriteFile};
-use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod, fchown, open, rename};
+use rustix::fs::{
+    Access, AtFlags, CWD, Gid, Mode, OFlags, Uid, accessat, fchmod, fchown, open, rename,
+};
 use rustix::io::Errno;
 
 use crate::agent::Agent;
@@ -77,6 +79,7 @@ fn take(agent: &Agent, connection: &mut Connection, request: &WriteFile) -> Resu
     let before = fs::symlink_metadata(&path).ok().filter(|data| !data.is_symlink());
     if let Some(data) = &before {
         need_file(data, &path, "write")?;
+        may_write(&path)?;
     }
     if request.parents
         && let Some(parent) = path.parent()
@@ -106,6 +109,18 @@ fn take(agent: &Agent, connection: &mut Connection, request: &WriteFile) -> Resu
     fchmod(&draft.file, Mode::from_raw_mode(mode)).map_err(cannot)?;
     draft.publish(&path).map_err(cannot)?;
     connection.send(&Answer::Done)
+}
+
+/// A file is replaced by another one, which takes rights to its directory; rights to the file itself count
+/// too, as they would for a program that opens it.
+fn may_write(path: &Path) -> Result<(), Failure> {
+    match accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS) {
+        Err(error @ (Errno::ACCESS | Errno::PERM)) => {
+            Err(Failure::of(format!("cannot write {}", path.display()), error))
+        }
+        // Anything else shows when it is replaced.
+        _ => Ok(()),
+    }
 }
 
 fn need_file(data: &fs::Metadata, path: &Path, verb: &str) -> Result<(), Failure> {

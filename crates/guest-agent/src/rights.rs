@@ -1,4 +1,4 @@
-//! Files seen with a user's rights.
+//! Files seen and changed with a user's rights.
 
 use std::thread;
 

@@ -131,7 +131,7 @@ impl Server {
 
 /// Reads the request of a connection and carries it out.
 fn answer(agent: &Agent, connection: &mut Connection, full: bool) -> Result<(), Stop> {
-    let (user, request) = match connection.request()? {
+    let (user, mut request) = match connection.request()? {
         Request::As(user) => (Some(user.user), connection.request()?),
         request => (None, request),
     };
@@ -153,19 +153,29 @@ fn answer(agent: &Agent, connection: &mut Connection, full: bool) -> Result<(), 
         return Err(Failure::new(FailCode::Busy, message).into());
     }
     let Some(user) = user else { return carry_out(agent, connection, &request) };
-    let looks = matches!(
-        request,
+    match &mut request {
         Request::ReadFile(_)
-            | Request::List(_)
-            | Request::Stat(_)
-            | Request::Pack(_)
-            | Request::Watch(_)
-    );
-    if !looks {
-        let message = "only looking at files is done with a user's rights";
-        return Err(Failure::new(FailCode::Unsupported, message).into());
+        | Request::List(_)
+        | Request::Stat(_)
+        | Request::Pack(_)
+        | Request::Watch(_)
+        | Request::Move(_)
+        | Request::Remove(_) => {}
+        // What a user makes is the user's.
+        Request::WriteFile(WriteFile { user: owner, .. })
+        | Request::MakeDir(MakeDir { user: owner, .. })
+        | Request::Unpack(Unpack { user: owner, .. }) => {
+            owner.get_or_insert_with(|| user.clone());
+        }
+        _ => {
+            let message = "only what is done to files is done with a user's rights";
+            return Err(Failure::new(FailCode::Unsupported, message).into());
+        }
     }
-    rights::with_those_of(agent, &user, || carry_out(agent, connection, &request))
+    let takes = matches!(request, Request::WriteFile(_) | Request::Unpack(_));
+    let outcome = rights::with_those_of(agent, &user, || carry_out(agent, connection, &request));
+    // The host may be sending already.
+    if takes { connection.taken(outcome) } else { outcome }
 }
 
 fn carry_out(agent: &Agent, connection: &mut Connection, request: &Request) -> Result<(), Stop> {

@@ -99,7 +99,7 @@ impl SimNode {
 
     pub(crate) fn relocate(&self, id: SandboxId, request: MoveFile) -> Result<FileEntry, Failure> {
         self.with_guest(id, |sandbox| {
-            let MoveFile { from: path, to } = request;
+            let MoveFile { from: path, to, user: _ } = request;
             let bytes = sandbox.files.remove(&path).ok_or_else(|| no_file(&path))?;
             let moved = entry(&to, bytes.len(), 0o644);
             sandbox.files.insert(to.clone(), bytes);

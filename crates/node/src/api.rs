@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::build::{self, Build};
 use crate::databases::Databases;
 use crate::exec::{Commands, of_guest, size_of_guest};
+use crate::files::not_root;
 use crate::view::sandbox;
 use crate::wanted::spec;
 use crate::{agent, failure, lifecycle, measure, process, quota, seen, system, watch};
@@ -87,10 +88,6 @@ impl Node {
         F: Future<Output = Result<T, GuestError>>,
     {
         agent::ask(&self.sandbox(id)?, request).await
-    }
-
-    pub(crate) async fn simple(&self, id: SandboxId, request: Request) -> Result<(), Failure> {
-        self.ask(id, |agent| agent.simple(request)).await
     }
 
     /// Whether there is such a template, and such a size of it may be made here.
@@ -442,8 +439,8 @@ impl NodeApi for Node {
     }
 
     async fn file_remove(&self, id: SandboxId, query: RemoveQuery) -> Result<(), Failure> {
-        let RemoveQuery { path, recursive } = query;
-        self.simple(id, Request::Remove(Remove { path, recursive })).await
+        let RemoveQuery { path, recursive, user } = query;
+        self.act(id, not_root(user), Request::Remove(Remove { path, recursive })).await
     }
 
     async fn file_list(&self, id: SandboxId, query: FileQuery) -> Result<DirectoryList, Failure> {

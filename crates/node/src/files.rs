@@ -1,12 +1,14 @@
 //! Files of a sandbox: what the API asks its agent, and their bytes on the way through.
 
+use std::time::Duration;
+
 use api_guest::{
-    FileKind as GuestKind, FileStat, List, MakeDir, Move, Pack, ReadFile, Request, Stat, Unpack,
-    WriteFile,
+    FileKind as GuestKind, FileStat, GENERATION_OF_ACTS, List, MakeDir, Move, Pack, ReadFile,
+    Request, Stat, Unpack, WriteFile,
 };
 use api_node::{
-    ByteRange, ByteStream, DirectoryList, Extent, Failure, FileContent, FileEntry, FileKind,
-    FileQuery, FileWriteQuery, MakeDirectory, MoveFile, UnpackQuery, UploadStream,
+    ByteRange, ByteStream, DirectoryList, ErrorCode, Extent, Failure, FileContent, FileEntry,
+    FileKind, FileQuery, FileWriteQuery, MakeDirectory, MoveFile, UnpackQuery, UploadStream,
 };
 use base_types::SandboxId;
 use bytes::Bytes;
@@ -54,10 +56,13 @@ impl Node {
         bytes: UploadStream,
     ) -> Result<FileEntry, Failure> {
         let FileWriteQuery { path, mode, user } = query;
+        let rights = not_root(user.clone());
         let write = WriteFile { path: path.clone(), mode, user, parents: true };
-        let writer = self.ask(id, |agent| agent.write(write)).await?;
-        copy(bytes, writer).await?;
-        self.entry(id, FileQuery::at(path)).await
+        let begun = self
+            .ask(id, async |agent| agent.with_rights_of(rights.clone()).await?.write(write).await);
+        let written = async { copy(bytes, begun.await?).await }.await;
+        self.acted(id, rights.is_some(), written).await?;
+        self.entry(id, FileQuery { path, user: rights }).await
     }
 
     pub(crate) async fn list(
@@ -92,9 +97,10 @@ impl Node {
         request: MakeDirectory,
     ) -> Result<FileEntry, Failure> {
         let MakeDirectory { path, mode, user } = request;
+        let rights = not_root(user.clone());
         let make = MakeDir { path: path.clone(), mode, user, parents: true };
-        self.simple(id, Request::MakeDir(make)).await?;
-        self.entry(id, FileQuery::at(path)).await
+        self.act(id, rights.clone(), Request::MakeDir(make)).await?;
+        self.entry(id, FileQuery { path, user: rights }).await
     }
 
     pub(crate) async fn relocate(
@@ -102,9 +108,10 @@ impl Node {
         id: SandboxId,
         request: MoveFile,
     ) -> Result<FileEntry, Failure> {
-        let MoveFile { from, to } = request;
-        self.simple(id, Request::Move(Move { from, to: to.clone() })).await?;
-        self.entry(id, FileQuery::at(to)).await
+        let MoveFile { from, to, user } = request;
+        let rights = not_root(user);
+        self.act(id, rights.clone(), Request::Move(Move { from, to: to.clone() })).await?;
+        self.entry(id, FileQuery { path: to, user: rights }).await
     }
 
     pub(crate) async fn pack(
@@ -131,11 +138,59 @@ impl Node {
         bytes: UploadStream,
     ) -> Result<FileEntry, Failure> {
         let UnpackQuery { path, user } = query;
+        let rights = not_root(user.clone());
         let unpack = Unpack { path: path.clone(), user };
-        let writer = self.ask(id, |agent| agent.unpack(unpack)).await?;
-        copy(bytes, writer).await?;
-        self.entry(id, FileQuery::at(path)).await
+        let begun = self.ask(id, async |agent| {
+            agent.with_rights_of(rights.clone()).await?.unpack(unpack).await
+        });
+        let unpacked = async { copy(bytes, begun.await?).await }.await;
+        self.acted(id, rights.is_some(), unpacked).await?;
+        self.entry(id, FileQuery { path, user: rights }).await
     }
+
+    /// Changes something in one step, with the rights of a user or else of root.
+    pub(crate) async fn act(
+        &self,
+        id: SandboxId,
+        rights: Option<String>,
+        request: Request,
+    ) -> Result<(), Failure> {
+        let by_user = rights.is_some();
+        let acting =
+            self.ask(id, async |agent| agent.with_rights_of(rights).await?.simple(request).await);
+        let acted = acting.await;
+        self.acted(id, by_user, acted).await
+    }
+
+    /// What became of a change. An agent of an older snapshot makes none with a user's rights: it says so,
+    /// or breaks off while there is more to come.
+    async fn acted(
+        &self,
+        id: SandboxId,
+        by_user: bool,
+        acted: Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let Err(failure) = acted else { return Ok(()) };
+        let doubtful = matches!(failure.code, ErrorCode::Unsupported | ErrorCode::GuestFailed);
+        if !by_user || !doubtful {
+            return Err(failure);
+        }
+        match self.ask(id, |agent| agent.health(HEALTHY_WITHIN)).await {
+            Ok(healthy) if healthy.generation < GENERATION_OF_ACTS => Err(no_rights_to_act()),
+            _ => Err(failure),
+        }
+    }
+}
+
+/// LIMIT: an agent answers this from memory; this is for one on a machine with twenty creates at once.
+const HEALTHY_WITHIN: Duration = Duration::from_secs(20);
+
+fn no_rights_to_act() -> Failure {
+    let message = "the sandbox is from a snapshot of an earlier version, whose agent changes files with \
+                   the rights of root alone";
+    let hint =
+        "leave `user` out and give the files to their owner afterwards, or make the sandbox anew";
+    Failure::new(ErrorCode::Unsupported, message).with_hint(hint)
 }
 
 /// The user whose rights are to be taken on; root's are there already.

@@ -221,7 +221,11 @@ def test_files_are_listed_moved_and_removed(sandbox: Sandbox) -> None:
     files.write("/home/agent/box/a", "ä")
     assert [(e.name, e.size) for e in files.list("/home/agent/box")] == [("a", 2), ("b", 1)]
     assert files.read_text("/home/agent/box/a") == "ä"
-    files.move("/home/agent/box/a", "/home/agent/box/c")
+    files.move("/home/agent/box/a", "/home/agent/box/c", user="agent")
+    with pytest.raises(errors.PermissionDenied):
+        files.move("/etc/passwd", "/home/agent/box/d", user="agent")
+    with pytest.raises(errors.PermissionDenied):
+        files.remove("/etc/passwd", user="agent")
     assert not files.exists("/home/agent/box/a")
     assert files.stat("/home/agent/box").is_directory
     assert b"".join(files.stream("/home/agent/box/c")) == "ä".encode()

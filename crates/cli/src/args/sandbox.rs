@@ -301,8 +301,8 @@ pub(crate) struct Cp {
     /// Permission bits of a file in a sandbox, in octal, such as 755.
     #[arg(long, value_parser = parse_mode)]
     pub(crate) mode: Option<u32>,
-    /// Owner of what is written in a sandbox [default: agent], or whose rights count for what is read
-    /// there [default: root].
+    /// User whose rights count in the sandbox, and who owns what is written there [default: root's rights,
+    /// and agent owns it].
     #[arg(short, long)]
     pub(crate) user: Option<String>,
     #[command(flatten)]

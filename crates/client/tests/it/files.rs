@@ -112,7 +112,7 @@ async fn changes_are_told_as_they_happen_until_nobody_listens() {
     put(&client, id, "/home/agent/a", b"1").await;
     put(&client, id, "/home/agent/below/b", b"1").await;
     put(&client, id, "/home/agent/a", b"2").await;
-    let remove = RemoveQuery { path: "/home/agent/a".into(), recursive: false };
+    let remove = RemoveQuery { path: "/home/agent/a".into(), recursive: false, user: None };
     client.file_remove(id, &remove).await.unwrap();
     let (path, kind) = ("/home/agent/a".to_owned(), Some(FileKind::File));
     for (seq, body) in [

@@ -119,12 +119,15 @@ async fn files_of_every_length_come_back_equal() {
         assert!(got == content, "{length}");
     }
     let to = "/home/agent/d".to_owned();
-    let request = MoveFile { from: "/home/agent/a b&c".into(), to: to.clone() };
+    let request = MoveFile { from: "/home/agent/a b&c".into(), to: to.clone(), user: None };
     client.file_move(id, &request).await.unwrap();
     let list = client.file_list(id, &FileQuery::at("/home/agent")).await.unwrap();
     assert_eq!(list.entries.iter().map(|e| e.name.as_str()).collect::<Vec<_>>(), ["d"]);
     client.file_stat(id, &FileQuery::at(&to)).await.unwrap();
-    client.file_remove(id, &RemoveQuery { path: to.clone(), recursive: false }).await.unwrap();
+    client
+        .file_remove(id, &RemoveQuery { path: to.clone(), recursive: false, user: None })
+        .await
+        .unwrap();
     let error = client.file_stat(id, &FileQuery::at(to)).await.unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::PathNotFound));
 }

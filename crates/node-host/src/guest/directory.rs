@@ -7,8 +7,9 @@ use crate::guest::{
 };
 
 impl GuestConnection {
-    /// Has the request that follows carried out with this user's rights to files, if there is one: to
-    /// read, list, stat, pack or watch.
+    /// Has the request that follows carried out with this user's rights to files, if there is one. Of an
+    /// agent of before [`GENERATION_OF_ACTS`](api_guest::GENERATION_OF_ACTS): to read, list, stat, pack or
+    /// watch.
     pub async fn with_rights_of(mut self, user: Option<String>) -> Result<Self, GuestError> {
         if let Some(user) = user {
             self.inputs.send(&Request::As(As { user })).await?;

@@ -123,10 +123,14 @@ async fn directories_are_made_listed_moved_and_removed() {
     assert_eq!(names("/home/agent/a/b").await, ["one", "two"]);
     let link = client.file_stat(id, &at("/home/agent/a/link")).await.unwrap();
     assert_eq!((link.kind, link.target.as_deref()), (FileKind::Symlink, Some("b/one")));
-    let moved = MoveFile { from: "/home/agent/a/b/one".into(), to: "/home/agent/a/b/three".into() };
+    let moved = MoveFile {
+        from: "/home/agent/a/b/one".into(),
+        to: "/home/agent/a/b/three".into(),
+        user: None,
+    };
     assert_eq!(client.file_move(id, &moved).await.unwrap().name, "three");
     assert_eq!(names("/home/agent/a/b").await, ["three", "two"]);
-    let remove = |recursive| RemoveQuery { path: "/home/agent/a".into(), recursive };
+    let remove = |recursive| RemoveQuery { path: "/home/agent/a".into(), recursive, user: None };
     assert_eq!(refused(client.file_remove(id, &remove(false)).await).0, ErrorCode::Conflict);
     client.file_remove(id, &remove(true)).await.unwrap();
     assert_eq!(
@@ -171,7 +175,7 @@ async fn a_path_that_cannot_be_used_is_refused_in_one_sentence_with_its_reason()
     assert_eq!(code, ErrorCode::InvalidRequest, "{message}");
     assert!(message.contains("/etc/passwd"), "{message}");
 
-    let moved = MoveFile { from: "/nowhere".into(), to: "/tmp/y".into() };
+    let moved = MoveFile { from: "/nowhere".into(), to: "/tmp/y".into(), user: None };
     assert_eq!(refused(client.file_move(id, &moved).await).0, ErrorCode::PathNotFound);
 
     let full = refused(write(&sandbox, plain("/proc/x"), &word).await);

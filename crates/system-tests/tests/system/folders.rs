@@ -5,8 +5,8 @@ use std::io::{self, Read as _};
 use std::time::Duration;
 
 use api_node::{
-    ByteRange, ErrorCode, EventsQuery, FileKind, FileQuery, FileWriteQuery, SpawnRequest,
-    UnpackQuery, WatchBody, WatchQuery,
+    ByteRange, ErrorCode, EventsQuery, FileKind, FileQuery, FileWriteQuery, MakeDirectory,
+    MoveFile, RemoveQuery, SpawnRequest, UnpackQuery, WatchBody, WatchQuery,
 };
 use bytes::Bytes;
 use client::{ClientError, Events};
@@ -293,4 +293,38 @@ async fn files_are_seen_with_the_rights_of_the_user_asked_for() {
             assert!(pieces.last().is_some_and(Result::is_err), "it ended as if it were whole");
         }
     }
+}
+
+#[tokio::test]
+async fn files_are_changed_with_the_rights_of_the_user_asked_for() {
+    let host = shared().await;
+    let sandbox = host.sandbox("base").await;
+    let (client, id) = (&sandbox.client, sandbox.id());
+    let agent = || Some("agent".to_owned());
+    let write = async |path: &str, user| {
+        let query = FileWriteQuery { path: path.into(), mode: None, user };
+        client.file_write(id, &query, stream::iter([Ok(Bytes::from_static(b"x"))])).await
+    };
+    let denied = |error: Option<ClientError>| {
+        let code = error.and_then(|error| error.code());
+        assert_eq!(code, Some(ErrorCode::PermissionDenied));
+    };
+    let make = |path: &str| MakeDirectory { path: path.into(), mode: None, user: agent() };
+    let moved = |from: &str, to: &str| MoveFile { from: from.into(), to: to.into(), user: agent() };
+    let remove = |path: &str| RemoveQuery { path: path.into(), recursive: true, user: agent() };
+    denied(write("/etc/passwd", agent()).await.err());
+    denied(write("/opt/new", agent()).await.err());
+    denied(client.file_make(id, &make("/opt/new")).await.err());
+    denied(client.file_move(id, &moved("/etc/passwd", "/home/agent/passwd")).await.err());
+    denied(client.file_remove(id, &remove("/etc/passwd")).await.err());
+    let empty = tar::Builder::new(Vec::new()).into_inner().unwrap();
+    denied(unpack(&sandbox, empty, "/opt/x", Some("agent")).await.err());
+    let made = client.file_make(id, &make("/home/agent/mine")).await.unwrap();
+    let written = write("/home/agent/mine/file", agent()).await.unwrap();
+    assert_eq!((made.uid, written.uid), (1000, 1000));
+    let to = "/home/agent/mine/moved";
+    assert_eq!(client.file_move(id, &moved("/home/agent/mine/file", to)).await.unwrap().uid, 1000);
+    client.file_remove(id, &remove("/home/agent/mine")).await.unwrap();
+    // Without a user it is as it was: root's rights, and the agent's files.
+    assert_eq!(write("/opt/new", None).await.unwrap().uid, 1000);
 }

@@ -535,13 +535,13 @@ def file_make(id: str, path: str, mode: int | None, user: str | None) -> Ask[Fil
     return Ask("POST", _of(id, "/files/make"), one(FileEntry), json=body, again=Again.SAFE)
 
 
-def file_move(id: str, source: str, to: str) -> Ask[FileEntry]:
-    body = {"from": source, "to": to}
+def file_move(id: str, source: str, to: str, user: str | None) -> Ask[FileEntry]:
+    body = {"from": source, **given(to=to, user=user)}
     return Ask("POST", _of(id, "/files/move"), one(FileEntry), json=body)
 
 
-def file_remove(id: str, path: str, recursive: bool) -> Ask[None]:
-    params = given(path=path, recursive="true" if recursive else None)
+def file_remove(id: str, path: str, recursive: bool, user: str | None) -> Ask[None]:
+    params = given(path=path, recursive="true" if recursive else None, user=user)
     return Ask("DELETE", _of(id, "/files"), nothing, params=params)
 
 

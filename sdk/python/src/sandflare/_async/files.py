@@ -113,8 +113,8 @@ class AsyncFiles:
     ) -> FileEntry:
         """Write a file that belongs to ``user`` (default: agent); directories above it are made.
 
-        The old content stays whole until the new one has arrived whole. ``mode`` is octal, such
-        as ``0o755``.
+        With the rights of ``user`` if there is one, or else of root. The old content stays whole
+        until the new one has arrived whole. ``mode`` is octal, such as ``0o755``.
         """
         body, length = transfer.body(data)
         return await self._transport.ask(
@@ -156,23 +156,42 @@ class AsyncFiles:
         user: str | None = None,
         request_timeout: float | None = None,
     ) -> FileEntry:
-        """Make a directory and those above it; one that is there is fine."""
+        """Make a directory and those above it; one that is there is fine.
+
+        They belong to ``user``, whose rights count, or else to agent, with the rights of root.
+        """
         return await self._transport.ask(
             operations.file_make(self._sandbox, path, mode, user), request_timeout
         )
 
     async def move(
-        self, source: str, to: str, *, request_timeout: float | None = None
+        self,
+        source: str,
+        to: str,
+        *,
+        user: str | None = None,
+        request_timeout: float | None = None,
     ) -> FileEntry:
-        """Move a file or directory; a file at ``to`` is replaced."""
+        """Move a file or directory; a file at ``to`` is replaced.
+
+        With the rights of ``user`` (default: root).
+        """
         return await self._transport.ask(
-            operations.file_move(self._sandbox, source, to), request_timeout
+            operations.file_move(self._sandbox, source, to, user), request_timeout
         )
 
     async def remove(
-        self, path: str, *, recursive: bool = False, request_timeout: float | None = None
+        self,
+        path: str,
+        *,
+        recursive: bool = False,
+        user: str | None = None,
+        request_timeout: float | None = None,
     ) -> None:
-        """Remove a file, or with ``recursive`` a directory and all that is in it."""
+        """Remove a file, or with ``recursive`` a directory and all that is in it.
+
+        With the rights of ``user`` (default: root).
+        """
         await self._transport.ask(
-            operations.file_remove(self._sandbox, path, recursive), request_timeout
+            operations.file_remove(self._sandbox, path, recursive, user), request_timeout
         )
