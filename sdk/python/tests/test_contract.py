@@ -107,8 +107,8 @@ ASKS: list[Ask[Any]] = [
     operations.file_list("sbx_1", "/", "agent"),
     operations.file_stat("sbx_1", "/", "agent"),
     operations.file_make("sbx_1", "/x", 0o755, "agent"),
-    operations.file_move("sbx_1", "/x", "/y"),
-    operations.file_remove("sbx_1", "/x", True),
+    operations.file_move("sbx_1", "/x", "/y", "agent"),
+    operations.file_remove("sbx_1", "/x", True, "agent"),
 ]
 
 
