@@ -56,6 +56,7 @@ pub(crate) struct RemoveSecret {
 /// `NAME=SECRET`: the variable of a sandbox, and the secret it stands for.
 pub(crate) fn parse_secret(text: &str) -> Result<(String, SecretName), String> {
     let (variable, secret) = text.split_once('=').ok_or("say NAME=SECRET")?;
-    let secret = secret.parse().map_err(|error: api_node::ParseSecretNameError| error.to_string())?;
+    let secret =
+        secret.parse().map_err(|error: api_node::ParseSecretNameError| error.to_string())?;
     Ok((variable.to_owned(), secret))
 }

@@ -10,7 +10,7 @@ mod node;
 mod policy;
 mod run;
 mod sandbox;
-mod secret;
 mod sandflare;
+mod secret;
 mod terminal;
 mod url;

@@ -23,7 +23,10 @@ async fn a_secret_is_set_listed_used_and_deleted_and_never_said() {
     let set = sandflare.output(&again).await;
     assert_eq!(json(&set)["hosts"], json!(["api.openai.com", "*.openai.com:8443"]));
     let listed = sandflare.output(&["secret", "ls"]).await;
-    assert!(text(&listed).contains("openai  api.openai.com *.openai.com:8443  2025-06-15"), "{listed:?}");
+    assert!(
+        text(&listed).contains("openai  api.openai.com *.openai.com:8443  2025-06-15"),
+        "{listed:?}"
+    );
     let listed_json = sandflare.output(&["secret", "ls", "--json"]).await;
     assert_eq!(json(&listed_json)["secrets"][0]["name"], "openai");
     for output in [&set, &listed, &listed_json] {
@@ -36,8 +39,14 @@ async fn a_secret_is_set_listed_used_and_deleted_and_never_said() {
     for (args, said) in [
         (&["secret", "rm", "openai"][..], "there is no secret `openai`"),
         (&["create", "--secret", "K=openai"], "there is no secret `openai`"),
-        (&["create", "--secret", "SSL_CERT_FILE=openai"], "`SSL_CERT_FILE` is set in every sandbox"),
-        (&["secret", "set", "x", "--host", "a.example", "--value-file", "/nowhere"], "read the value"),
+        (
+            &["create", "--secret", "SSL_CERT_FILE=openai"],
+            "`SSL_CERT_FILE` is set in every sandbox",
+        ),
+        (
+            &["secret", "set", "x", "--host", "a.example", "--value-file", "/nowhere"],
+            "read the value",
+        ),
     ] {
         let output = sandflare.output(args).await;
         assert_eq!(output.status.code(), Some(1), "{args:?}");

@@ -32,7 +32,8 @@ fn site() -> (u16, Arc<Mutex<Vec<String>>>) {
                     head.push(byte[0]);
                 }
                 kept.lock().unwrap().push(String::from_utf8_lossy(&head).into_owned());
-                let answer = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\nconnection: close\r\n\r\nheard\n";
+                let answer =
+                    "HTTP/1.1 200 OK\r\ncontent-length: 6\r\nconnection: close\r\n\r\nheard\n";
                 let _ = stream.write_all(answer.as_bytes());
             });
         }
@@ -104,7 +105,8 @@ async fn a_secret_goes_to_its_host_and_is_in_no_guest_snapshot_fork_or_log() {
     client.snapshot_delete(kept.id).await.unwrap();
     // What is deleted is missed by its variable.
     client.secret_delete(&name).await.unwrap();
-    let refused = sandbox.text(&format!("curl -sS -H \"X-Api-Key: $API_KEY\" http://{there}/")).await;
+    let refused =
+        sandbox.text(&format!("curl -sS -H \"X-Api-Key: $API_KEY\" http://{there}/")).await;
     assert!(refused.contains("of $API_KEY was deleted"), "{refused}");
     // What was told of it is its name.
     let flows = client.flow_list(sandbox.id(), &FlowQuery::default()).await.unwrap().flows;
