@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::life::timeout_at;
 use crate::process::Kept;
+use crate::vault::inherit;
 use crate::watched::Watched;
 use crate::{Input, NOW_MS, PHASES, SimNode, SimSandbox, program};
 
@@ -144,18 +145,12 @@ impl NodeApi for SimNode {
             (request.template, request.size) = (snapshot.template.clone(), snapshot.size);
             files = moment.files.clone();
             request.network.get_or_insert_with(|| moment.network.clone());
-            for (variable, secret) in &moment.secrets {
-                request.secrets.entry(variable.clone()).or_insert_with(|| secret.clone());
-            }
+            inherit(&mut request.secrets, &moment.secrets);
         }
         self.template_get(request.template.clone(), request.size).await?;
         self.admit(caller.project, request.size)?;
         let mut state = self.lock();
-        for secret in request.secrets.values() {
-            if !state.secrets.contains_key(&(caller.project, secret.clone())) {
-                return Err(Failure::no_secret(secret));
-            }
-        }
+        state.check_secrets(caller.project, &request.secrets)?;
         if let Some(failure) = state.fail_next_create.take() {
             return Err(failure);
         }

@@ -1,8 +1,11 @@
 //! Secrets here: they are listed, and nobody puts them in.
 
-use api_node::{Caller, Failure, SecretList, SecretName, SecretsApi, SetSecret, StoredSecret};
+use std::collections::BTreeMap;
 
-use crate::{NOW_MS, SimNode};
+use api_node::{Caller, Failure, SecretList, SecretName, SecretsApi, SetSecret, StoredSecret};
+use base_types::ProjectId;
+
+use crate::{NOW_MS, SimNode, State};
 
 impl SecretsApi for SimNode {
     async fn secret_list(&self, caller: &Caller) -> Result<SecretList, Failure> {
@@ -32,5 +35,27 @@ impl SecretsApi for SimNode {
         let key = (caller.project, name);
         let deleted = self.lock().secrets.remove(&key);
         deleted.map(drop).ok_or_else(|| Failure::no_secret(&key.1))
+    }
+}
+
+impl State {
+    /// Whether the project has all of these secrets.
+    pub(crate) fn check_secrets(
+        &self,
+        project: ProjectId,
+        wanted: &BTreeMap<String, SecretName>,
+    ) -> Result<(), Failure> {
+        let missing = |name: &&SecretName| !self.secrets.contains_key(&(project, (*name).clone()));
+        wanted.values().find(missing).map_or(Ok(()), |name| Err(Failure::no_secret(name)))
+    }
+}
+
+/// Adds those of a snapshot's sandbox that are not given anew.
+pub(crate) fn inherit(
+    secrets: &mut BTreeMap<String, SecretName>,
+    before: &BTreeMap<String, SecretName>,
+) {
+    for (variable, secret) in before {
+        secrets.entry(variable.clone()).or_insert_with(|| secret.clone());
     }
 }
