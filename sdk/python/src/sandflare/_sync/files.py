@@ -113,13 +113,8 @@ class Files:
     ) -> FileEntry:
         """Write a file that belongs to ``user`` (default: agent); directories above it are made.
 
-<<<<<<< HEAD
-        With the rights of ``user`` if there is one, or else of root. The old content stays whole until the new one has arrived whole. ``mode`` is octal, such
-        as ``0o755``.
-=======
         With the rights of ``user`` if there is one, or else of root. The old content stays whole
         until the new one has arrived whole. ``mode`` is octal, such as ``0o755``.
->>>>>>> three
         """
         body, length = transfer.body(data)
         return self._transport.ask(
