@@ -63,11 +63,10 @@ impl Node {
         vmm: PathBuf,
         verdict: Verdict,
         stop: CancellationToken,
-        databases: Databases,
-        secrets: (Vault, Arc<Authority>),
+        given: (Databases, Vault, Arc<Authority>),
     ) -> Self {
         let (started, commands) = (Instant::now(), Commands::default());
-        let (vault, authority) = secrets;
+        let (databases, vault, authority) = given;
         Self {
             host,
             access,

@@ -147,8 +147,7 @@ async fn serve(settings: Settings) -> Result<()> {
         vmm,
         verdict,
         stop.clone(),
-        databases.clone(),
-        (vault, authority),
+        (databases.clone(), vault, authority),
     );
     let limits = settings.limits;
     let addresses = Addresses { domain: settings.sandbox_domain, secure: settings.tls.is_some() };

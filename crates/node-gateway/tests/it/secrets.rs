@@ -312,8 +312,8 @@ fn bodies_answers_and_upgrades_go_through_as_they_are() {
     assert!(body.contains("onetwo"), "{body}");
     assert!(asked.last().contains("4\r\nbody\r\n"));
     // An answer that ends with its connection.
-    let closing = format!("GET /last HTTP/1.1\r\nHost: site.test\r\n\r\n");
-    assert!(say(guest, handle, &closing).starts_with("HTTP/1.1 200"));
+    let closing = "GET /last HTTP/1.1\r\nHost: site.test\r\n\r\n";
+    assert!(say(guest, handle, closing).starts_with("HTTP/1.1 200"));
     let rest = String::from_utf8(guest.read(handle, 100)).unwrap();
     assert!(rest.contains("until the end"), "{rest}");
     // What is no HTTP any more.
