@@ -270,17 +270,7 @@ impl NodeApi for SimNode {
         id: SandboxId,
         request: Fork,
     ) -> Result<Forked, Failure> {
-        let parent = self.with_sandbox(id, |sandbox| Ok(sandbox.moment()))?;
-        let children = (0..request.count).map(|_| {
-            let mut child = parent.moment();
-            child.shown.name = request.name.clone().or(child.shown.name);
-            self.insert(child)
-        });
-        let sandboxes: Vec<Sandbox> = children.collect();
-        for child in &sandboxes {
-            self.lock().databases.fork_wired(id, child.id, request.databases);
-        }
-        Ok(Forked { sandboxes, held_us: 12_000 })
+        self.fork(id, &request)
     }
 
     async fn sandbox_measure(&self, id: SandboxId, _: Measure) -> Result<Measured, Failure> {

@@ -1,6 +1,6 @@
 //! Pausing, resuming and branching of what sandboxes are here.
 
-use api_node::{Failure, Measured, Sandbox, SandboxState, Spread};
+use api_node::{Failure, Fork, Forked, Measured, Sandbox, SandboxState, Spread};
 use base_types::SandboxId;
 
 use crate::{NOW_MS, SimNode, SimSandbox};
@@ -36,6 +36,21 @@ impl SimSandbox {
 }
 
 impl SimNode {
+    /// Children of a sandbox, with what was asked for of the databases it is wired to.
+    pub(crate) fn fork(&self, id: SandboxId, request: &Fork) -> Result<Forked, Failure> {
+        let parent = self.with_sandbox(id, |sandbox| Ok(sandbox.moment()))?;
+        let children = (0..request.count).map(|_| {
+            let mut child = parent.moment();
+            child.shown.name = request.name.clone().or(child.shown.name);
+            self.insert(child)
+        });
+        let sandboxes: Vec<Sandbox> = children.collect();
+        for child in &sandboxes {
+            self.lock().databases.fork_wired(id, child.id, request.databases);
+        }
+        Ok(Forked { sandboxes, held_us: 12_000 })
+    }
+
     /// What a measurement finds here, always.
     pub(crate) fn measured(&self, id: SandboxId) -> Result<Measured, Failure> {
         let spawn = Spread { min_us: 8_000, p50_us: 9_000, p99_us: 12_000 };
