@@ -121,7 +121,10 @@ cat >"$root/usr/lib/sandflare/postgres-prepare" <<'END'
 #!/bin/sh
 # As root, with the server running: what every database has. `owner` owns all of it and never logs in; the roles that
 # do are members of it and act as it, so that what one of them makes is everybody's. `reader` reads all that it owns.
+# Once: a machine that is booted again from its disk has all of it.
 set -eu
+done=/var/lib/postgresql/prepared
+[ -e $done ] && exit
 cd /
 export PGHOST=/run/postgresql PGUSER=postgres PGOPTIONS='-c client_min_messages=warning'
 /usr/lib/sandflare/postgres/psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 --dbname=template1 <<'SQL'
@@ -158,6 +161,7 @@ $$;
 REVOKE ALL ON FUNCTION public.sandflare_secret FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION public.sandflare_secret TO pgbouncer;
 SQL
+touch $done
 END
 cat >"$root/usr/lib/sandflare/pgbouncer-run" <<'END'
 #!/bin/sh
