@@ -88,7 +88,8 @@ END
 
 cat >"$root/usr/lib/sandflare/postgres-make" <<'END'
 #!/bin/sh
-# As root: makes the cluster, once, and what is gone after every boot.
+# As root: makes the cluster, once, and what is gone after every boot. It is brought to the disk with everything else,
+# before the snapshot.
 set -eu
 install -d -o postgres -g postgres -m 0755 /run/postgresql
 # No server runs yet: what one before the last boot left says nothing.
@@ -97,7 +98,7 @@ rm -f /var/lib/postgresql/data/postmaster.pid
 as_postgres="setpriv --reuid=postgres --regid=postgres --init-groups"
 cd /
 $as_postgres /usr/lib/sandflare/postgres/initdb --pgdata=/var/lib/postgresql/data --username=postgres \
-    --data-checksums --encoding=UTF8 --locale=C.UTF-8 --locale-provider=builtin --builtin-locale=C.UTF-8 \
+    --no-sync --data-checksums --encoding=UTF8 --locale=C.UTF-8 --locale-provider=builtin --builtin-locale=C.UTF-8 \
     --auth-local=peer --auth-host=scram-sha-256 --no-instructions
 END
 cat >"$root/usr/lib/sandflare/postgres-run" <<'END'

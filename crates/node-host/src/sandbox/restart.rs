@@ -96,7 +96,6 @@ async fn boot(
     let begun = Instant::now();
     let Shell { mut process, built_for_claim, .. } = around.shells.claim(facts.size, None).await?;
     let claim_us = micros(begun);
-    step::reached("restart: machine claimed");
     let frames = plug(around, facts, policy, &mut process)?;
     let lower = frozen(&template, files);
     let machine_files = machine_files(&template, &lower, files, frames.as_fd());
