@@ -132,7 +132,7 @@ pub(crate) async fn shared() -> Session {
 }
 
 /// A home of its own for a test that stops or breaks its host. Nothing runs in it until
-/// [`Host::up`], and nothing else runs beside it.
+/// [`Host::up`], and no other test of this process runs beside it.
 pub(crate) async fn private() -> Session {
     let place = PLACE.acquire_many(PLACES).await.unwrap();
     let host = Host::new();
