@@ -160,11 +160,8 @@ pub(crate) async fn what_a_database_answered_for_outlives_every_kill() {
 }
 
 /// A step of a database's making, and whether it is there afterwards.
-const STEPS: [(&str, bool); 3] = [
-    ("create: remembered", false),
-    ("database: made", false),
-    ("database: counts", true),
-];
+const STEPS: [(&str, bool); 3] =
+    [("create: remembered", false), ("database: made", false), ("database: counts", true)];
 
 pub(crate) async fn a_daemon_that_dies_at_each_step_of_a_database() {
     for (step, stays) in STEPS {

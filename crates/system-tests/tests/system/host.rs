@@ -349,7 +349,8 @@ impl Host {
             }
             panic!("the build of {template} {size} has no end");
         };
-        timeout(PATIENCE, building).await.unwrap();
+        // The largest boots a database server and tries it, beside whatever else runs.
+        timeout(2 * PATIENCE, building).await.unwrap();
     }
 
     /// A sandbox that is gone when the value is dropped.
