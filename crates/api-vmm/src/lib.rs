@@ -123,7 +123,8 @@ pub struct SnapshotSpec {
     /// What the machine's disk is from then on, if it is to go on.
     pub disk: Option<DiskSpec>,
     /// Write only pages changed since the restore (a layer over what it was restored from) rather
-    /// than all non-zero pages. Refused for a machine that was booted, not restored.
+    /// than all non-zero pages. Of a machine that was booted, not restored, that is every page: a layer
+    /// which hides whatever is below it.
     pub only_dirty: bool,
 }
 

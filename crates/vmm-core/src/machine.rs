@@ -76,9 +76,6 @@ pub enum MachineError {
     /// The VM generation id could not be announced.
     #[error("announce the new machine generation to the guest")]
     Generation,
-    /// A changed-pages snapshot of a machine without a base.
-    #[error("only a restored machine has changed pages; take a full snapshot of a booted one")]
-    NothingBelow,
     /// The node asked for something contradictory.
     #[error("{0}")]
     Contradiction(&'static str),

@@ -33,9 +33,6 @@ impl Machine {
         only_dirty: bool,
         around: &Surroundings,
     ) -> Result<u64, MachineError> {
-        if only_dirty && self.template.is_none() {
-            return Err(MachineError::NothingBelow);
-        }
         // Devices first: finishing their requests may raise interrupts that belong to the state.
         self.devices.settle()?;
         let devices = self.devices.freeze();
@@ -84,7 +81,9 @@ impl Machine {
         let ram = self.ram.reservation();
         let total = ram.bytes() / PAGE_SIZE;
         let (kind, runs) = match (only_dirty, self.template.is_some()) {
-            (true, _) => (LayerKind::Diff, around.scanner.private(ram)?),
+            (true, true) => (LayerKind::Diff, around.scanner.private(ram)?),
+            // Whatever comes below it later, a booted machine has nothing of that: zero pages count.
+            (true, false) => (LayerKind::Diff, vec![PageRun { first: 0, pages: total }]),
             // What a booted machine never touched is not present, and zero.
             (false, false) => (LayerKind::Base, around.scanner.present(ram)?),
             (false, true) => (LayerKind::Base, vec![PageRun { first: 0, pages: total }]),

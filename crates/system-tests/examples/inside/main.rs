@@ -79,8 +79,6 @@ const SCENARIOS: &[Scenario] = scenarios![
     chains::a_sandbox_adopted_in_the_middle_of_a_merge,
     chains::a_client_that_leaves_and_a_stop_in_the_middle_of_a_merge,
     databases::what_a_database_answered_for_outlives_every_kill,
-    databases::a_daemon_that_dies_at_each_step_of_a_database,
-    databases::a_daemon_that_dies_at_each_step_of_a_restart_of_a_database,
     broken::a_damaged_snapshot,
     broken::a_damaged_image,
     broken::a_kernel_that_panics,

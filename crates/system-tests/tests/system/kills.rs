@@ -62,16 +62,6 @@ async fn every_row_that_a_database_answered_for_outlives_kills_of_its_vmm_and_th
 }
 
 #[tokio::test]
-async fn a_daemon_that_dies_at_any_step_of_a_database_leaves_a_whole_one_or_nothing() {
-    passed("a_daemon_that_dies_at_each_step_of_a_database").await;
-}
-
-#[tokio::test]
-async fn a_daemon_that_dies_at_any_step_of_a_restart_of_a_database_loses_nothing() {
-    passed("a_daemon_that_dies_at_each_step_of_a_restart_of_a_database").await;
-}
-
-#[tokio::test]
 async fn a_daemon_that_dies_at_any_step_of_a_pause_a_resume_a_fork_or_a_snapshot_loses_nothing() {
     passed("a_daemon_that_dies_at_each_step_of_a_pause_a_resume_or_a_branch").await;
 }
@@ -198,7 +188,6 @@ async fn a_killed_portable_host_comes_up_again_with_its_data_whole() {
     runs(&host).await;
     assert_eq!(host.client().template_get(&name, Size::Nano).await.unwrap().built_at_ms, built);
 
-    host.snapshot("postgres", Size::Nano).await;
     power::cut_in_the_middle_of_everything(&host).await;
     power::crash_of_the_daemon(&host).await;
 }

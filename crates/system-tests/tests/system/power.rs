@@ -9,8 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use api_node::{
-    CreateDatabase, CreateKey, CreateSandbox, CreateSnapshot, CreatedKey, ErrorCode, QueryDatabase,
-    Role, SandboxState, Secret,
+    CreateKey, CreateSandbox, CreateSnapshot, CreatedKey, ErrorCode, Role, SandboxState, Secret,
 };
 use base_types::{SandboxId, SnapshotId};
 use client::{Client, ClientError, Credentials};
@@ -25,7 +24,6 @@ use crate::sandbox::{Sandbox, follow, shell};
 
 /// How many of each thing must have been answered for when the power goes.
 const EACH_MIN: usize = 3;
-const LEDGER: &str = "ledger";
 
 /// What the node answered for.
 #[derive(Debug, Default)]
@@ -36,8 +34,6 @@ struct Answered {
     snapshots: Vec<(SnapshotId, usize)>,
     keys: Vec<CreatedKey>,
     revoked: Vec<CreatedKey>,
-    /// In the table of a database.
-    rows: Vec<usize>,
 }
 
 type Noted = Arc<Mutex<Answered>>;
@@ -75,18 +71,6 @@ async fn keep(client: Client, noted: Noted) -> Result<(), ClientError> {
     Ok(())
 }
 
-/// Makes a database and commits one row after the other, until the node is gone.
-async fn commit(client: Client, noted: Noted) -> Result<(), ClientError> {
-    let seed = Some("CREATE TABLE rows (n bigint PRIMARY KEY)".to_owned());
-    client.database_create(&CreateDatabase { seed, ..CreateDatabase::named(LEDGER) }).await?;
-    for number in 0.. {
-        let insert = QueryDatabase::new(format!("INSERT INTO rows VALUES ({number})"));
-        client.database_query(LEDGER, &insert).await?;
-        noted.lock().unwrap().rows.push(number);
-    }
-    Ok(())
-}
-
 /// Makes keys and revokes every second one, until the node is gone.
 async fn hand_out(client: Client, noted: Noted) -> Result<(), ClientError> {
     for number in 0.. {
@@ -111,13 +95,11 @@ pub(crate) async fn cut_in_the_middle_of_everything(host: &Host) {
     work.spawn(pause(client.clone(), noted.clone()));
     work.spawn(keep(client.clone(), noted.clone()));
     work.spawn(hand_out(client.clone(), noted.clone()));
-    work.spawn(commit(client.clone(), noted.clone()));
     let begun = Instant::now();
     let enough = || {
         let noted = noted.lock().unwrap();
-        let Answered { paused, snapshots, keys, revoked, rows } = &*noted;
-        let each = [paused.len(), snapshots.len(), keys.len(), revoked.len(), rows.len()];
-        each.iter().all(|n| *n >= EACH_MIN)
+        let Answered { paused, snapshots, keys, revoked } = &*noted;
+        [paused.len(), snapshots.len(), keys.len(), revoked.len()].iter().all(|n| *n >= EACH_MIN)
     };
     while !enough() {
         assert!(begun.elapsed() < PATIENCE, "{noted:?}");
@@ -133,14 +115,13 @@ pub(crate) async fn cut_in_the_middle_of_everything(host: &Host) {
     host.up().await;
 
     let noted = std::mem::take(&mut *noted.lock().unwrap());
-    let Answered { paused, snapshots, keys, revoked, rows } = &noted;
+    let Answered { paused, snapshots, keys, revoked } = &noted;
     println!(
-        "answered for: {} pauses, {} snapshots, {} keys, {} revoked, {} rows",
+        "answered for: {} pauses, {} snapshots, {} keys, {} revoked",
         paused.len(),
         snapshots.len(),
         keys.len(),
-        revoked.len(),
-        rows.len()
+        revoked.len()
     );
     let client = host.client();
     for sandbox in client.sandbox_list().await.unwrap().sandboxes {
@@ -171,14 +152,6 @@ pub(crate) async fn cut_in_the_middle_of_everything(host: &Host) {
         let refused = with(key).usage().await.unwrap_err();
         assert_eq!(refused.code(), Some(ErrorCode::Unauthenticated), "{refused}");
     }
-    // It is booted from its disk by whoever asks first.
-    let all = QueryDatabase { rows_max: 100_000, ..QueryDatabase::new("SELECT n FROM rows") };
-    let asked = client.database_query(LEDGER, &all);
-    let found = timeout(PATIENCE, asked).await.unwrap().unwrap().rows;
-    let found: Vec<usize> =
-        found.iter().map(|row| row[0].as_deref().unwrap().parse().unwrap()).collect();
-    assert!(rows.iter().all(|row| found.contains(row)), "{rows:?} and {found:?}");
-    client.database_delete(LEDGER).await.unwrap();
     for sandbox in client.sandbox_list().await.unwrap().sandboxes {
         client.sandbox_kill(sandbox.id).await.unwrap();
     }
