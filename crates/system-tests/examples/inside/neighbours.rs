@@ -79,12 +79,12 @@ pub(crate) async fn hogs_beside_a_quiet_sandbox() {
     let (threads_before, vmms_before) = (threads(), vmms());
     assert_eq!(daemon.shell(memory, SHORT_OF_MEMORY).await.code, 0);
     unleash(&daemon, memory, "while :; do tail /dev/zero; echo killed >> /root/killed; done").await;
-    unleash(&daemon, busy, "while :; do :; done").await;
-    unleash(&daemon, bomb, "bomb() { bomb | bomb & }; bomb").await;
 
     // The hog of memory is ended by its own kernel, in its own machine, and tries again.
     let killed = daemon.shell(memory, "until test -s /root/killed; do sleep 0.2; done").await;
     println!("memory hog: {killed:?}");
+    unleash(&daemon, busy, "while :; do :; done").await;
+    unleash(&daemon, bomb, "bomb() { bomb | bomb & }; bomb").await;
     for _ in 0..20 {
         daemon.works(quiet).await;
     }
