@@ -145,7 +145,7 @@ async fn add(sandbox: &Sandbox<'_>, row: usize) {
 
 /// All rows, as its own programs see them.
 async fn rows(sandbox: &Sandbox<'_>) -> String {
-    let all = "SELECT string_agg(who || n, ' ' ORDER BY n) FROM ledger";
+    let all = "SELECT string_agg(who || n, chr(32) ORDER BY n) FROM ledger";
     sandbox.text(&sql("DATABASE_URL", all)).await
 }
 
