@@ -250,7 +250,9 @@ impl Host {
         let allowance = format!("{OUTSIDE}/32");
         let resolver = format!("{OUTSIDE}:{}", *RESOLVER);
         let options = ["--", "--gateway-allow", &allowance, "--gateway-resolver", &resolver];
-        let up = [&["up", "--portable", "--port", &port][..], &options].concat();
+        // Two hosts share the processors: what has much memory to read back wakes late.
+        let patient = ["--ready-timeout-ms", "60000"];
+        let up = [&["up", "--portable", "--port", &port][..], &options, &patient].concat();
         let said = self.sandflare(&up).await;
         assert_eq!(
             said.code,
