@@ -19,8 +19,6 @@ use crate::left::{until, vmm_of, vmms};
 
 /// How many numbers must have been answered for between two kills.
 const EACH: usize = 5;
-/// How often each is killed.
-const TIMES: usize = 2;
 const NAME: &str = "ledger";
 
 /// What a writer was answered for, and what it has tried.
@@ -108,23 +106,17 @@ pub(crate) async fn what_a_database_answered_for_outlives_every_kill() {
     ledger(&daemon).await;
     let writer = Writer::start(daemon.client.clone());
     writer.goes_on("made").await;
-    for _ in 0..TIMES {
-        kill(machine(&daemon).await);
-        writer.goes_on("its VMM was killed").await;
-    }
-    for _ in 0..TIMES {
-        daemon.kill().await;
-        daemon = Daemon::start(&["--pool", "nano=0"]).await;
-        writer.goes_on("the daemon was killed").await;
-    }
-    for _ in 0..TIMES {
-        let machine = machine(&daemon).await;
-        daemon.kill().await;
-        kill(machine);
-        until("VMM processes", vec![], vmms).await;
-        daemon = Daemon::start(&["--pool", "nano=0"]).await;
-        writer.goes_on("both were killed").await;
-    }
+    kill(machine(&daemon).await);
+    writer.goes_on("its VMM was killed").await;
+    daemon.kill().await;
+    daemon = Daemon::start(&["--pool", "nano=0"]).await;
+    writer.goes_on("the daemon was killed").await;
+    let both = machine(&daemon).await;
+    daemon.kill().await;
+    kill(both);
+    until("VMM processes", vec![], vmms).await;
+    daemon = Daemon::start(&["--pool", "nano=0"]).await;
+    writer.goes_on("both were killed").await;
     // What is forked now is as durable as what it comes from, which goes on over another overlay.
     let fork = ForkDatabase { name: "branch".to_owned(), password: None };
     timeout(PATIENCE, daemon.client.database_fork(NAME, &fork)).await.unwrap().unwrap();

@@ -31,7 +31,7 @@ use futures_util::future::LocalBoxFuture;
 use crate::left::World;
 
 /// LIMIT: several times what the longest scenario takes. One that hangs fails alone.
-const SCENARIO_MAX: Duration = Duration::from_secs(600);
+const SCENARIO_MAX: Duration = Duration::from_secs(1200);
 
 type Scenario = (&'static str, fn() -> LocalBoxFuture<'static, ()>);
 

@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 use crate::host::{images, private, program};
 
 /// LIMIT: twice what all scenarios take on two processors that are not busy otherwise.
-const SECONDS_MAX: u64 = 2400;
+const SECONDS_MAX: u64 = 3000;
 /// Room for a few templates and sandboxes, and small enough to be filled.
 const DATA_BYTES: u64 = 3 << 30;
 
