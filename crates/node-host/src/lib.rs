@@ -31,7 +31,7 @@ mod sandbox;
 mod shells;
 mod snapshots;
 mod spawn;
-pub mod step;
+mod step;
 mod template;
 mod uid;
 mod vmm;

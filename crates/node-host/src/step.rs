@@ -10,7 +10,7 @@ const VARIABLE: &str = "SANDFLARE_ABORT_AT";
 
 /// Says that `step` is done; what comes after it is not.
 #[cfg(debug_assertions)]
-pub fn reached(step: &str) {
+pub(crate) fn reached(step: &str) {
     if std::env::var_os(VARIABLE).is_some_and(|wanted| wanted == step) {
         // As a kill would: nothing is dropped, nobody is told.
         std::process::abort();
@@ -19,4 +19,4 @@ pub fn reached(step: &str) {
 
 /// Does nothing in a build for users.
 #[cfg(not(debug_assertions))]
-pub const fn reached(_step: &str) {}
+pub(crate) const fn reached(_step: &str) {}

@@ -17,6 +17,14 @@ pub(crate) fn told(code: ErrorCode, error: &(dyn Error + 'static)) -> Failure {
     Failure::new(code, Chain(error).to_string())
 }
 
+/// Why something was not written down; `what` says what.
+pub(crate) fn of_store(error: &StoreError, what: &str) -> Failure {
+    match error {
+        StoreError::DiskFull => told(ErrorCode::DiskFull, error),
+        _ => Failure::because(ErrorCode::Internal, what, error),
+    }
+}
+
 /// There is no project with this id; its last key may just have gone with it.
 pub(crate) fn no_project(id: ProjectId) -> Failure {
     Failure::new(ErrorCode::NotFound, format!("there is no project {id}"))

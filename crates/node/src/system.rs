@@ -19,6 +19,16 @@ pub(crate) fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Random bytes.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Failure> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        Failure::new(ErrorCode::Internal, "the node has no random numbers")
+            .with_internal(error.to_string())
+    })?;
+    Ok(bytes)
+}
+
 /// Memory of the machine; zero where the kernel does not tell.
 pub(crate) fn memory() -> MemoryUsage {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();

@@ -128,11 +128,7 @@ impl Vault {
         let grant = |(variable, secret): (String, SecretName)| {
             let key = (project, secret);
             let one = kept.get(&key).ok_or_else(|| Failure::no_secret(&key.1))?;
-            let mut random = [0; 16];
-            getrandom::fill(&mut random).map_err(|error| {
-                Failure::because(ErrorCode::Internal, "the host has no randomness", &error)
-            })?;
-            let placeholder = Placeholder::from_random(random);
+            let placeholder = Placeholder::from_random(system::random()?);
             Ok(SecretGrant { variable, secret: key.1, placeholder, hosts: one.hosts.to_vec() })
         };
         wanted.into_iter().map(grant).collect()
@@ -149,10 +145,7 @@ fn shown(name: &SecretName, kept: &Kept) -> StoredSecret {
 }
 
 fn of_store(error: &StoreError) -> Failure {
-    match error {
-        StoreError::DiskFull => failure::told(ErrorCode::DiskFull, error),
-        _ => Failure::because(ErrorCode::Internal, "the secret could not be remembered", error),
-    }
+    failure::of_store(error, "the secret could not be remembered")
 }
 
 /// The variables that a sandbox's processes have because of what it was granted. Where two grants have

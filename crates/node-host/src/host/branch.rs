@@ -23,15 +23,15 @@ use crate::snapshots::{Begun, Kept, SnapshotFacts};
 const HELD_MAX: Duration = Duration::from_secs(30);
 
 /// One moment of a sandbox, to make others from. On disk for as long as somebody has it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Moment {
     kept: Arc<Kept>,
     /// The sandbox it is of.
-    of: Arc<SandboxFacts>,
+    of: SandboxFacts,
     /// How long that stood still for it, in microseconds; 0 when it was paused.
     pub held_us: u64,
     /// It counts as using its template.
-    _begun: Arc<Begun>,
+    _begun: Begun,
 }
 
 impl Host {
@@ -76,7 +76,7 @@ impl Host {
         sandbox: &SandboxHandle,
         gate: Option<Gate>,
     ) -> Result<Moment, OrderError> {
-        let of = Arc::new(sandbox.facts().clone());
+        let of = sandbox.facts().clone();
         let dir = self.place(SnapshotId::from_bits(bits()?))?;
         let begun = self.snapshots.begin(of.template.clone(), of.size);
         let mut removal = Removal::of(dir.clone());
@@ -84,7 +84,7 @@ impl Host {
         let held_us = sandbox.branch(dir.clone(), gate).await?;
         let kept = Kept::for_now(dir.clone()).map_err(|source| failed(&dir, source))?;
         removal.disarm();
-        Ok(Moment { kept: Arc::new(kept), of, held_us, _begun: Arc::new(begun) })
+        Ok(Moment { kept: Arc::new(kept), of, held_us, _begun: begun })
     }
 
     /// Makes `count` sandboxes as `spec` says from `moment`. Their template, size and snapshot are those

@@ -123,29 +123,23 @@ impl Layout {
         Ok(())
     }
 
-    /// What a machine is booted from when the one there was has ended: the disk alone.
-    pub(crate) fn disk_alone(&self) -> Self {
-        Self { state: None, memory: Vec::new(), ..self.clone() }
-    }
-
     /// Makes `dir` hold this from now on. With `whole` it does so after a power cut, too: every
     /// file it names is on stable storage before it is. One that is durable does so in any case, with
     /// its disk.
     pub(crate) fn write(&self, dir: &Path, whole: bool) -> io::Result<()> {
-        let synced: Vec<&String> = match (whole, self.durable) {
-            (true, _) => self.names().collect(),
-            (false, true) => self.disk.iter().collect(),
-            (false, false) => Vec::new(),
+        let synced: Option<Vec<&String>> = match (whole, self.durable) {
+            (true, _) => Some(self.names().collect()),
+            (false, true) => Some(self.disk.iter().collect()),
+            (false, false) => None,
         };
-        let durable = whole || self.durable;
         let new = dir.join("files.json.new");
-        let written = self.write_to(&new, dir, durable.then_some(&synced));
+        let written = self.write_to(&new, dir, synced.as_deref());
         if let Err(error) = written.and_then(|()| fs::rename(&new, dir.join(LAYOUT_FILE))) {
             // On a full disk even this is room.
             let _ = fs::remove_file(&new);
             return Err(error);
         }
-        if !durable {
+        if synced.is_none() {
             return Ok(());
         }
         File::open(dir)?.sync_all()?;
@@ -153,7 +147,7 @@ impl Layout {
         dir.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
     }
 
-    fn write_to(&self, new: &Path, dir: &Path, synced: Option<&Vec<&String>>) -> io::Result<()> {
+    fn write_to(&self, new: &Path, dir: &Path, synced: Option<&[&String]>) -> io::Result<()> {
         let mut file = File::create(new)?;
         file.write_all(&serde_json::to_vec_pretty(self)?)?;
         if let Some(names) = synced {

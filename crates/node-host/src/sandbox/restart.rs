@@ -21,7 +21,6 @@ use crate::machine::{self, micros};
 use crate::network::PolicyWatch;
 use crate::phase::{Event, Phase};
 use crate::shells::Shell;
-use crate::step;
 use crate::template::{TemplateError, start_services};
 use crate::vmm::VmmProcess;
 
@@ -40,7 +39,7 @@ impl Owner {
             _ => return Err(self.not_now(ASKED)),
         }
         let Some(mut files) = self.files.take() else { return Err(self.not_now(ASKED)) };
-        let disk = files.layout.disk_alone();
+        let disk = files.layout.running(false);
         // Nothing of the memory it had is of use, wherever its machine was when it ended.
         let opened = files.reopen().and_then(|()| files.commit(disk, true));
         if let Err(error) = opened {
@@ -101,10 +100,8 @@ async fn boot(
     let machine_files = machine_files(&template, &lower, files, frames.as_fd());
     machine::boot(&process, &kernel, machine_files, around.boot_within).await?;
     machine::identify(&process, &identity_of(facts)?, around.ready_within).await?;
-    step::reached("restart: booted");
     start_services(&process, &root.manifest.services).await.map_err(Arc::new)?;
     process.keep(files.dir()).await?;
-    step::reached("restart: kept");
     let total_us = micros(begun);
     let reseed_us = total_us.saturating_sub(claim_us);
     let times = CreateTimes {

@@ -64,17 +64,14 @@ impl Databases {
         spec: CreateSpec,
     ) -> Result<(), Failure> {
         let remembered = self.0.store.database_insert(row.clone());
-        let verifying = tokio::spawn(verifier(row.password.clone()));
+        let verifying = verifier(row.password.clone());
         let made = self.0.host.children(moment, 1, spec).await;
         let made = made.map_err(|error| failure::of_order(&error))?;
         remembered.await.map_err(|error| of_store(&error))?;
         let Some(machine) = made.first() else {
             return Err(Failure::new(ErrorCode::Internal, "the fork has no child"));
         };
-        let secret = verifying.await.map_err(|error| {
-            Failure::because(ErrorCode::Internal, "the password could not be hashed", &error)
-        })??;
-        let mut sql = new_login(role(&row.user)?, &secret, Rights::ReadWrite);
+        let mut sql = new_login(role(&row.user)?, &verifying.await?, Rights::ReadWrite);
         for login in others {
             sql += &shut_out(role(login)?);
         }
@@ -93,7 +90,7 @@ impl Databases {
 
 /// A database called `name` that comes from another: with an owner of its own.
 pub(super) fn branch_of(source: &DatabaseRow, name: String) -> Result<DatabaseRow, Failure> {
-    let bits = u64::from_le_bytes(super::random()?);
+    let bits = u64::from_le_bytes(system::random()?);
     Ok(DatabaseRow {
         id: DatabaseId::from_bits(bits),
         name,

@@ -8,7 +8,7 @@ use api_node::{Base, Caller, CreateDatabase, Database, ErrorCode, Failure, Polic
 use base_types::{DatabaseId, SandboxId};
 use node_access::Access;
 use node_database::{LoginRole, Question, Rights, extensions, new_login};
-use node_host::{CreateSpec, Host, Lease, OnTimeout, SandboxHandle, step};
+use node_host::{CreateSpec, Host, Lease, OnTimeout, SandboxHandle};
 use node_store::{DatabaseRow, StoreError};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -16,9 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::keep::RESTARTS_MAX;
 use super::serve::{ask, of_ask, silent, verifier};
-use super::{
-    Databases, Entry, Shared, State, Wiring, admin, new_password, new_role, of_store, random,
-};
+use super::{Databases, Entry, Shared, State, Wiring, admin, new_password, new_role, of_store};
 use crate::{failure, quota, system};
 
 /// The template databases are made of.
@@ -97,7 +95,7 @@ impl Databases {
         }
         system::check_memory(request.size, system::total_memory_mib())?;
         let quota = quota::admit(&self.0.access, &self.0.host, caller.project, 1).await?;
-        let bits = u64::from_le_bytes(random()?);
+        let bits = u64::from_le_bytes(system::random()?);
         let (role, created_at_ms) = (new_role()?, system::now_ms());
         let password = request.password.map_or_else(new_password, Ok)?;
         let ttl_ms = u64::from(request.ttl_s) * 1000;
@@ -143,21 +141,16 @@ impl Databases {
     ) -> Result<(), Failure> {
         // Asked for before the machine is, so that no daemon finds a machine that is nobody's.
         let remembered = self.0.store.database_insert(row.clone());
-        let verifying = tokio::spawn(verifier(row.password.clone()));
+        let verifying = verifier(row.password.clone());
         let machine = self.0.host.create(spec).await.map_err(|error| failure::of_create(&error))?;
         remembered.await.map_err(|error| of_store(&error))?;
-        let verifier = verifying.await.map_err(|error| {
-            Failure::because(ErrorCode::Internal, "the password could not be hashed", &error)
-        })??;
-        let sql = new_login(role, &verifier, Rights::ReadWrite) + &extensions(&row.extensions);
+        let sql =
+            new_login(role, &verifying.await?, Rights::ReadWrite) + &extensions(&row.extensions);
         ask(&machine, &sql).await?;
         if let Some(seed) = seed {
             sow(&machine, role, seed).await?;
         }
-        step::reached("database: made");
-        self.0.store.database_set_ready(row.id).await.map_err(|error| of_store(&error))?;
-        step::reached("database: counts");
-        Ok(())
+        self.0.store.database_set_ready(row.id).await.map_err(|error| of_store(&error))
     }
 
     /// The database that is there already: made by this errand, or of this name.

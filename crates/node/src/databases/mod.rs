@@ -42,6 +42,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent;
+use crate::system::random;
 
 /// LIMIT: how often a node that stops looks for databases that are awake: what was under way when it
 /// began to stop may wake one again, and one that cannot be paused must not hold it for ever.
@@ -236,16 +237,6 @@ async fn admin(machine: &SandboxHandle) -> Result<PortStream, Failure> {
     agent::ask(machine, |agent| agent.connect_unix(SOCKET.to_owned())).await
 }
 
-/// Random bytes.
-fn random<const N: usize>() -> Result<[u8; N], Failure> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|error| {
-        Failure::new(ErrorCode::Internal, "the node has no random numbers")
-            .with_internal(error.to_string())
-    })?;
-    Ok(bytes)
-}
-
 fn new_role() -> Result<LoginRole, Failure> {
     random().map(|bits| LoginRole::from_bits(u64::from_le_bytes(bits)))
 }
@@ -255,8 +246,5 @@ fn new_password() -> Result<String, Failure> {
 }
 
 fn of_store(error: &StoreError) -> Failure {
-    match error {
-        StoreError::DiskFull => crate::failure::told(ErrorCode::DiskFull, error),
-        _ => Failure::because(ErrorCode::Internal, "the database could not be remembered", error),
-    }
+    crate::failure::of_store(error, "the database could not be remembered")
 }

@@ -64,12 +64,16 @@ impl Databases {
     }
 }
 
-/// What a server checks a password with; takes milliseconds of a processor.
-pub(super) async fn verifier(password: String) -> Result<Verifier, Failure> {
+/// What a server checks a password with. It takes milliseconds of a processor, which begin with the call.
+pub(super) fn verifier(
+    password: String,
+) -> impl Future<Output = Result<Verifier, Failure>> + Send + use<> {
     let verifying = tokio::task::spawn_blocking(move || Verifier::of(&password));
-    verifying.await.map_err(|error| {
-        Failure::because(ErrorCode::Internal, "the password could not be hashed", &error)
-    })
+    async {
+        verifying.await.map_err(|error| {
+            Failure::because(ErrorCode::Internal, "the password could not be hashed", &error)
+        })
+    }
 }
 
 /// Runs the node's own SQL as the server's superuser.
