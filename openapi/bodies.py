@@ -8,9 +8,9 @@ from typing import Any
 import schemathesis
 
 
-@schemathesis.serializer("application/x-tar")
-def tar(ctx: Any, value: Any) -> bytes:
-    """Whatever was made up: the node has to see that it is no archive."""
+@schemathesis.serializer("application/x-tar", "application/sql")
+def made_up(ctx: Any, value: Any) -> bytes:
+    """Whatever it is: the node has to see that it is no archive, and no SQL."""
     return value if isinstance(value, bytes) else json.dumps(value).encode()
 
 
@@ -20,7 +20,7 @@ def events(ctx: Any, response: Any) -> Any:
     return json.loads(response.content.splitlines()[-1])
 
 
-@schemathesis.deserializer("application/octet-stream", "application/x-tar")
+@schemathesis.deserializer("application/octet-stream", "application/x-tar", "application/sql")
 def content(ctx: Any, response: Any) -> str:
     """A file's bytes, for which JSON's schemas have no type."""
     return str(response.content)

@@ -93,6 +93,20 @@ pub(crate) fn upload(request: Request) -> UploadStream {
         .boxed()
 }
 
+/// As [`upload`], and refused when there is nothing in it.
+pub(crate) async fn upload_of_something(request: Request) -> Result<UploadStream, Failure> {
+    let mut bytes = upload(request);
+    loop {
+        match bytes.next().await {
+            Some(Ok(chunk)) if chunk.is_empty() => {}
+            Some(first) => return Ok(stream::iter([first]).chain(bytes).boxed()),
+            None => {
+                return Err(Failure::new(ErrorCode::InvalidRequest, "the body is empty"));
+            }
+        }
+    }
+}
+
 /// A checked query string.
 pub(crate) struct Params<T>(pub(crate) T);
 

@@ -32,6 +32,17 @@ async fn a_key_works_in_either_header_until_it_is_revoked() {
 }
 
 #[tokio::test]
+async fn a_dump_with_nothing_in_it_is_refused() {
+    let world = World::new().await;
+    let made = json!({"name": "empty"});
+    let made = world.ask(Some(&world.admin), &Method::POST, "/v1/databases", Some(&made)).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
+    let said = world.ask(Some(&world.admin), &Method::PUT, "/v1/databases/empty/dump", None).await;
+    assert_eq!(said.status, StatusCode::BAD_REQUEST, "{said:?}");
+    assert_eq!(said.body["error"]["message"], "the body is empty", "{said:?}");
+}
+
+#[tokio::test]
 async fn a_user_makes_no_keys_and_an_administrator_of_another_project_does() {
     let world = World::new().await;
     let project = world.project("team", Quota::default()).await;

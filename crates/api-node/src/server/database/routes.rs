@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::server::api::NodeApi;
-use crate::server::extract::{JsonBody, Params, Places, parse, upload};
+use crate::server::extract::{JsonBody, Params, Places, parse, upload_of_something};
 use crate::server::routes::Answer;
 use crate::server::seen::Noted;
 use crate::{
@@ -156,7 +156,7 @@ async fn database_restore<A: NodeApi>(
     Extension(id): Extension<DatabaseId>,
     request: Request,
 ) -> Result<impl IntoResponse, Failure> {
-    api.database_restore(id, upload(request)).await?;
+    api.database_restore(id, upload_of_something(request).await?).await?;
     Ok((StatusCode::NO_CONTENT, Extension(Noted::made(id))))
 }
 
