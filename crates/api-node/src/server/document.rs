@@ -24,7 +24,7 @@ const IDS: [(&str, &str); 4] = [
 ];
 
 /// Content types whose body is a file.
-const BYTES: [&str; 2] = ["application/octet-stream", "application/x-tar"];
+const BYTES: [&str; 3] = ["application/octet-stream", "application/x-tar", "application/sql"];
 
 /// How a text or a number is written.
 #[derive(Clone, Copy, Debug)]
