@@ -2,6 +2,7 @@
 
 mod listing;
 mod query;
+mod snapshot;
 mod wiring;
 
 use std::fmt;
@@ -14,6 +15,9 @@ use crate::check::{Check, Refused, refuse};
 
 pub use listing::{DatabaseList, DatabaseListQuery};
 pub use query::{Column, QUERY_ROWS_MAX, QUERY_TIMEOUT_MS_MAX, QueryAnswer, QueryDatabase};
+pub use snapshot::{
+    CreateDatabaseSnapshot, DatabaseSnapshot, DatabaseSnapshotList, RestoreDatabase,
+};
 pub use wiring::{WireDatabase, WireRole, Wired, WiredList};
 
 /// LIMIT: bytes of a password. SASLprep and SCRAM take any, but it has to fit a URL people paste.
@@ -142,6 +146,9 @@ pub struct ForkDatabase {
     /// Its owner's password. Default: a random one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
+    /// The snapshot of the database to make it from, by name or id. Default: this moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
 }
 
 impl fmt::Debug for ForkDatabase {
@@ -153,6 +160,7 @@ impl fmt::Debug for ForkDatabase {
 impl Check for ForkDatabase {
     fn check(&self) -> Result<(), Refused> {
         database_name(&self.name)?;
+        self.snapshot.as_deref().map_or(Ok(()), snapshot::snapshot_choice)?;
         self.password.as_deref().map_or(Ok(()), password)
     }
 }
@@ -330,7 +338,7 @@ mod test {
     fn names_have_bounds_and_are_no_ids() {
         for name in ["", "..", "-a", "a b", "a/b", "é", "db_0123456789abcdef", &"x".repeat(64)] {
             assert!(CreateDatabase::named(name).check().is_err(), "{name}");
-            let fork = ForkDatabase { name: name.to_owned(), password: None };
+            let fork = ForkDatabase { name: name.to_owned(), password: None, snapshot: None };
             assert!(fork.check().is_err(), "{name}");
         }
         for name in ["a", "A.b_c-9", "db_1", &"x".repeat(63)] {
@@ -372,7 +380,11 @@ mod test {
             seed: Some(secret.to_owned()),
             ..CreateDatabase::named("a")
         };
-        let fork = ForkDatabase { name: "a".to_owned(), password: create.password.clone() };
+        let fork = ForkDatabase {
+            name: "a".to_owned(),
+            password: create.password.clone(),
+            snapshot: None,
+        };
         let set = SetPassword { password: create.password.clone() };
         let database = Database {
             id: DatabaseId::from_bits(1),

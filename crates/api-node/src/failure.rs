@@ -283,6 +283,13 @@ impl Failure {
             .with_hint("`GET /v1/databases` lists those there are")
     }
 
+    /// The database has no snapshot of this name or id.
+    pub fn no_database_snapshot(which: &str) -> Self {
+        let which: String = which.chars().take(NAME_CHARS_SHOWN_MAX).collect();
+        Self::new(ErrorCode::NotFound, format!("the database has no snapshot `{which}`"))
+            .with_hint("`GET /v1/databases/{id}/snapshots` lists those it has")
+    }
+
     /// The project has no secret of this name.
     pub fn no_secret(name: &SecretName) -> Self {
         Self::new(ErrorCode::NotFound, format!("there is no secret `{name}`"))

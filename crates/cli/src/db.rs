@@ -19,10 +19,12 @@ use tokio::io::AsyncWriteExt as _;
 use tokio_util::io::ReaderStream;
 
 use crate::args::{
-    CreateDb, DbCommand, DbPassword, DbPsql, DbQuery, DbUrl, ForkDb, Format, PasswordOption, WireDb,
+    CreateDb, DbCommand, DbPassword, DbPsql, DbQuery, DbUrl, ForkDb, Format, PasswordOption,
+    RestoreDb, WireDb,
 };
 use crate::audit::utc;
 use crate::complaint::{End, advise};
+use crate::db_snapshots;
 use crate::duration::shown;
 use crate::remove;
 use crate::sandbox::plain;
@@ -67,11 +69,17 @@ pub(crate) async fn db(client: &Client, command: DbCommand) -> Result<End> {
                 async |name: &String| Ok(client.database_unwire(args.sandbox, name).await?);
             return remove::each(&[args.name], args.format, unwire).await;
         }
-        DbCommand::Fork(ForkDb { name, new, password, format }) => {
-            let request = ForkDatabase { name: new, password: password_of(&password)? };
+        DbCommand::Fork(ForkDb { name, new, snapshot, password, format }) => {
+            let request = ForkDatabase { name: new, password: password_of(&password)?, snapshot };
             made(&client.database_fork(&name, &request).await?, format)?;
         }
         DbCommand::Dump(args) => dump(client, &args.name).await?,
+        DbCommand::Snapshot(args) => db_snapshots::take(client, args).await?,
+        DbCommand::Snapshots(args) => db_snapshots::list(client, args).await?,
+        DbCommand::RmSnapshot(args) => return db_snapshots::rm(client, args).await,
+        DbCommand::Restore(RestoreDb { name, snapshot: Some(snapshot), format }) => {
+            db_snapshots::go_back(client, &name, snapshot, format).await?;
+        }
         DbCommand::Restore(args) => {
             let input = ReaderStream::new(tokio::io::stdin());
             client.database_restore(&args.name, input).await?;

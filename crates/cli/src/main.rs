@@ -12,6 +12,7 @@ mod complaint;
 mod completions;
 mod cp;
 mod db;
+mod db_snapshots;
 mod doctor;
 mod duration;
 mod exec;

@@ -3,8 +3,9 @@
 use std::io;
 
 use api_node::{
-    CreateDatabase, Database, DatabaseList, DatabaseListQuery, ForkDatabase, QueryAnswer,
-    QueryDatabase, SetPassword, WireDatabase, Wired, WiredList,
+    CreateDatabase, CreateDatabaseSnapshot, Database, DatabaseList, DatabaseListQuery,
+    DatabaseSnapshot, DatabaseSnapshotList, ForkDatabase, QueryAnswer, QueryDatabase,
+    RestoreDatabase, SetPassword, WireDatabase, Wired, WiredList,
 };
 use base_types::SandboxId;
 use bytes::Bytes;
@@ -87,6 +88,45 @@ impl Client {
         request: &ForkDatabase,
     ) -> Result<Database, ClientError> {
         let path = format!("/databases/{which}/fork");
+        self.answer(self.ask(Method::POST, &path).json(request)).await
+    }
+
+    /// Keeps one moment of a database.
+    pub async fn database_snapshot(
+        &self,
+        which: &str,
+        request: &CreateDatabaseSnapshot,
+    ) -> Result<DatabaseSnapshot, ClientError> {
+        let path = format!("/databases/{which}/snapshots");
+        self.answer(self.ask(Method::POST, &path).json(request)).await
+    }
+
+    /// The snapshots of a database, oldest first.
+    pub async fn database_snapshots(
+        &self,
+        which: &str,
+    ) -> Result<DatabaseSnapshotList, ClientError> {
+        let path = format!("/databases/{which}/snapshots");
+        self.answer(self.ask(Method::GET, &path)).await
+    }
+
+    /// Deletes a snapshot of a database, by name or id.
+    pub async fn database_snapshot_delete(
+        &self,
+        which: &str,
+        snapshot: &str,
+    ) -> Result<(), ClientError> {
+        let path = format!("/databases/{which}/snapshots/{snapshot}");
+        self.done(self.ask(Method::DELETE, &path)).await
+    }
+
+    /// Puts a database back to a snapshot of it.
+    pub async fn database_go_back(
+        &self,
+        which: &str,
+        request: &RestoreDatabase,
+    ) -> Result<Database, ClientError> {
+        let path = format!("/databases/{which}/restore");
         self.answer(self.ask(Method::POST, &path).json(request)).await
     }
 

@@ -22,7 +22,9 @@ mod url;
 pub use ask::{AskError, Question, Rows, run_as_superuser, run_sql};
 pub use role::{LoginRole, ParseRoleError, ROLE_BYTES, Rights};
 pub use secret::{Verifier, password};
-pub use sql::{drop_login, extensions, new_login, set_password, shut_out};
+pub use sql::{
+    drop_login, drop_others, extensions, new_login, set_password, shut_out, shut_out_others,
+};
 pub use startup::{
     ASKS_MAX, NO_ENCRYPTION, Opening, STARTUP_BYTES_MAX, Startup, StartupError, opening, refusal,
 };

@@ -51,6 +51,46 @@ pub fn drop_login(role: LoginRole) -> String {
     if_there(&role, &dropping)
 }
 
+/// As [`shut_out`], of every role that logs in but `kept`.
+pub fn shut_out_others(kept: &[LoginRole]) -> String {
+    let others = others(kept);
+    format!(
+        "{}\
+         SELECT pg_catalog.pg_terminate_backend(pid, 5000) FROM pg_catalog.pg_stat_activity \
+         JOIN pg_catalog.pg_roles ON usesysid OPERATOR(pg_catalog.=) pg_roles.oid WHERE {others};\n",
+        for_each(&others, &["ALTER ROLE %1$I NOLOGIN PASSWORD NULL"]),
+    )
+}
+
+/// As [`drop_login`], of every role that logs in, or did until it was shut out, but `kept`.
+pub fn drop_others(kept: &[LoginRole]) -> String {
+    let reassigning = format!("REASSIGN OWNED BY %1$I TO {}", identifier(OWNER));
+    for_each(&others(kept), &[&reassigning, "DROP OWNED BY %1$I", "DROP ROLE %1$I"])
+}
+
+/// What a row of `pg_roles` is when its role is the node's and none of `kept`. The operators are named in
+/// full: whoever owns the database may have made others that look like them.
+fn others(kept: &[LoginRole]) -> String {
+    let kept: Vec<String> = kept.iter().map(|role| literal(&role.to_string())).collect();
+    format!(
+        "rolname::text OPERATOR(pg_catalog.~) '^u[0-9a-f]{{12}}$'::text AND NOT rolname::text \
+         OPERATOR(pg_catalog.=) ANY (ARRAY[{}]::text[])",
+        kept.join(", ")
+    )
+}
+
+/// Runs `statements`, in each of which `%1$I` is its name, for every role that is as `condition` says.
+fn for_each(condition: &str, statements: &[&str]) -> String {
+    let run: String = statements
+        .iter()
+        .map(|statement| format!("EXECUTE pg_catalog.format({}, found);", literal(statement)))
+        .collect();
+    format!(
+        "DO $sandflare$ DECLARE found text; BEGIN FOR found IN SELECT rolname FROM pg_catalog.pg_roles \
+         WHERE {condition} LOOP {run} END LOOP; END $sandflare$;\n"
+    )
+}
+
 /// `statements`, if there is such a role: one whose end was not heard of is asked to end again.
 fn if_there(role: &str, statements: &str) -> String {
     let text = literal(role);
@@ -119,6 +159,16 @@ mod test {
             assert!(!sql.contains("Secret"), "{sql}");
         }
         assert!(all[0].contains("IN ROLE \"owner\"") && all[1].contains("IN ROLE \"reader\""));
+    }
+
+    #[test]
+    fn all_roles_but_some_are_shut_out_and_dropped() {
+        let kept = [LoginRole::from_bits(7), LoginRole::from_bits(8)];
+        for sql in [shut_out_others(&kept), drop_others(&kept)] {
+            assert!(sql.contains("ARRAY['u000000000007', 'u000000000008']::text[]"), "{sql}");
+        }
+        assert!(shut_out_others(&[]).contains("ANY (ARRAY[]::text[])"));
+        assert!(drop_others(&[]).contains("'DROP ROLE %1$I'"));
     }
 
     #[test]

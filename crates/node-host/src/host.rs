@@ -43,7 +43,7 @@ use crate::snapshots::Snapshots;
 use crate::template::{DeleteTemplateError, TemplateSettings, Templates, bytes_in};
 use crate::vmm::VmmLauncher;
 
-pub use branch::Moment;
+pub use branch::{Moment, WantedSnapshot};
 
 /// LIMIT: what is left after a stop is killed processes and files; a disk under emulation may take
 /// some seconds for those of many sandboxes.

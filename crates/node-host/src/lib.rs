@@ -45,7 +45,7 @@ pub use guest::{
     FileReader, FileWriter, GuestConnection, GuestError, PROCESSES_SHOWN_MAX, PortStream,
     WatchReader, spawn_within,
 };
-pub use host::{DiskUse, Host, HostSettings, Moment, StartError};
+pub use host::{DiskUse, Host, HostSettings, Moment, StartError, WantedSnapshot};
 pub use images::{ImageError, Images};
 pub use journal::Deed;
 pub use machine::MachineError;

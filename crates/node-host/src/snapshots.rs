@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api_node::{Errand, Policy, Quota, SecretGrant};
-use base_types::{ProjectId, SandboxId, Size, SnapshotId, TemplateName};
+use base_types::{DatabaseId, ProjectId, SandboxId, Size, SnapshotId, TemplateName};
 use node_quota::QuotaExceeded;
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +84,10 @@ pub struct SnapshotFacts {
     /// The create it was made by, where that must not happen twice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errand: Option<Errand>,
+    /// The database whose machine that sandbox is. Such a snapshot is the database's, and no sandbox is
+    /// made from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<DatabaseId>,
 }
 
 #[derive(Debug)]

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use api_node::{
-    ByteStream, Caller, Column, CreateDatabase, Database, DatabaseList, DatabaseListQuery,
-    DatabaseStatus, DatabasesApi, ErrorCode, Failure, ForkDatabase, ForkDatabases, QueryAnswer,
-    QueryDatabase, SetPassword, UploadStream, WireDatabase, Wired, WiredList,
+    ByteStream, Caller, Column, CreateDatabase, CreateDatabaseSnapshot, Database, DatabaseList,
+    DatabaseListQuery, DatabaseSnapshot, DatabaseSnapshotList, DatabaseStatus, DatabasesApi,
+    ErrorCode, Failure, ForkDatabase, ForkDatabases, QueryAnswer, QueryDatabase, RestoreDatabase,
+    SetPassword, UploadStream, WireDatabase, Wired, WiredList,
 };
-use base_types::{DatabaseId, ProjectId, SandboxId, Size};
+use base_types::{DatabaseId, ProjectId, SandboxId, Size, SnapshotId};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
@@ -25,6 +26,17 @@ struct SimDatabase {
     project: ProjectId,
     shown: Database,
     wired: BTreeMap<SandboxId, Wired>,
+    snapshots: Vec<DatabaseSnapshot>,
+}
+
+impl SimDatabase {
+    /// The snapshot of this name or id.
+    fn snapshot(&self, which: &str) -> Result<SnapshotId, Failure> {
+        let mut all = self.snapshots.iter();
+        let found =
+            all.find(|one| one.name.eq_ignore_ascii_case(which) || one.id.to_string() == which);
+        found.map(|one| one.id).ok_or_else(|| Failure::no_database_snapshot(which))
+    }
 }
 
 impl Databases {
@@ -113,7 +125,8 @@ impl Databases {
             expires_at_ms: None,
         };
         let shown = with_password(shown, password.unwrap_or_else(|| "generated".to_owned()));
-        let database = SimDatabase { project, shown, wired: BTreeMap::new() };
+        let database =
+            SimDatabase { project, shown, wired: BTreeMap::new(), snapshots: Vec::new() };
         &mut self.all.entry(id).or_insert(database).shown
     }
 }
@@ -235,8 +248,12 @@ impl DatabasesApi for SimNode {
         id: DatabaseId,
         request: ForkDatabase,
     ) -> Result<Database, Failure> {
-        let (project, source) =
-            self.with_database(id, |database| Ok((database.project, database.shown.clone())))?;
+        let (project, source) = self.with_database(id, |database| {
+            if let Some(which) = &request.snapshot {
+                database.snapshot(which)?;
+            }
+            Ok((database.project, database.shown.clone()))
+        })?;
         if self.lock().databases.named(project, &request.name).is_some() {
             return Err(taken(&request.name));
         }
@@ -245,6 +262,57 @@ impl DatabasesApi for SimNode {
         let shown = state.databases.insert(project, request.name, request.password);
         (shown.size, shown.extensions) = (source.size, source.extensions);
         Ok(shown.clone())
+    }
+
+    async fn database_snapshot(
+        &self,
+        _: &Caller,
+        id: DatabaseId,
+        request: CreateDatabaseSnapshot,
+    ) -> Result<DatabaseSnapshot, Failure> {
+        let mut state = self.lock();
+        state.made += 1;
+        let bits = state.made;
+        let database = state.databases.all.get_mut(&id);
+        let database = database.ok_or_else(|| Failure::no_database(&id.to_string()))?;
+        if database.snapshot(&request.name).is_ok() {
+            let message = format!("there is a snapshot `{}` already", request.name);
+            return Err(Failure::new(ErrorCode::AlreadyExists, message));
+        }
+        let snapshot = DatabaseSnapshot {
+            id: SnapshotId::from_bits(bits),
+            name: request.name,
+            database: id,
+            created_at_ms: NOW_MS,
+            bytes: 4096,
+        };
+        database.snapshots.push(snapshot.clone());
+        Ok(snapshot)
+    }
+
+    async fn database_snapshots(&self, id: DatabaseId) -> Result<DatabaseSnapshotList, Failure> {
+        self.with_database(id, |database| {
+            Ok(DatabaseSnapshotList { snapshots: database.snapshots.clone() })
+        })
+    }
+
+    async fn database_snapshot_delete(&self, id: DatabaseId, which: &str) -> Result<(), Failure> {
+        self.with_database(id, |database| {
+            let found = database.snapshot(which)?;
+            database.snapshots.retain(|snapshot| snapshot.id != found);
+            Ok(())
+        })
+    }
+
+    async fn database_go_back(
+        &self,
+        id: DatabaseId,
+        request: RestoreDatabase,
+    ) -> Result<Database, Failure> {
+        self.with_database(id, |database| {
+            database.snapshot(&request.snapshot)?;
+            Ok(database.shown.clone())
+        })
     }
 
     async fn database_dump(&self, id: DatabaseId) -> Result<ByteStream, Failure> {

@@ -36,6 +36,9 @@ pub struct DatabaseRow {
     pub expires_at_ms: Option<u64>,
     /// The create it was made by, where that must not happen twice.
     pub errand: Option<[u8; 32]>,
+    /// Another machine of it: one that is to take the place of `sandbox`, or whose place that took. It is
+    /// not one's any more when nothing is done with the database.
+    pub spare: Option<SandboxId>,
 }
 
 impl std::fmt::Debug for DatabaseRow {
@@ -91,8 +94,8 @@ impl Store {
             durably(connection, |connection| {
                 let sql =
                     "INSERT INTO databases (id, project, name, sandbox, size, extensions, user,
-                    password, ready, created_at_ms, expires_at_ms, errand)
-                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+                    password, ready, created_at_ms, expires_at_ms, errand, spare)
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
                 connection.execute(
                     sql,
                     params![
@@ -108,6 +111,7 @@ impl Store {
                         whole(row.created_at_ms),
                         row.expires_at_ms.map(whole),
                         row.errand,
+                        row.spare.map(|spare| spare.to_string()),
                     ],
                 )
             })
@@ -134,6 +138,28 @@ impl Store {
         })
     }
 
+    /// Remembers another machine of a database, or that there is none.
+    pub fn database_set_spare(&self, id: DatabaseId, spare: Option<SandboxId>) -> Waiting<()> {
+        self.work(move |connection| {
+            durably(connection, |connection| {
+                let sql = "UPDATE databases SET spare = ?2 WHERE id = ?1";
+                let spare = spare.map(|spare| spare.to_string());
+                connection.execute(sql, params![id.to_string(), spare])
+            })
+        })
+    }
+
+    /// Lets the other machine of a database take the place of its machine, which is the other one then.
+    pub fn database_swap(&self, id: DatabaseId) -> Waiting<()> {
+        self.work(move |connection| {
+            durably(connection, |connection| {
+                let sql = "UPDATE databases SET sandbox = spare, spare = sandbox
+                    WHERE id = ? AND spare IS NOT NULL";
+                connection.execute(sql, [id.to_string()])
+            })
+        })
+    }
+
     /// Forgets a database and what is wired to it. One that is not there is no error.
     pub fn database_delete(&self, id: DatabaseId) -> Waiting<()> {
         self.work(move |connection| {
@@ -147,7 +173,7 @@ impl Store {
     pub fn database_list(&self) -> Waiting<Vec<DatabaseRow>> {
         self.work(|connection| {
             let sql = "SELECT id, project, name, sandbox, size, extensions, user, password, ready,
-                created_at_ms, expires_at_ms, errand FROM databases ORDER BY created_at_ms, id";
+                created_at_ms, expires_at_ms, errand, spare FROM databases ORDER BY created_at_ms, id";
             all(connection, sql, read)
         })
     }
@@ -222,6 +248,10 @@ fn read(row: &Row<'_>) -> Result<DatabaseRow, StoreError> {
         created_at_ms: unsigned(row.get(9)?),
         expires_at_ms: row.get::<_, Option<i64>>(10)?.map(unsigned),
         errand: row.get(11)?,
+        spare: match row.get::<_, Option<String>>(12)? {
+            Some(_) => Some(parsed(row, 12, "sandbox id")?),
+            None => None,
+        },
     })
 }
 
@@ -243,6 +273,7 @@ mod test {
             created_at_ms: bits,
             expires_at_ms: (bits == 2).then_some(99),
             errand: (bits == 2).then_some([7; 32]),
+            spare: None,
         }
     }
 
@@ -279,6 +310,27 @@ mod test {
         let kept = DatabaseRow { ready: true, password: "other".to_owned(), ..database(2, "b") };
         assert_eq!(store.database_list().await.unwrap(), [kept]);
         assert_eq!(store.wiring_list().await.unwrap(), [wiring(2, 2)]);
+    }
+
+    #[tokio::test]
+    async fn a_database_changes_its_machine_at_once_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("node.db")).unwrap();
+        let (row, id) = (database(1, "a"), DatabaseId::from_bits(1));
+        store.database_insert(row.clone()).await.unwrap();
+        let machines = async || {
+            let rows = store.database_list().await.unwrap();
+            (rows[0].sandbox.bits(), rows[0].spare.map(SandboxId::bits))
+        };
+        // Without another one there is nothing to swap.
+        store.database_swap(id).await.unwrap();
+        assert_eq!(machines().await, (1, None));
+        store.database_set_spare(id, Some(SandboxId::from_bits(9))).await.unwrap();
+        assert_eq!(machines().await, (1, Some(9)));
+        store.database_swap(id).await.unwrap();
+        assert_eq!(machines().await, (9, Some(1)));
+        store.database_set_spare(id, None).await.unwrap();
+        assert_eq!(machines().await, (9, None));
     }
 
     #[tokio::test]

@@ -140,6 +140,10 @@ const MIGRATIONS: &[&str] = &[
     END;
     ALTER TABLE sandboxes ADD COLUMN secrets TEXT NOT NULL DEFAULT '[]';
 ",
+    // A machine that is to take the place of a database's, or whose place was taken.
+    "
+    ALTER TABLE databases ADD COLUMN spare TEXT;
+",
 ];
 
 /// LIMIT: only a person with a SQLite shell competes for the lock.

@@ -293,7 +293,8 @@ impl NodeApi for Node {
     }
 
     fn snapshot_project(&self, id: SnapshotId) -> Option<ProjectId> {
-        self.host.snapshot(id).map(|facts| facts.project)
+        let found = self.host.snapshot(id).filter(lifecycle::is_of_sandbox);
+        found.map(|facts| facts.project)
     }
 
     async fn snapshot_create(
@@ -312,6 +313,7 @@ impl NodeApi for Node {
         query: PageQuery,
     ) -> Result<SnapshotList, Failure> {
         let all = self.host.snapshots().into_iter();
+        let all = all.filter(lifecycle::is_of_sandbox);
         let seen = all.filter(|facts| caller.sees(facts.project));
         Ok(SnapshotList::page(seen.map(lifecycle::snapshot).collect(), &query))
     }

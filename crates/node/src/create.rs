@@ -28,7 +28,8 @@ impl Node {
         }
         let mut request = request;
         if let Some(id) = request.snapshot {
-            let found = self.host().snapshot(id).filter(|facts| caller.sees(facts.project));
+            let found = self.host().snapshot(id).filter(lifecycle::is_of_sandbox);
+            let found = found.filter(|facts| caller.sees(facts.project));
             let found = found.ok_or_else(|| Failure::no_snapshot(id))?;
             (request.template, request.size) = (found.template, found.size);
         }

@@ -8,7 +8,7 @@ use api_node::{
 };
 use base_types::SandboxId;
 use node_access::Access;
-use node_host::{CreateSpec, Host, Lease, SandboxHandle, SnapshotFacts};
+use node_host::{CreateSpec, Host, Lease, SandboxHandle, SnapshotFacts, WantedSnapshot};
 
 use crate::databases::Databases;
 use crate::view::sandbox;
@@ -78,7 +78,8 @@ pub(crate) async fn snapshot_create(
         return Ok(snapshot(made));
     }
     let quota = quota::admit_snapshot(access, host, project).await?;
-    let kept = host.snapshot_create(parent, request.name, caller.errand, &quota).await;
+    let wanted = WantedSnapshot { name: request.name, errand: caller.errand, database: None };
+    let kept = host.snapshot_create(parent, wanted, &quota).await;
     kept.map(snapshot).map_err(|error| failure::of_order(&error))
 }
 
@@ -122,6 +123,11 @@ fn spec_of_child(
         durable: false,
         errand,
     }
+}
+
+/// Whether a snapshot is one that sandboxes are made from; others are those of databases.
+pub(crate) fn is_of_sandbox(facts: &SnapshotFacts) -> bool {
+    facts.database.is_none()
 }
 
 /// A snapshot, as the API shows it.

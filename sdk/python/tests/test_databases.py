@@ -126,6 +126,7 @@ def test_what_cannot_be_meant_is_not_sent(wrong: dict[str, Any], said: str) -> N
 SANDBOX = {"id": "sbx_1", "template": "agent", "size": "nano", "state": "running"}
 WIRED_ANSWER = {"id": KNOWN["id"], "name": "memory", "role": "readonly", "env": {"URL": "x"}}
 REFUSED = {"code": "sql_failed", "message": "ERROR: nonsense", "hint": "h", "request_id": "r"}
+KEPT = {"id": "snap_1", "name": "before", "database": KNOWN["id"], "created_at_ms": 1, "bytes": 5}
 ROWS = {"columns": [{"name": "one"}], "rows": [["1"]], "truncated": False, "rows_affected": 1}
 ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
     ("POST", "/v1/databases"): (201, KNOWN),
@@ -136,6 +137,10 @@ ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
     ("POST", f"/v1/databases/{KNOWN['id']}/query"): (200, ROWS),
     ("POST", f"/v1/databases/{KNOWN['id']}/password"): (200, {**KNOWN, "password": "other"}),
     ("POST", f"/v1/databases/{KNOWN['id']}/fork"): (201, {**KNOWN, "name": "branch"}),
+    ("POST", f"/v1/databases/{KNOWN['id']}/snapshots"): (201, KEPT),
+    ("GET", f"/v1/databases/{KNOWN['id']}/snapshots"): (200, {"snapshots": [KEPT]}),
+    ("POST", f"/v1/databases/{KNOWN['id']}/restore"): (200, KNOWN),
+    ("DELETE", f"/v1/databases/{KNOWN['id']}/snapshots/before"): (204, None),
     ("POST", "/v1/databases/db_2/query"): (422, REFUSED),
     ("DELETE", "/v1/databases/db_2"): (404, {"code": "not_found", "message": "no"}),
     ("PUT", "/v1/sandboxes/sbx_1/databases/memory"): (200, WIRED_ANSWER),
@@ -190,7 +195,11 @@ EVERYTHING = [
     ),
     ("POST", f"/v1/databases/{KNOWN['id']}/query", {"sql": "SELECT 1"}),
     ("POST", f"/v1/databases/{KNOWN['id']}/password", {"password": "other"}),
-    ("POST", f"/v1/databases/{KNOWN['id']}/fork", {"name": "branch"}),
+    ("POST", f"/v1/databases/{KNOWN['id']}/snapshots", {"name": "before"}),
+    ("GET", f"/v1/databases/{KNOWN['id']}/snapshots", None),
+    ("POST", f"/v1/databases/{KNOWN['id']}/fork", {"name": "branch", "snapshot": "before"}),
+    ("POST", f"/v1/databases/{KNOWN['id']}/restore", {"snapshot": "before"}),
+    ("DELETE", f"/v1/databases/{KNOWN['id']}/snapshots/before", None),
     ("PUT", "/v1/sandboxes/sbx_1/databases/memory", {"env": "URL", "role": "readonly"}),
     ("GET", "/v1/sandboxes/sbx_1/databases", None),
     ("DELETE", f"/v1/sandboxes/sbx_1/databases/{KNOWN['id']}", None),
@@ -210,7 +219,12 @@ def test_what_is_asked_is_sent_and_what_is_answered_is_told(node: tuple[str, typ
         with Database.create("memory", password="Secret#42", client=client) as database:
             assert database.query("SELECT 1")[0] == {"one": "1"}
             assert database.reset_password("other").password == database.password == "other"
-            assert database.fork("branch").name == "branch"
+            kept = database.snapshot("before")
+            assert (kept.name, kept.bytes) == ("before", 5)
+            assert database.snapshots() == [kept]
+            assert database.fork("branch", snapshot="before").name == "branch"
+            assert database.restore("before").id == database.id
+            assert database.delete_snapshot("before")
             wired = sandbox.wire("memory", "URL", "readonly")
             assert (wired.name, wired.role, wired.env) == ("memory", "readonly", {"URL": "x"})
             assert sandbox.wired() == [wired]
@@ -221,8 +235,8 @@ def test_what_is_asked_is_sent_and_what_is_answered_is_told(node: tuple[str, typ
         assert second.delete() is False
         assert Database.get("memory", client=client).id == KNOWN["id"]
     assert handler.asked == EVERYTHING
-    # The create and the fork; each has one of its own.
-    assert len(set(handler.keys)) == len(handler.keys) == 2
+    # The create, the snapshot and the fork; each has one of its own.
+    assert len(set(handler.keys)) == len(handler.keys) == 3
 
 
 async def test_the_async_half_asks_the_same(node: tuple[str, type[Node]]) -> None:
@@ -234,7 +248,11 @@ async def test_the_async_half_asks_the_same(node: tuple[str, type[Node]]) -> Non
         async with made as database:
             assert (await database.query("SELECT 1"))[0] == {"one": "1"}
             assert (await database.reset_password("other")).password == database.password
-            assert (await database.fork("branch")).name == "branch"
+            kept = await database.snapshot("before")
+            assert await database.snapshots() == [kept]
+            assert (await database.fork("branch", snapshot="before")).name == "branch"
+            assert (await database.restore("before")).id == database.id
+            assert await database.delete_snapshot("before")
             wired = await sandbox.wire("memory", "URL", "readonly")
             assert await sandbox.wired() == [wired]
             await sandbox.unwire(database)
@@ -374,6 +392,30 @@ def test_a_fork_goes_its_own_way(client: Client) -> None:
             assert branch.query("SELECT count(*) AS n FROM t")[0]["n"] == "2"
             assert trunk.query("SELECT count(*) AS n FROM t")[0]["n"] == "1"
         assert "sdk-branch" not in [found.name for found in client.databases()]
+
+
+@pytest.mark.node
+def test_a_snapshot_is_a_moment_to_go_back_to(client: Client) -> None:
+    seed = "CREATE TABLE t AS SELECT 1 AS x"
+    with (
+        client.create_database("sdk-kept", seed=seed) as database,
+        client.create("sdk-kept") as sandbox,
+    ):
+        wired = sandbox.wire(database)
+        database.snapshot("before")
+        with pytest.raises(errors.AlreadyExists):
+            database.snapshot("Before")
+        database.query("DROP TABLE t")
+        password = database.password
+        assert database.restore("before").password == password
+        assert database.query("SELECT x FROM t")[0] == {"x": "1"}
+        # As it was wired before, by the same address.
+        assert sandbox.wired() == [wired]
+        assert at(sandbox, "SELECT x FROM t") == "1"
+        assert database.delete_snapshot("before")
+        assert database.delete_snapshot("before") is False
+        with pytest.raises(errors.NotFound):
+            database.restore("before")
 
 
 @pytest.mark.node

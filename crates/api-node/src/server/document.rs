@@ -57,12 +57,15 @@ const HOST: &str =
     "^(\\*\\.)?[a-z]([a-z0-9-]{0,20}[a-z0-9])?(\\.[a-z]{1,20}){1,5}(:[1-9][0-9]{0,3})?$";
 
 /// The fields of bodies that have a form.
-const FIELDS: [(&str, &str, Form); 27] = [
+const FIELDS: [(&str, &str, Form); 30] = [
     ("SetSecret", "value", Form::SecretValue),
     ("SetSecret", "hosts", Form::Hosts),
     ("CreateDatabase", "name", Form::Database),
     ("CreateDatabase", "size", Form::Size),
     ("ForkDatabase", "name", Form::Database),
+    ("ForkDatabase", "snapshot", Form::Database),
+    ("CreateDatabaseSnapshot", "name", Form::Database),
+    ("RestoreDatabase", "snapshot", Form::Database),
     ("QueryDatabase", "rows_max", Form::Between(1, QUERY_ROWS_MAX as usize)),
     ("QueryDatabase", "timeout_ms", Form::Between(1, QUERY_TIMEOUT_MS_MAX as usize)),
     ("CreateSandbox", "name", Form::Name),

@@ -24,11 +24,12 @@ pub(crate) const REPLAYED: &str = "idempotency-replayed";
 
 /// The operations that make something; each answers with JSON of bounded size. The document says so of
 /// each.
-pub(crate) const CREATES: [&str; 8] = [
+pub(crate) const CREATES: [&str; 9] = [
     "/v1/keys",
     "/v1/projects",
     "/v1/databases",
     "/v1/databases/{id}/fork",
+    "/v1/databases/{id}/snapshots",
     "/v1/sandboxes",
     "/v1/sandboxes/{id}/fork",
     "/v1/sandboxes/{id}/processes",

@@ -42,7 +42,7 @@ Examples:
 Example:
   sandflare db unwire sbx_0123456789abcdef memory")]
     Unwire(UnwireDb),
-    /// Make a database from this moment of another, and print its id.
+    /// Make a database from a moment of another, and print its id.
     Fork(ForkDb),
     /// Write all that is in a database to standard output, as SQL.
     #[command(after_help = "\
@@ -52,14 +52,27 @@ Examples:
 
 It is what pg_dump writes, without its extensions and who owns what.")]
     Dump(DumpDb),
-    /// Run a dump from standard input in a database: all of it, or nothing.
+    /// Keep this moment of a database under a name.
+    #[command(after_help = "\
+Examples:
+  sandflare db snapshot memory before-upgrade
+  sandflare db restore memory --snapshot before-upgrade      back to it
+  sandflare db fork memory branch --snapshot before-upgrade  another database from it
+
+The snapshot is deleted with the database.")]
+    Snapshot(SnapshotDb),
+    /// List the snapshots of a database.
     #[command(after_help = "\
 Example:
-  sandflare db restore memory < memory.sql
-
-psql runs it as the database's owner, in one transaction. The database must have the extensions that the dump
-needs.")]
-    Restore(DbChoice),
+  sandflare db snapshots memory -o json")]
+    Snapshots(DbChoice),
+    /// Delete snapshots of a database.
+    #[command(after_help = "\
+Example:
+  sandflare db rm-snapshot memory before-upgrade")]
+    RmSnapshot(RmDbSnapshots),
+    /// Run a dump from standard input in a database, or go back to a snapshot of it.
+    Restore(RestoreDb),
     /// Give a database's owner another password; it holds at once.
     Password(DbPassword),
     /// Delete databases, with all that is in them.
@@ -87,6 +100,51 @@ pub(crate) struct DumpDb {
     /// The database, by name or id.
     #[arg(value_parser = parse_name)]
     pub(crate) name: String,
+}
+
+/// A moment of a database to keep.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SnapshotDb {
+    /// The database, by name or id; it goes on.
+    #[arg(value_parser = parse_name)]
+    pub(crate) name: String,
+    /// What the moment is called.
+    #[arg(value_parser = parse_name)]
+    pub(crate) snapshot: String,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RmDbSnapshots {
+    /// The database, by name or id.
+    #[arg(value_parser = parse_name)]
+    pub(crate) name: String,
+    /// Its snapshots, by name or id.
+    #[arg(required = true, value_parser = parse_name)]
+    pub(crate) snapshots: Vec<String>,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  sandflare db restore memory < memory.sql
+  sandflare db restore memory --snapshot before-upgrade
+
+psql runs a dump as the database's owner, in one transaction: all of it is there then, or nothing. The database
+must have the extensions that the dump needs. With `--snapshot` everything is as it was then, but for names,
+passwords and wired sandboxes, and what was written since is gone.")]
+pub(crate) struct RestoreDb {
+    /// The database, by name or id.
+    #[arg(value_parser = parse_name)]
+    pub(crate) name: String,
+    /// Go back to this snapshot, by name or id, and read no dump.
+    #[arg(long, value_name = "SNAPSHOT", value_parser = parse_name)]
+    pub(crate) snapshot: Option<String>,
+    #[command(flatten)]
+    pub(crate) format: Format,
 }
 
 /// Where a password is, which is never an argument: those are seen by everybody on a machine.
@@ -233,8 +291,9 @@ pub(crate) struct UnwireDb {
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
-Example:
+Examples:
   sandflare db fork memory branch
+  sandflare db fork memory branch --snapshot before
 
 The new one has all that was committed, and a password of its own.")]
 pub(crate) struct ForkDb {
@@ -244,6 +303,9 @@ pub(crate) struct ForkDb {
     /// What the new one is called.
     #[arg(value_parser = parse_name)]
     pub(crate) new: String,
+    /// Make it from this snapshot of the database, by name or id [default: this moment].
+    #[arg(long, value_name = "SNAPSHOT", value_parser = parse_name)]
+    pub(crate) snapshot: Option<String>,
     #[command(flatten)]
     pub(crate) password: PasswordOption,
     #[command(flatten)]

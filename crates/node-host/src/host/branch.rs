@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_node::{ANSWER_KEPT_MS, Errand, Policy, Quota, SANDBOX_SECRETS_MAX};
-use base_types::{ProjectId, SnapshotId};
+use base_types::{DatabaseId, ProjectId, SnapshotId};
 
 use tokio::time::timeout;
 
@@ -32,6 +32,17 @@ pub struct Moment {
     pub held_us: u64,
     /// It counts as using its template.
     _begun: Begun,
+}
+
+/// What a snapshot is to be known by.
+#[derive(Clone, Debug, Default)]
+pub struct WantedSnapshot {
+    /// The name its owner gives it.
+    pub name: Option<String>,
+    /// The create it is made by, where that must not happen twice.
+    pub errand: Option<Errand>,
+    /// The database whose machine the sandbox is, if it is one's.
+    pub database: Option<DatabaseId>,
 }
 
 impl Host {
@@ -124,10 +135,10 @@ impl Host {
     pub async fn snapshot_create(
         &self,
         sandbox: &SandboxHandle,
-        name: Option<String>,
-        errand: Option<Errand>,
+        wanted: WantedSnapshot,
         quota: &Quota,
     ) -> Result<SnapshotFacts, OrderError> {
+        let WantedSnapshot { name, errand, database } = wanted;
         let of = sandbox.facts();
         let begun = self.snapshots.begin_kept(of.project, quota, of.template.clone(), of.size);
         let begun = begun.map_err(CreateError::from)?;
@@ -148,6 +159,7 @@ impl Host {
             secrets: of.secrets.clone(),
             bytes: 0,
             errand,
+            database,
         };
         // From here on it is either kept or removed by whoever keeps it.
         removal.disarm();

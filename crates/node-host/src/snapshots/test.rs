@@ -11,6 +11,7 @@ fn facts(bits: u64) -> SnapshotFacts {
         size: Size::Nano,
         created_at_ms: 100 - bits,
         errand: None,
+        database: None,
         network: Policy::default(),
         secrets: Vec::new(),
         bytes: 0,

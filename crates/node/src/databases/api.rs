@@ -1,8 +1,9 @@
 //! The operations of the API on databases.
 
 use api_node::{
-    ByteStream, Caller, CreateDatabase, Database, DatabaseList, DatabaseListQuery, DatabasesApi,
-    ErrorCode, Failure, ForkDatabase, QueryAnswer, QueryDatabase, SetPassword, UploadStream,
+    ByteStream, Caller, CreateDatabase, CreateDatabaseSnapshot, Database, DatabaseList,
+    DatabaseListQuery, DatabaseSnapshot, DatabaseSnapshotList, DatabasesApi, ErrorCode, Failure,
+    ForkDatabase, QueryAnswer, QueryDatabase, RestoreDatabase, SetPassword, UploadStream,
     WireDatabase, Wired, WiredList,
 };
 use base_types::{DatabaseId, ProjectId, SandboxId};
@@ -79,6 +80,31 @@ impl DatabasesApi for Node {
         request: ForkDatabase,
     ) -> Result<Database, Failure> {
         self.databases().fork(caller, id, request).await
+    }
+
+    async fn database_snapshot(
+        &self,
+        caller: &Caller,
+        id: DatabaseId,
+        request: CreateDatabaseSnapshot,
+    ) -> Result<DatabaseSnapshot, Failure> {
+        self.databases().snapshot(caller, id, request).await
+    }
+
+    async fn database_snapshots(&self, id: DatabaseId) -> Result<DatabaseSnapshotList, Failure> {
+        Ok(DatabaseSnapshotList { snapshots: self.databases().snapshots(id) })
+    }
+
+    async fn database_snapshot_delete(&self, id: DatabaseId, which: &str) -> Result<(), Failure> {
+        self.databases().snapshot_delete(id, which).await
+    }
+
+    async fn database_go_back(
+        &self,
+        id: DatabaseId,
+        request: RestoreDatabase,
+    ) -> Result<Database, Failure> {
+        self.databases().go_back(id, &request.snapshot).await
     }
 
     async fn database_dump(&self, id: DatabaseId) -> Result<ByteStream, Failure> {

@@ -2,26 +2,33 @@
 
 use api_node::{Caller, Database, ErrorCode, Failure, ForkDatabase};
 use base_types::{DatabaseId, SandboxId};
-use node_database::{Rights, drop_login, new_login, shut_out};
-use node_host::{CreateSpec, Moment};
+use node_database::{LoginRole, Rights};
+use node_host::{CreateSpec, Moment, SandboxHandle};
 use node_store::DatabaseRow;
 
 use super::make::Unfinished;
-use super::serve::{ask, role, verifier};
+use super::serve::{role, verifier};
+use super::snapshots::only_these;
 use super::{Databases, new_password, new_role, of_store};
 use crate::{failure, quota, system};
 
 impl Databases {
-    /// Makes a database from one moment of another. Roles that log in to that one are none of it.
+    /// Makes a database from one moment of another, this one or that of a snapshot. Roles that log in to
+    /// that one are none of it.
     pub(super) async fn fork(
         &self,
         caller: &Caller,
         id: DatabaseId,
         request: ForkDatabase,
     ) -> Result<Database, Failure> {
-        let (source, parent) = self.awake(id).await?;
+        let snapshot = request.snapshot.map(|which| self.snapshot_of(id, &which)).transpose()?;
         // No role comes or goes in the middle of the moment.
-        let changing = source.changing.lock().await;
+        let changing = self.entry(id)?.changing.lock_owned().await;
+        // One that was kept needs no machine that runs.
+        let (source, parent) = match snapshot {
+            Some(_) => self.ready(id)?,
+            None => self.awake(id).await?,
+        };
         let project = source.row.project;
         let quota = quota::admit(&self.0.access, &self.0.host, project, 1).await?;
         let row = branch_of(&source.row, request.name)?;
@@ -37,50 +44,50 @@ impl Databases {
             return Ok(self.shown(&made));
         }
         let unfinished = self.begin(&row)?;
-        let moment = self.0.host.moment(&parent).await;
-        let moment = moment.map_err(|error| failure::of_order(&error))?;
-        let others = self.logins(&source.row);
-        drop(changing);
         let spec = super::make::spec(&row, quota, parent.view().lease);
-        self.grow(unfinished, &row, &moment, &others, spec).await?;
+        match snapshot {
+            Some(_) => {
+                drop(changing);
+                let making = self.0.host.create(CreateSpec { snapshot, ..spec });
+                let making = async { making.await.map_err(|error| failure::of_create(&error)) };
+                self.grow(unfinished, &row, making, &[]).await?;
+            }
+            None => {
+                let moment = self.0.host.moment(&parent).await;
+                let moment = moment.map_err(|error| failure::of_order(&error))?;
+                drop(changing);
+                self.grow(unfinished, &row, self.child(&moment, spec), &[]).await?;
+            }
+        }
         Ok(self.shown(&self.entry(row.id)?.row))
     }
 
-    /// The roles that log in to a database: its owner's, and those of the sandboxes wired to it.
-    pub(super) fn logins(&self, row: &DatabaseRow) -> Vec<String> {
-        let state = self.lock();
-        let wired = state.wirings.values().filter(|wiring| wiring.row.database == row.id);
-        wired.map(|wiring| wiring.row.user.clone()).chain([row.user.clone()]).collect()
+    /// A machine made from a moment of another.
+    pub(super) async fn child(
+        &self,
+        moment: &Moment,
+        spec: CreateSpec,
+    ) -> Result<SandboxHandle, Failure> {
+        let made = self.0.host.children(moment, 1, spec).await;
+        let mut made = made.map_err(|error| failure::of_order(&error))?;
+        made.pop().ok_or_else(|| Failure::new(ErrorCode::Internal, "the fork has no child"))
     }
 
-    /// Makes the database `row`, begun as `unfinished`, from a moment of another, where `others` log in:
-    /// here they do not.
+    /// Makes the database `row`, begun as `unfinished`, of the machine that `making` makes from a moment of
+    /// another. Of those that logged in there only `kept` do here.
     pub(super) async fn grow(
         &self,
         unfinished: Unfinished,
         row: &DatabaseRow,
-        moment: &Moment,
-        others: &[String],
-        spec: CreateSpec,
+        making: impl Future<Output = Result<SandboxHandle, Failure>>,
+        kept: &[LoginRole],
     ) -> Result<(), Failure> {
         let remembered = self.0.store.database_insert(row.clone());
         let verifying = verifier(row.password.clone());
-        let made = self.0.host.children(moment, 1, spec).await;
-        let made = made.map_err(|error| failure::of_order(&error))?;
+        let machine = making.await?;
         remembered.await.map_err(|error| of_store(&error))?;
-        let Some(machine) = made.first() else {
-            return Err(Failure::new(ErrorCode::Internal, "the fork has no child"));
-        };
-        let mut sql = new_login(role(&row.user)?, &verifying.await?, Rights::ReadWrite);
-        for login in others {
-            sql += &shut_out(role(login)?);
-        }
-        ask(machine, &sql).await?;
-        let mut sql = String::new();
-        for login in others {
-            sql += &drop_login(role(login)?);
-        }
-        ask(machine, &sql).await?;
+        let owner = (role(&row.user)?, verifying.await?, Rights::ReadWrite);
+        only_these(&machine, kept, &[owner]).await?;
         let ready = self.0.store.database_set_ready(row.id).await;
         ready.map_err(|error| of_store(&error))?;
         unfinished.done();
@@ -101,6 +108,7 @@ pub(super) fn branch_of(source: &DatabaseRow, name: String) -> Result<DatabaseRo
         created_at_ms: system::now_ms(),
         expires_at_ms: None,
         errand: None,
+        spare: None,
         ..source.clone()
     })
 }

@@ -37,7 +37,14 @@ impl Databases {
         let store = host.store();
         let (rows, wirings) = (store.database_list().await?, store.wiring_list().await?);
         let mut databases = BTreeMap::new();
-        for row in rows {
+        for mut row in rows {
+            // A daemon died while it changed machines; the other one is nobody's.
+            if let Some(spare) = row.spare.take() {
+                if let Some(machine) = host.sandbox(spare) {
+                    machine.kill().await;
+                }
+                store.database_set_spare(row.id, None).await?;
+            }
             let machine = host.sandbox(row.sandbox);
             match machine {
                 Some(_) if row.ready => {
@@ -50,6 +57,14 @@ impl Databases {
             }
             tracing::info!(database = %row.id, "removing what is left of a database");
             store.database_delete(row.id).await?;
+        }
+        for facts in host.snapshots() {
+            if facts.database.is_some_and(|id| !databases.contains_key(&id)) {
+                // When it cannot be removed now, the next daemon tries.
+                if let Err(error) = host.snapshot_delete(facts.id).await {
+                    tracing::error!(snapshot = %facts.id, "of a database that is gone: {error}");
+                }
+            }
         }
         let there = |row: &node_store::WiringRow| databases.contains_key(&row.database);
         let wirings: BTreeMap<_, _> = wirings
@@ -112,6 +127,7 @@ impl Databases {
             created_at_ms,
             expires_at_ms: (ttl_ms > 0).then(|| created_at_ms + ttl_ms),
             errand: caller.errand.map(|errand| errand.0),
+            spare: None,
         };
         let lease = Lease {
             timeout_s: 0,
@@ -182,14 +198,19 @@ impl Databases {
 
     /// Deletes a database with all it has.
     pub(super) async fn delete(&self, id: DatabaseId) -> Result<(), Failure> {
-        let Entry { row, .. } = self.entry(id)?;
+        let Entry { row, changing } = self.entry(id)?;
         if !row.ready {
             let message = format!("database `{}` is being made", row.name);
             return Err(Failure::new(ErrorCode::Conflict, message));
         }
         // Carried through whoever leaves: half of it could not be deleted again.
         let databases = self.clone();
-        let removing = tokio::spawn(async move { databases.remove(&row).await });
+        let removing = tokio::spawn(async move {
+            let _changing = changing.lock().await;
+            // It may have got another machine meanwhile.
+            let row = databases.entry(id)?.row;
+            databases.remove(&row).await
+        });
         removing.await.map_err(|error| {
             Failure::because(ErrorCode::Internal, "the database was not removed", &error)
         })?
@@ -206,9 +227,12 @@ impl Databases {
             BTreeMap::into_values(gone).collect()
         };
         wirings.iter().for_each(|wiring| wiring.open.cancel());
-        if let Some(machine) = self.0.host.sandbox(row.sandbox) {
-            machine.kill().await;
+        for machine in row.spare.into_iter().chain([row.sandbox]) {
+            if let Some(machine) = self.0.host.sandbox(machine) {
+                machine.kill().await;
+            }
         }
+        self.snapshots_delete(id).await?;
         self.0.store.database_delete(id).await.map_err(|error| of_store(&error))?;
         self.lock().databases.remove(&id);
         Ok(())

@@ -4,6 +4,7 @@
 //! ```text
 //!   Databases ── registry of rows, the same as in the store
 //!     │ make    a machine, then one round trip as its superuser; all of it or nothing
+//!     │ snapshots  moments that are kept, and the way back to them
 //!     │ keep    boots a machine that has ended from its disk
 //!     │ serve   SQL as its owner
 //!     │ together  forks with the sandboxes wired to them
@@ -24,6 +25,7 @@ mod links;
 mod make;
 mod outside;
 mod serve;
+mod snapshots;
 mod together;
 mod wire;
 
@@ -38,7 +40,7 @@ use node_access::Access;
 use node_database::{Address, DATABASE, DIRECT_PORT, LoginRole, POOLED_PORT, SOCKET};
 use node_host::{Host, Phase, PortStream, SandboxHandle};
 use node_store::{DatabaseRow, Store, StoreError, WiringRow};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedMutexGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent;
@@ -80,7 +82,7 @@ struct State {
 #[derive(Clone, Debug)]
 struct Entry {
     row: DatabaseRow,
-    /// Held by whoever changes its roles.
+    /// Held by whoever changes its roles or its machine.
     changing: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -107,7 +109,10 @@ impl Databases {
 
     /// Whether a sandbox is the machine of a database, and so none that anybody else is to see.
     pub(crate) fn are_in(&self, sandbox: SandboxId) -> bool {
-        self.lock().databases.values().any(|entry| entry.row.sandbox == sandbox)
+        self.lock()
+            .databases
+            .values()
+            .any(|entry| entry.row.sandbox == sandbox || entry.row.spare == Some(sandbox))
     }
 
     fn entry(&self, id: DatabaseId) -> Result<Entry, Failure> {
@@ -131,6 +136,17 @@ impl Databases {
             restarted.map_err(|error| crate::failure::of_order(&error))?;
         }
         Ok((entry, machine))
+    }
+
+    /// As [`Self::awake`], held: nobody else changes its roles or its machine until the last of it is
+    /// dropped.
+    async fn held(
+        &self,
+        id: DatabaseId,
+    ) -> Result<(Entry, SandboxHandle, OwnedMutexGuard<()>), Failure> {
+        let changing = self.entry(id)?.changing.lock_owned().await;
+        let (entry, machine) = self.awake(id).await?;
+        Ok((entry, machine, changing))
     }
 
     /// A database that was made whole, and its machine as it is.

@@ -50,10 +50,9 @@ impl Databases {
         id: DatabaseId,
         password: String,
     ) -> Result<(), Failure> {
-        let (entry, machine) = self.awake(id).await?;
-        let _changing = entry.changing.lock().await;
-        let secret = password.clone();
-        let verifier = verifier(secret).await?;
+        let verifying = verifier(password.clone());
+        let (entry, machine, _changing) = self.held(id).await?;
+        let verifier = verifying.await?;
         ask(&machine, &set_password(role(&entry.row.user)?, &verifier)).await?;
         let stored = self.0.store.database_set_password(id, password.clone()).await;
         stored.map_err(|error| of_store(&error))?;

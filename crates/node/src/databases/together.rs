@@ -16,6 +16,7 @@ use node_host::{CreateSpec, Lease, Moment, SandboxHandle};
 use node_store::{DatabaseRow, WiringRow};
 
 use super::branch::branch_of;
+use super::serve::role;
 use super::{Databases, make};
 use crate::failure;
 
@@ -29,8 +30,6 @@ struct Source {
     wiring: WiringRow,
     lease: Lease,
     moment: Moment,
-    /// Who logs in there, but for the parent.
-    others: Vec<String>,
 }
 
 /// What a fork has made so far: gone when it ends before all of it is there.
@@ -133,10 +132,9 @@ impl Databases {
     ) -> Result<(Moment, Vec<Source>), Failure> {
         let mut sources = Vec::with_capacity(wirings.len());
         for wiring in wirings {
-            let (entry, machine) = self.awake(wiring.database).await?;
             // No role comes or goes in the middle of a moment. In the order of the databases, as others
             // may take them at the same time.
-            let changing = entry.changing.clone().lock_owned().await;
+            let (entry, machine, changing) = self.held(wiring.database).await?;
             sources.push((wiring, entry.row, machine, changing));
         }
         let machines: Vec<_> = sources.iter().map(|(.., machine, _)| machine.clone()).collect();
@@ -144,9 +142,7 @@ impl Databases {
         let (moment, moments) = taken.map_err(|error| failure::of_order(&error))?;
         let sources = sources.into_iter().zip(moments).map(|(source, moment)| {
             let (wiring, row, machine, _changing) = source;
-            let mut others = self.logins(&row);
-            others.retain(|user| *user != wiring.user);
-            Source { row, wiring, lease: machine.view().lease, moment, others }
+            Source { row, wiring, lease: machine.view().lease, moment }
         });
         Ok((moment, sources.collect()))
     }
@@ -158,12 +154,14 @@ impl Databases {
         source: &Source,
         spec: &CreateSpec,
     ) -> Result<(), Failure> {
-        let Source { row, wiring, lease, moment, others } = source;
+        let Source { row, wiring, lease, moment } = source;
         let stem: String = row.name.chars().take(STEM_BYTES_MAX).collect();
         let row = branch_of(row, format!("{stem}-{:08x}", child.bits() & 0xffff_ffff))?;
         let unfinished = self.begin(&row)?;
         let spec = make::spec(&row, spec.quota, *lease);
-        self.grow(unfinished, &row, moment, others, spec).await?;
+        // The child logs in as its parent does.
+        let kept = [role(&wiring.user)?];
+        self.grow(unfinished, &row, self.child(moment, spec), &kept).await?;
         let wiring = WiringRow { sandbox: child, database: row.id, ..wiring.clone() };
         self.keep_wiring(wiring).await
     }

@@ -51,11 +51,10 @@ impl Databases {
         id: DatabaseId,
         request: WireDatabase,
     ) -> Result<Wired, Failure> {
-        let (entry, machine) = self.awake(id).await?;
         let read_only = request.role == WireRole::ReadOnly;
         let turn = self.turn(sandbox);
         let _turn = turn.lock().await;
-        let changing = entry.changing.clone().lock_owned().await;
+        let (entry, machine, changing) = self.held(id).await?;
         let present = self.lock().wirings.get(&(sandbox, id)).cloned();
         let host = host_name(&entry.row.name);
         let number = self.number(sandbox, id, &request.env, &host)?;

@@ -118,7 +118,7 @@ pub(crate) async fn what_a_database_answered_for_outlives_every_kill() {
     daemon = Daemon::start(&["--pool", "nano=0"]).await;
     writer.goes_on("both were killed").await;
     // What is forked now is as durable as what it comes from, which goes on over another overlay.
-    let fork = ForkDatabase { name: "branch".to_owned(), password: None };
+    let fork = ForkDatabase { name: "branch".to_owned(), password: None, snapshot: None };
     timeout(PATIENCE, daemon.client.database_fork(NAME, &fork)).await.unwrap().unwrap();
     let branched = numbers(&daemon, "branch").await;
     for pid in vmms() {

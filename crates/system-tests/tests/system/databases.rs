@@ -4,8 +4,9 @@
 use std::time::Instant;
 
 use api_node::{
-    CreateDatabase, Database, DatabaseListQuery, DatabaseStatus, ErrorCode, ForkDatabase,
-    QueryAnswer, QueryDatabase, SetPassword, WireDatabase, WireRole,
+    CreateDatabase, CreateDatabaseSnapshot, CreateSandbox, Database, DatabaseListQuery,
+    DatabaseStatus, ErrorCode, ForkDatabase, QueryAnswer, QueryDatabase, RestoreDatabase,
+    SetPassword, WireDatabase, WireRole,
 };
 use base_types::Size;
 use client::{Client, ClientError};
@@ -259,7 +260,7 @@ async fn a_fork_is_a_database_of_its_own_from_one_moment() {
     let made = Made::new(&host, &wanted("trunk")).await;
     made.query("CREATE TABLE t (x int); INSERT INTO t VALUES (1)").await.unwrap();
     let began = Instant::now();
-    let fork = ForkDatabase { name: "branch".to_owned(), password: None };
+    let fork = ForkDatabase { name: "branch".to_owned(), password: None, snapshot: None };
     let forked = timeout(PATIENCE, made.client.database_fork("trunk", &fork)).await.unwrap();
     let database = forked.unwrap();
     eprintln!("a database was forked in {:?}", began.elapsed());
@@ -275,6 +276,65 @@ async fn a_fork_is_a_database_of_its_own_from_one_moment() {
     let theirs = made.database.direct_url.clone().unwrap().replace("trunk", "branch");
     assert_eq!(code(branch.at(&theirs, "SELECT 1").await), ErrorCode::SqlFailed);
     branch.delete().await;
+    made.delete().await;
+}
+
+#[tokio::test]
+async fn a_database_goes_back_to_a_snapshot_and_keeps_its_name_its_passwords_and_who_is_wired() {
+    let host = shared().await;
+    let made = Made::new(&host, &wanted("kept")).await;
+    let client = &made.client;
+    made.query("CREATE TABLE t (x int); INSERT INTO t VALUES (1)").await.unwrap();
+    let before = CreateDatabaseSnapshot { name: "before".to_owned() };
+    let kept = timeout(PATIENCE, client.database_snapshot("kept", &before)).await.unwrap().unwrap();
+    assert_eq!(client.database_snapshots("kept").await.unwrap().snapshots, [kept.clone()]);
+    // No sandbox is made from it, and it is in no list of theirs.
+    assert!(client.snapshot_list().await.unwrap().snapshots.iter().all(|one| one.id != kept.id));
+    let create = CreateSandbox { snapshot: Some(kept.id), ..CreateSandbox::default() };
+    assert_eq!(code(client.sandbox_create(&create).await), ErrorCode::NotFound);
+    let again = client.database_snapshot("kept", &before).await;
+    assert_eq!(code(again), ErrorCode::AlreadyExists);
+
+    // What is since then, but for who may log in, is gone.
+    let sandbox = host.sandbox("base").await;
+    let wired = client.database_wire(sandbox.id(), "kept", &WireDatabase::default());
+    let wired = wired.await.unwrap();
+    let password = SetPassword { password: Some("another".to_owned()) };
+    let changed = client.database_set_password("kept", &password).await.unwrap();
+    made.query("INSERT INTO t VALUES (2); CREATE TABLE since (y int)").await.unwrap();
+    let back = RestoreDatabase { snapshot: "BEFORE".to_owned() };
+    let began = Instant::now();
+    let after = timeout(PATIENCE, client.database_go_back("kept", &back)).await.unwrap().unwrap();
+    eprintln!("a database went back in {:?}", began.elapsed());
+    assert_eq!((after.url, after.direct_url), (changed.url, changed.direct_url.clone()));
+    assert_eq!(made.value("SELECT string_agg(x::text, ',') FROM t").await, "1");
+    assert_eq!(code(made.query("SELECT * FROM since").await), ErrorCode::SqlFailed);
+    assert_eq!(made.at(&changed.direct_url.unwrap(), "SELECT 1").await.unwrap(), "1");
+    let old = made.database.direct_url.clone().unwrap();
+    assert_eq!(code(made.at(&old, "SELECT 1").await), ErrorCode::SqlFailed);
+    let roles =
+        format!("SELECT count(*) FROM pg_roles WHERE rolname = {}", quoted(&wired.env["PGUSER"]));
+    assert_eq!(made.value(&roles).await, "1");
+    assert_eq!(client.database_wired(sandbox.id()).await.unwrap().databases, [wired]);
+
+    // Another one from it, also when the database has gone on.
+    made.query("DELETE FROM t").await.unwrap();
+    let fork = ForkDatabase {
+        name: "from-kept".to_owned(),
+        password: None,
+        snapshot: Some(kept.id.to_string()),
+    };
+    let database = timeout(PATIENCE, client.database_fork("kept", &fork)).await.unwrap().unwrap();
+    let branch = Made { client: host.client(), host: &host, database };
+    assert_eq!(branch.value("SELECT count(*) FROM t").await, "1");
+    let roles = "SELECT count(*) FROM pg_roles WHERE rolname ~ '^u[0-9a-f]{12}$'";
+    assert_eq!(branch.value(roles).await, "1");
+    branch.delete().await;
+
+    let nothing = RestoreDatabase { snapshot: "after".to_owned() };
+    assert_eq!(code(client.database_go_back("kept", &nothing).await), ErrorCode::NotFound);
+    client.database_snapshot_delete("kept", "before").await.unwrap();
+    assert_eq!(code(client.database_go_back("kept", &back).await), ErrorCode::NotFound);
     made.delete().await;
 }
 

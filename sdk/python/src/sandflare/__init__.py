@@ -26,6 +26,7 @@ from sandflare.errors import CommandFailed, NotFound, SandflareError, SqlFailed
 from sandflare.models import (
     CreatedKey,
     DatabaseInfo,
+    DatabaseSnapshot,
     Event,
     FileEntry,
     FileEvent,
@@ -61,6 +62,7 @@ __all__ = [
     "CreatedKey",
     "Database",
     "DatabaseInfo",
+    "DatabaseSnapshot",
     "Event",
     "Events",
     "FileEntry",

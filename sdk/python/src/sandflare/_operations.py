@@ -28,6 +28,7 @@ from sandflare.errors import ConfigurationError, TooLarge
 from sandflare.models import (
     CreatedKey,
     DatabaseInfo,
+    DatabaseSnapshot,
     FileEntry,
     Flow,
     Health,
@@ -324,16 +325,46 @@ def database_set_password(id: str, password: str | None) -> Ask[DatabaseInfo]:
     )
 
 
-def database_fork(id: str, name: str, password: str | None) -> Ask[DatabaseInfo]:
+def database_fork(
+    id: str, name: str, password: str | None, snapshot: str | None = None
+) -> Ask[DatabaseInfo]:
     return Ask(
         "POST",
         _database(id, "/fork"),
         one(DatabaseInfo),
-        json=given(name=name, password=password),
+        json=given(name=name, password=password, snapshot=snapshot),
         headers=idempotency(),
         again=Again.SAFE,
         slow=True,
     )
+
+
+def database_snapshot(id: str, name: str) -> Ask[DatabaseSnapshot]:
+    return Ask(
+        "POST",
+        _database(id, "/snapshots"),
+        one(DatabaseSnapshot),
+        json=given(name=name),
+        headers=idempotency(),
+        again=Again.SAFE,
+        slow=True,
+    )
+
+
+def database_snapshots(id: str) -> Ask[list[DatabaseSnapshot]]:
+    read = many(DatabaseSnapshot, "snapshots")
+    return Ask("GET", _database(id, "/snapshots"), read, again=Again.SAFE)
+
+
+def database_snapshot_delete(id: str, snapshot: str) -> Ask[None]:
+    path = _database(id, f"/snapshots/{segment(snapshot)}")
+    return Ask("DELETE", path, nothing, again=Again.SAFE)
+
+
+def database_restore(id: str, snapshot: str) -> Ask[DatabaseInfo]:
+    # Twice, it would take what was written in between.
+    path = _database(id, "/restore")
+    return Ask("POST", path, one(DatabaseInfo), json=given(snapshot=snapshot), slow=True)
 
 
 def database_wire(id: str, database: str, env: str | None, role: str | None) -> Ask[Wired]:

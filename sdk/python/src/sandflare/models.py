@@ -239,6 +239,24 @@ class DatabaseInfo(Model):
 
 
 @dataclass(frozen=True)
+class DatabaseSnapshot(Model):
+    """One moment of a database, kept under a name. Times are milliseconds since 1970.
+
+    Attributes:
+        database: the id of the database, with which it is deleted.
+        bytes: disk it takes; the database shares what did not change since.
+
+    """
+
+    id: str
+    name: str
+    database: str
+    created_at_ms: int
+    bytes: int = 0
+    raw: Mapping[str, Any] = _RAW
+
+
+@dataclass(frozen=True)
 class Rows(Model):
     """What the last statement of a query gave; a sequence of dictionaries, one for each row.
 

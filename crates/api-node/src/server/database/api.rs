@@ -4,8 +4,9 @@ use base_types::{DatabaseId, ProjectId, SandboxId};
 
 use crate::server::api::{ByteStream, UploadStream};
 use crate::{
-    Caller, CreateDatabase, Database, DatabaseList, DatabaseListQuery, Failure, ForkDatabase,
-    QueryAnswer, QueryDatabase, SetPassword, WireDatabase, Wired, WiredList,
+    Caller, CreateDatabase, CreateDatabaseSnapshot, Database, DatabaseList, DatabaseListQuery,
+    DatabaseSnapshot, DatabaseSnapshotList, Failure, ForkDatabase, QueryAnswer, QueryDatabase,
+    RestoreDatabase, SetPassword, WireDatabase, Wired, WiredList,
 };
 
 /// The operations of a node on databases. What is said of [`crate::NodeApi`] holds here too: an
@@ -63,6 +64,35 @@ pub trait DatabasesApi: Send + Sync + 'static {
         caller: &Caller,
         id: DatabaseId,
         request: ForkDatabase,
+    ) -> impl Future<Output = Result<Database, Failure>> + Send;
+
+    /// Keeps one moment of a database, which goes on serving.
+    fn database_snapshot(
+        &self,
+        caller: &Caller,
+        id: DatabaseId,
+        request: CreateDatabaseSnapshot,
+    ) -> impl Future<Output = Result<DatabaseSnapshot, Failure>> + Send;
+
+    /// The snapshots of a database.
+    fn database_snapshots(
+        &self,
+        id: DatabaseId,
+    ) -> impl Future<Output = Result<DatabaseSnapshotList, Failure>> + Send;
+
+    /// Deletes a snapshot of a database, by name or id. What was made from it stands as it did.
+    fn database_snapshot_delete(
+        &self,
+        id: DatabaseId,
+        which: &str,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Puts a database back to the moment of a snapshot of it. Its name, address, passwords and wirings
+    /// stay; its connections end.
+    fn database_go_back(
+        &self,
+        id: DatabaseId,
+        request: RestoreDatabase,
     ) -> impl Future<Output = Result<Database, Failure>> + Send;
 
     /// All that is in a database, as SQL.

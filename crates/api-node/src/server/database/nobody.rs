@@ -4,8 +4,9 @@ use crate::server::api::{ByteStream, UploadStream};
 use crate::server::database::api::DatabasesApi;
 use crate::server::nobody::Nobody;
 use crate::{
-    Caller, CreateDatabase, Database, DatabaseList, DatabaseListQuery, Failure, ForkDatabase,
-    QueryAnswer, QueryDatabase, SetPassword, WireDatabase, Wired, WiredList,
+    Caller, CreateDatabase, CreateDatabaseSnapshot, Database, DatabaseList, DatabaseListQuery,
+    DatabaseSnapshot, DatabaseSnapshotList, Failure, ForkDatabase, QueryAnswer, QueryDatabase,
+    RestoreDatabase, SetPassword, WireDatabase, Wired, WiredList,
 };
 
 impl DatabasesApi for Nobody {
@@ -62,6 +63,31 @@ impl DatabasesApi for Nobody {
         _: &Caller,
         _: DatabaseId,
         _: ForkDatabase,
+    ) -> Result<Database, Failure> {
+        match *self {}
+    }
+
+    async fn database_snapshot(
+        &self,
+        _: &Caller,
+        _: DatabaseId,
+        _: CreateDatabaseSnapshot,
+    ) -> Result<DatabaseSnapshot, Failure> {
+        match *self {}
+    }
+
+    async fn database_snapshots(&self, _: DatabaseId) -> Result<DatabaseSnapshotList, Failure> {
+        match *self {}
+    }
+
+    async fn database_snapshot_delete(&self, _: DatabaseId, _: &str) -> Result<(), Failure> {
+        match *self {}
+    }
+
+    async fn database_go_back(
+        &self,
+        _: DatabaseId,
+        _: RestoreDatabase,
     ) -> Result<Database, Failure> {
         match *self {}
     }
