@@ -127,6 +127,10 @@ def of_database(client: Client, database: Database) -> Calls:
         "refresh": lambda t: database.refresh(request_timeout=t),
         "query": lambda t: database.query("SELECT 1", request_timeout=t),
         "fork": lambda t: database.fork("m", request_timeout=t),
+        "snapshot": lambda t: database.snapshot("before", request_timeout=t),
+        "snapshots": lambda t: database.snapshots(request_timeout=t),
+        "delete_snapshot": lambda t: database.delete_snapshot("before", request_timeout=t),
+        "restore": lambda t: database.restore("before", request_timeout=t),
         "reset_password": lambda t: database.reset_password(request_timeout=t),
         "delete": lambda t: database.delete(request_timeout=t),
     }

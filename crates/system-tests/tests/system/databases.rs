@@ -297,8 +297,8 @@ async fn a_database_goes_back_to_a_snapshot_and_keeps_its_name_its_passwords_and
 
     // What is since then, but for who may log in, is gone.
     let sandbox = host.sandbox("base").await;
-    let wired = client.database_wire(sandbox.id(), "kept", &WireDatabase::default());
-    let wired = wired.await.unwrap();
+    let wire = WireDatabase::default();
+    let wired = client.database_wire(sandbox.id(), "kept", &wire).await.unwrap();
     let password = SetPassword { password: Some("another".to_owned()) };
     let changed = client.database_set_password("kept", &password).await.unwrap();
     made.query("INSERT INTO t VALUES (2); CREATE TABLE since (y int)").await.unwrap();

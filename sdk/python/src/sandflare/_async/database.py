@@ -250,9 +250,7 @@ class AsyncDatabase:
             return False
         return True
 
-    async def restore(
-        self, snapshot: str, *, request_timeout: float | None = None
-    ) -> DatabaseInfo:
+    async def restore(self, snapshot: str, *, request_timeout: float | None = None) -> DatabaseInfo:
         """Put it back to the moment of a snapshot, by name or id; ``info`` is new afterwards.
 
         What was written since is gone. Its name, addresses, passwords and wired sandboxes stay as

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sandflare._sync.client import Client
     from sandflare._sync.transport import Transport
-    from sandflare.models import DatabaseInfo, Rows
+    from sandflare.models import DatabaseInfo, DatabaseSnapshot, Rows
 
 
 class Database:
@@ -211,11 +211,48 @@ class Database:
         name: str,
         *,
         password: str | None = None,
+        snapshot: str | None = None,
         request_timeout: float | None = None,
     ) -> Database:
-        """Make another one from this moment, with a user of its own; it goes on itself."""
-        ask = operations.database_fork(self.id, name, password)
+        """Make another one from this moment, with a user of its own; it goes on itself.
+
+        Args:
+            name: what the new one is called.
+            password: its owner's. Default: a random one.
+            snapshot: the name or id of a snapshot to make it from, in place of this moment.
+            request_timeout: see :class:`Client`.
+
+        """
+        ask = operations.database_fork(self.id, name, password, snapshot)
         return Database(self._transport, self._transport.ask(ask, request_timeout))
+
+    def snapshot(self, name: str, *, request_timeout: float | None = None) -> DatabaseSnapshot:
+        """Keep this moment of it under a name, to :meth:`restore` or :meth:`fork` from."""
+        ask = operations.database_snapshot(self.id, name)
+        return self._transport.ask(ask, request_timeout)
+
+    def snapshots(self, *, request_timeout: float | None = None) -> Sequence[DatabaseSnapshot]:
+        """Its snapshots, oldest first. They are deleted with it."""
+        return self._transport.ask(operations.database_snapshots(self.id), request_timeout)
+
+    def delete_snapshot(self, name_or_id: str, *, request_timeout: float | None = None) -> bool:
+        """Delete a snapshot of it. ``False`` if it was gone before."""
+        ask = operations.database_snapshot_delete(self.id, name_or_id)
+        try:
+            self._transport.ask(ask, request_timeout)
+        except NotFound:
+            return False
+        return True
+
+    def restore(self, snapshot: str, *, request_timeout: float | None = None) -> DatabaseInfo:
+        """Put it back to the moment of a snapshot, by name or id; ``info`` is new afterwards.
+
+        What was written since is gone. Its name, addresses, passwords and wired sandboxes stay as
+        they are. Connections end; new ones find everything as it was then.
+        """
+        ask = operations.database_restore(self.id, snapshot)
+        self.info = self._transport.ask(ask, request_timeout)
+        return self.info
 
     def reset_password(
         self, password: str | None = None, *, request_timeout: float | None = None
