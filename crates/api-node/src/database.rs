@@ -2,6 +2,7 @@
 
 mod listing;
 mod query;
+mod stats;
 mod wiring;
 
 use std::fmt;
@@ -14,6 +15,9 @@ use crate::check::{Check, Refused, refuse};
 
 pub use listing::{DatabaseList, DatabaseListQuery};
 pub use query::{Column, QUERY_ROWS_MAX, QUERY_TIMEOUT_MS_MAX, QueryAnswer, QueryDatabase};
+pub use stats::{
+    DatabaseCache, DatabaseConnections, DatabaseStats, DatabaseTransactions, SlowQuery,
+};
 pub use wiring::{WireDatabase, WireRole, Wired, WiredList};
 
 /// LIMIT: bytes of a password. SASLprep and SCRAM take any, but it has to fit a URL people paste.
@@ -241,6 +245,9 @@ pub enum DatabaseStatus {
 }
 
 impl DatabaseStatus {
+    /// Every one that is sent.
+    pub const ALL: [Self; 4] = [Self::Creating, Self::Running, Self::Paused, Self::Failed];
+
     /// The status as it is written in a response.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,9 +1,9 @@
 //! The operations of the API on databases.
 
 use api_node::{
-    ByteStream, Caller, CreateDatabase, Database, DatabaseList, DatabaseListQuery, DatabasesApi,
-    ErrorCode, Failure, ForkDatabase, QueryAnswer, QueryDatabase, SetPassword, UploadStream,
-    WireDatabase, Wired, WiredList,
+    ByteStream, Caller, CreateDatabase, Database, DatabaseList, DatabaseListQuery, DatabaseStats,
+    DatabasesApi, ErrorCode, Failure, ForkDatabase, QueryAnswer, QueryDatabase, SetPassword,
+    UploadStream, WireDatabase, Wired, WiredList,
 };
 use base_types::{DatabaseId, ProjectId, SandboxId};
 
@@ -48,6 +48,10 @@ impl DatabasesApi for Node {
 
     async fn database_get(&self, id: DatabaseId) -> Result<Database, Failure> {
         Ok(self.databases().shown(&self.databases().entry(id)?.row))
+    }
+
+    async fn database_stats(&self, id: DatabaseId) -> Result<DatabaseStats, Failure> {
+        self.databases().stats(id).await
     }
 
     async fn database_delete(&self, id: DatabaseId) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use node_store::DatabaseRow;
 
 use super::make::Unfinished;
 use super::serve::{ask, role, verifier};
+use super::stats::begin_anew;
 use super::{Databases, new_password, new_role, of_store};
 use crate::{failure, quota, system};
 
@@ -80,7 +81,8 @@ impl Databases {
         for login in others {
             sql += &drop_login(role(login)?);
         }
-        ask(machine, &sql).await?;
+        let (dropped, ()) = tokio::join!(ask(machine, &sql), begin_anew(machine));
+        dropped?;
         let ready = self.0.store.database_set_ready(row.id).await;
         ready.map_err(|error| of_store(&error))?;
         unfinished.done();

@@ -3,6 +3,7 @@
 mod api;
 mod nobody;
 mod routes;
+mod stats;
 
 pub use api::DatabasesApi;
 pub(crate) use routes::database_routes;

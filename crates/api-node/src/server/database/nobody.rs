@@ -4,8 +4,8 @@ use crate::server::api::{ByteStream, UploadStream};
 use crate::server::database::api::DatabasesApi;
 use crate::server::nobody::Nobody;
 use crate::{
-    Caller, CreateDatabase, Database, DatabaseList, DatabaseListQuery, Failure, ForkDatabase,
-    QueryAnswer, QueryDatabase, SetPassword, WireDatabase, Wired, WiredList,
+    Caller, CreateDatabase, Database, DatabaseList, DatabaseListQuery, DatabaseStats, Failure,
+    ForkDatabase, QueryAnswer, QueryDatabase, SetPassword, WireDatabase, Wired, WiredList,
 };
 
 impl DatabasesApi for Nobody {
@@ -34,6 +34,10 @@ impl DatabasesApi for Nobody {
     }
 
     async fn database_get(&self, _: DatabaseId) -> Result<Database, Failure> {
+        match *self {}
+    }
+
+    async fn database_stats(&self, _: DatabaseId) -> Result<DatabaseStats, Failure> {
         match *self {}
     }
 
