@@ -3,6 +3,7 @@
 mod listing;
 mod query;
 mod snapshot;
+mod stats;
 mod wiring;
 
 use std::fmt;
@@ -17,6 +18,9 @@ pub use listing::{DatabaseList, DatabaseListQuery};
 pub use query::{Column, QUERY_ROWS_MAX, QUERY_TIMEOUT_MS_MAX, QueryAnswer, QueryDatabase};
 pub use snapshot::{
     CreateDatabaseSnapshot, DatabaseSnapshot, DatabaseSnapshotList, RestoreDatabase,
+};
+pub use stats::{
+    DatabaseCache, DatabaseConnections, DatabaseStats, DatabaseTransactions, SlowQuery,
 };
 pub use wiring::{WireDatabase, WireRole, Wired, WiredList};
 
@@ -249,6 +253,9 @@ pub enum DatabaseStatus {
 }
 
 impl DatabaseStatus {
+    /// Every one that is sent.
+    pub const ALL: [Self; 4] = [Self::Creating, Self::Running, Self::Paused, Self::Failed];
+
     /// The status as it is written in a response.
     pub const fn as_str(self) -> &'static str {
         match self {

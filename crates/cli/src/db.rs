@@ -1,5 +1,7 @@
 //! Databases, and which sandboxes may use them. What gets one in is printed by `url`, and as JSON.
 
+mod stats;
+
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::unix::process::CommandExt;
@@ -60,6 +62,7 @@ pub(crate) async fn db(client: &Client, command: DbCommand) -> Result<End> {
                 print(&facts(&database))?;
             }
         }
+        DbCommand::Stats(args) => stats::stats(client, &args).await?,
         DbCommand::Url(args) => url(client, &args).await?,
         DbCommand::Psql(args) => psql(client, &args).await?,
         DbCommand::Query(args) => query(client, args).await?,

@@ -4,8 +4,8 @@ use std::io;
 
 use api_node::{
     CreateDatabase, CreateDatabaseSnapshot, Database, DatabaseList, DatabaseListQuery,
-    DatabaseSnapshot, DatabaseSnapshotList, ForkDatabase, QueryAnswer, QueryDatabase,
-    RestoreDatabase, SetPassword, WireDatabase, Wired, WiredList,
+    DatabaseSnapshot, DatabaseSnapshotList, DatabaseStats, ForkDatabase, QueryAnswer,
+    QueryDatabase, RestoreDatabase, SetPassword, WireDatabase, Wired, WiredList,
 };
 use base_types::SandboxId;
 use bytes::Bytes;
@@ -35,6 +35,11 @@ impl Client {
     /// One database.
     pub async fn database_get(&self, which: &str) -> Result<Database, ClientError> {
         self.answer(self.ask(Method::GET, &format!("/databases/{which}"))).await
+    }
+
+    /// How a database is, and what its server counts; it is not woken.
+    pub async fn database_stats(&self, which: &str) -> Result<DatabaseStats, ClientError> {
+        self.answer(self.ask(Method::GET, &format!("/databases/{which}/stats"))).await
     }
 
     /// Deletes a database.

@@ -41,6 +41,10 @@ max_logical_replication_workers = 0
 max_parallel_workers_per_gather = 0
 jit = off
 password_encryption = scram-sha-256
+# Queries are counted, without their values; statements that make roles have passwords and are not kept.
+shared_preload_libraries = 'pg_stat_statements'
+pg_stat_statements.max = 500
+pg_stat_statements.track_utility = off
 # Nothing that is asked for is in the log.
 log_statement = none
 # Who asked and is gone holds no session.
@@ -153,6 +157,8 @@ ALTER DEFAULT PRIVILEGES FOR ROLE owner GRANT SELECT ON TABLES TO reader;
 ALTER DEFAULT PRIVILEGES FOR ROLE owner GRANT SELECT ON SEQUENCES TO reader;
 ALTER DEFAULT PRIVILEGES FOR ROLE owner GRANT USAGE ON SCHEMAS TO reader;
 \connect postgres
+-- Counts the queries of all databases, and is seen from this one alone: nothing of it is in a dump of `main`.
+CREATE EXTENSION pg_stat_statements;
 -- How the pooler finds what a password is checked with.
 CREATE FUNCTION public.sandflare_secret(wanted text) RETURNS TABLE (usename name, passwd text)
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -209,7 +215,10 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'warm';
 REASSIGN OWNED BY warm TO owner;
 DROP OWNED BY warm;
 DROP ROLE warm;
+SELECT pg_stat_reset();
 VACUUM (ANALYZE);
+\connect postgres
+SELECT pg_stat_statements_reset();
 CHECKPOINT;
 SQL
 END

@@ -11,7 +11,7 @@ use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use crate::bounded::Bounded;
 use crate::role::LoginRole;
-use crate::{DATABASE, SUPERUSER};
+use crate::{DATABASE, SERVICE, SUPERUSER};
 
 /// LIMIT: bytes of a server's answer to what the node itself asks.
 const ADMIN_BYTES_MAX: usize = 1 << 20;
@@ -21,6 +21,12 @@ const ADMIN_BYTES_MAX: usize = 1 << 20;
 /// LIMIT: the node waits ten seconds for a lock that somebody's session holds.
 const ADMIN_OPTIONS: &str = "-c search_path=public -c role=none -c default_transaction_read_only=off \
                              -c statement_timeout=0 -c lock_timeout=10s";
+/// The same where nothing is changed, and no name is looked for but among the server's own.
+///
+/// LIMIT: counts are read in milliseconds; what takes ten seconds is not worth its answer.
+const LOOKING_OPTIONS: &str = "-c search_path=pg_catalog -c role=none \
+                               -c default_transaction_read_only=on -c statement_timeout=10s \
+                               -c lock_timeout=1s";
 /// LIMIT: characters of what a server says about an error.
 const MESSAGE_CHARS_MAX: usize = 2000;
 
@@ -38,6 +44,9 @@ pub enum AskError {
     /// Its answer is longer than it may be.
     #[error("the answer is over {0} bytes; ask for fewer rows or columns")]
     TooLong(usize),
+    /// What it answered is not what was asked for.
+    #[error("read what the database server counts")]
+    Unreadable(#[from] serde_json::Error),
     /// The connection broke, or what came over it is not Postgres.
     #[error("talk to the database server")]
     Broken(#[source] tokio_postgres::Error),
@@ -95,6 +104,33 @@ where
     let mut config = Config::new();
     config.user(SUPERUSER).dbname(DATABASE).application_name("sandflare").options(ADMIN_OPTIONS);
     ask(stream, ADMIN_BYTES_MAX, &config, async |client| client.batch_execute(sql).await).await
+}
+
+/// Runs statements as the superuser in [`SERVICE`], in one round trip: the only value of each, up to the
+/// first that fails. Fails when none gives a value. The stream leads to [`crate::SOCKET`].
+pub(crate) async fn values_as_superuser<S>(
+    stream: S,
+    sql: &str,
+) -> Result<Vec<Option<String>>, AskError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut config = Config::new();
+    config.user(SUPERUSER).dbname(SERVICE).application_name("sandflare").options(LOOKING_OPTIONS);
+    ask(stream, ADMIN_BYTES_MAX, &config, async |client| {
+        let mut messages = pin!(client.simple_query_raw(sql).await?);
+        let mut values = Vec::new();
+        while let Some(message) = messages.next().await {
+            match message {
+                Ok(SimpleQueryMessage::Row(row)) => values.push(row.try_get(0)?.map(str::to_owned)),
+                Ok(_) => {}
+                Err(error) if error.as_db_error().is_some() && !values.is_empty() => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(values)
+    })
+    .await
 }
 
 /// Runs SQL as a role that logs in. The stream leads to [`crate::SOCKET`], where the machine's root needs

@@ -9,17 +9,21 @@
 //! - roles that log in and may change something are members of it and act as it from their first
 //!   statement, so that what one of them makes belongs to all;
 //! - those that may only read are members of [`READER`];
+//! - beside it is [`SERVICE`], where the server counts queries and nobody else gets in;
 //! - the superuser comes through [`SOCKET`] alone, where the machine's root may be anybody.
 
 mod ask;
 mod bounded;
+mod figures;
 mod role;
 mod secret;
 mod sql;
 mod startup;
+mod text;
 mod url;
 
 pub use ask::{AskError, Question, Rows, run_as_superuser, run_sql};
+pub use figures::{Figures, QueryFigures, figures, forget_queries};
 pub use role::{LoginRole, ParseRoleError, ROLE_BYTES, Rights};
 pub use secret::{Verifier, password};
 pub use sql::{
@@ -32,6 +36,8 @@ pub use url::{Address, encode};
 
 /// Name of every database in its server.
 pub const DATABASE: &str = "main";
+/// The database beside it, of which every server has one: the node's and the pooler's, where no owner gets in.
+pub const SERVICE: &str = "postgres";
 /// The role all of it belongs to.
 pub const OWNER: &str = "owner";
 /// The role that reads all of it, and never logs in either.

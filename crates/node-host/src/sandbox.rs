@@ -384,6 +384,13 @@ impl SandboxHandle {
         }
     }
 
+    /// Opens a connection to its agent if it runs now. That is no use of it: it is not resumed, and it is
+    /// paused all the same when its time is over, which ends the connection.
+    pub async fn connect_if_running(&self) -> Result<GuestConnection, AskError> {
+        let connecting = machine::connect_soon(&self.control()?).await;
+        connecting.map_err(|error| self.over().unwrap_or(AskError::Machine(error)))
+    }
+
     /// Its machine, which is made again when it is paused.
     async fn awake(&self) -> Result<Control, AskError> {
         let phase = self.view.borrow().phase;

@@ -209,7 +209,9 @@ impl NodeApi for SimNode {
 
     async fn metrics(&self) -> Result<String, Failure> {
         let running = u64::try_from(self.sandbox_count()).unwrap_or(u64::MAX);
-        let gauges = Gauges { sandboxes: vec![("running", running)], ..Gauges::default() };
+        let databases = self.lock().databases.by_status();
+        let sandboxes = vec![("running", running)];
+        let gauges = Gauges { sandboxes, databases, ..Gauges::default() };
         Ok(self.witness()?.metrics().text(&gauges))
     }
 

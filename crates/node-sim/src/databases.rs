@@ -1,12 +1,14 @@
 //! Databases without Postgres: names, passwords and wires are there, SQL is understood a little.
 
+mod stats;
+
 use std::collections::BTreeMap;
 
 use api_node::{
     ByteStream, Caller, Column, CreateDatabase, CreateDatabaseSnapshot, Database, DatabaseList,
-    DatabaseListQuery, DatabaseSnapshot, DatabaseSnapshotList, DatabaseStatus, DatabasesApi,
-    ErrorCode, Failure, ForkDatabase, ForkDatabases, QueryAnswer, QueryDatabase, RestoreDatabase,
-    SetPassword, UploadStream, WireDatabase, Wired, WiredList,
+    DatabaseListQuery, DatabaseSnapshot, DatabaseSnapshotList, DatabaseStats, DatabaseStatus,
+    DatabasesApi, ErrorCode, Failure, ForkDatabase, ForkDatabases, QueryAnswer, QueryDatabase,
+    RestoreDatabase, SetPassword, UploadStream, WireDatabase, Wired, WiredList,
 };
 use base_types::{DatabaseId, ProjectId, SandboxId, Size, SnapshotId};
 use bytes::Bytes;
@@ -89,6 +91,13 @@ impl Databases {
         for database in self.all.values_mut() {
             database.wired.remove(&sandbox);
         }
+    }
+
+    /// How many there are in each status.
+    pub(crate) fn by_status(&self) -> Vec<(&'static str, u64)> {
+        let of = |status| self.all.values().filter(|one| one.shown.status == status).count();
+        let counts = DatabaseStatus::ALL.map(|status| (status.as_str(), of(status) as u64));
+        counts.to_vec()
     }
 
     fn named(&self, project: ProjectId, name: &str) -> Option<DatabaseId> {
@@ -215,6 +224,13 @@ impl DatabasesApi for SimNode {
 
     async fn database_get(&self, id: DatabaseId) -> Result<Database, Failure> {
         self.with_database(id, |database| Ok(database.shown.clone()))
+    }
+
+    async fn database_stats(&self, id: DatabaseId) -> Result<DatabaseStats, Failure> {
+        self.with_database(id, |database| {
+            let Database { status, reason, .. } = &database.shown;
+            Ok(stats::stats(*status, reason.clone()))
+        })
     }
 
     async fn database_delete(&self, id: DatabaseId) -> Result<(), Failure> {

@@ -60,6 +60,11 @@ struct ByState {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByStatus {
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByQuantile {
     quantile: &'static str,
 }
@@ -69,6 +74,8 @@ struct ByQuantile {
 pub struct Gauges {
     /// Sandboxes in each state.
     pub sandboxes: Vec<(&'static str, u64)>,
+    /// Databases in each status.
+    pub databases: Vec<(&'static str, u64)>,
     /// Shells ready.
     pub pool_ready: u64,
     /// Shells the node keeps.
@@ -92,6 +99,7 @@ pub struct Metrics {
     bare_pool: Counter,
     first_output: Histogram,
     sandboxes: Family<ByState, Gauge>,
+    databases: Family<ByStatus, Gauge>,
     pool_ready: Gauge,
     pool_target: Gauge,
     resident: Gauge,
@@ -117,6 +125,7 @@ impl Metrics {
             bare_pool: Counter::default(),
             first_output: histogram(),
             sandboxes: Family::default(),
+            databases: Family::default(),
             pool_ready: Gauge::default(),
             pool_target: Gauge::default(),
             resident: Gauge::default(),
@@ -140,6 +149,7 @@ impl Metrics {
         let text = "From an exec to the first byte of output";
         registry.register("exec_first_output_seconds", text, new.first_output.clone());
         registry.register("sandboxes", "Sandboxes, by state", new.sandboxes.clone());
+        registry.register("databases", "Databases, by status", new.databases.clone());
         registry.register("shells_ready", "Shells ready for a create", new.pool_ready.clone());
         registry.register("shells_target", "Shells the node keeps", new.pool_target.clone());
         let text = "Memory of the daemon";
@@ -154,6 +164,9 @@ impl Metrics {
     pub fn text(&self, now: &Gauges) -> String {
         for (state, count) in &now.sandboxes {
             self.sandboxes.get_or_create(&ByState { state }).set(signed(*count));
+        }
+        for (status, count) in &now.databases {
+            self.databases.get_or_create(&ByStatus { status }).set(signed(*count));
         }
         let CreateTimes { count: _, p50_us, p99_us, max_us } = self.recent();
         for (quantile, us) in [("0.5", p50_us), ("0.99", p99_us), ("1", max_us)] {

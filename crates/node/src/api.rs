@@ -234,7 +234,8 @@ impl NodeApi for Node {
     }
 
     async fn metrics(&self) -> Result<String, Failure> {
-        Ok(self.witness.metrics().text(&seen::gauges(&self.host)))
+        let databases = self.databases().by_status();
+        Ok(self.witness.metrics().text(&seen::gauges(&self.host, databases)))
     }
 
     async fn audit_list(&self, query: AuditQuery) -> Result<AuditList, Failure> {

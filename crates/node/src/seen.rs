@@ -96,8 +96,8 @@ pub(crate) async fn console(
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// What is looked at when somebody asks for figures.
-pub(crate) fn gauges(host: &Host) -> Gauges {
+/// What is looked at when somebody asks for figures; `databases` are counted by status.
+pub(crate) fn gauges(host: &Host, databases: Vec<(&'static str, u64)>) -> Gauges {
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     // Every state is there, so that one nobody is in reads as none and not as its last count.
     let mut states: BTreeMap<&str, u64> =
@@ -108,6 +108,7 @@ pub(crate) fn gauges(host: &Host) -> Gauges {
     let pool = host.pool();
     Gauges {
         sandboxes: states.into_iter().collect(),
+        databases,
         pool_ready: count(pool.ready),
         pool_target: count(pool.target),
         resident_bytes: system::resident_bytes(),

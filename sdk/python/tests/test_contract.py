@@ -73,6 +73,7 @@ ASKS: list[Ask[Any]] = [
     operations.database_create(**CREATE_DATABASE),
     operations.database_list("c"),
     operations.database_get("memory"),
+    operations.database_stats("memory"),
     operations.database_delete("memory"),
     operations.database_query("memory", "SELECT 1", 10, 1.5),
     operations.database_set_password("memory", "Secret#42"),

@@ -23,6 +23,7 @@ from sandflare import (
     Client,
     Database,
     DatabaseInfo,
+    DatabaseStats,
     Rows,
     Sandbox,
     SandboxInfo,
@@ -102,6 +103,26 @@ def test_rows_are_dictionaries_and_lose_no_column() -> None:
             Rows.parse(wrong)
 
 
+def test_figures_are_read_and_a_database_without_any_has_none() -> None:
+    stats = DatabaseStats.parse({**FIGURES, "newer": 1})
+    assert (stats.status, stats.answered_us, stats.uptime_ms) == ("running", 1500, 60_000)
+    assert stats.connections is not None
+    assert stats.transactions is not None
+    assert stats.cache is not None
+    assert (stats.connections.open, stats.connections.active, stats.connections.max) == (2, 1, 95)
+    assert (stats.transactions.committed, stats.transactions.rolled_back) == (120, 3)
+    assert (stats.cache.hit, stats.cache.read, stats.cache.ratio) == (3, 1, 0.75)
+    assert [one.query for one in stats.slow_queries or ()] == ["SELECT pg_sleep($1)"]
+    paused = DatabaseStats.parse({"status": "paused"})
+    assert (paused.size_bytes, paused.connections, paused.slow_queries) == (None, None, None)
+    unread = DatabaseStats.parse({**FIGURES, "cache": {"hit": 0, "read": 0, "ratio": None}})
+    assert unread.cache is not None
+    assert unread.cache.ratio is None
+    for wrong in ({}, {**FIGURES, "cache": 7}, {**FIGURES, "slow_queries": 7}, []):
+        with pytest.raises(errors.BadAnswer):
+            DatabaseStats.parse(wrong)
+
+
 def test_what_is_not_said_is_the_nodes_to_choose() -> None:
     assert operations.database_query("memory", "SELECT 1", None, None).json == {"sql": "SELECT 1"}
     asked = operations.database_query("memory", "SELECT 1", 5, 0.0001).json
@@ -127,12 +148,31 @@ SANDBOX = {"id": "sbx_1", "template": "agent", "size": "nano", "state": "running
 WIRED_ANSWER = {"id": KNOWN["id"], "name": "memory", "role": "readonly", "env": {"URL": "x"}}
 REFUSED = {"code": "sql_failed", "message": "ERROR: nonsense", "hint": "h", "request_id": "r"}
 KEPT = {"id": "snap_1", "name": "before", "database": KNOWN["id"], "created_at_ms": 1, "bytes": 5}
+FIGURES: dict[str, Any] = {
+    "status": "running",
+    "answered_us": 1500,
+    "uptime_ms": 60_000,
+    "connections": {"open": 2, "active": 1, "max": 95},
+    "transactions": {"committed": 120, "rolled_back": 3},
+    "size_bytes": 8_388_608,
+    "cache": {"hit": 3, "read": 1, "ratio": 0.75},
+    "slow_queries": [
+        {
+            "query": "SELECT pg_sleep($1)",
+            "calls": 2,
+            "mean_ms": 300.5,
+            "total_ms": 601.0,
+            "rows": 2,
+        }
+    ],
+}
 ROWS = {"columns": [{"name": "one"}], "rows": [["1"]], "truncated": False, "rows_affected": 1}
 ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
     ("POST", "/v1/databases"): (201, KNOWN),
     ("GET", "/v1/databases"): (200, {"databases": [KNOWN], "next_cursor": "c"}),
     ("GET", "/v1/databases?cursor=c"): (200, {"databases": [{**KNOWN, "id": "db_2"}]}),
     ("GET", "/v1/databases/memory"): (200, KNOWN),
+    ("GET", f"/v1/databases/{KNOWN['id']}/stats"): (200, FIGURES),
     ("DELETE", f"/v1/databases/{KNOWN['id']}"): (204, None),
     ("POST", f"/v1/databases/{KNOWN['id']}/query"): (200, ROWS),
     ("POST", f"/v1/databases/{KNOWN['id']}/password"): (200, {**KNOWN, "password": "other"}),
@@ -194,6 +234,7 @@ EVERYTHING = [
         {"name": "memory", "password": "Secret#42", "size": "nano", "extensions": ["vector"]},
     ),
     ("POST", f"/v1/databases/{KNOWN['id']}/query", {"sql": "SELECT 1"}),
+    ("GET", f"/v1/databases/{KNOWN['id']}/stats", None),
     ("POST", f"/v1/databases/{KNOWN['id']}/password", {"password": "other"}),
     ("POST", f"/v1/databases/{KNOWN['id']}/snapshots", {"name": "before"}),
     ("GET", f"/v1/databases/{KNOWN['id']}/snapshots", None),
@@ -218,6 +259,7 @@ def test_what_is_asked_is_sent_and_what_is_answered_is_told(node: tuple[str, typ
         sandbox = Sandbox(client._transport, SandboxInfo.parse({**SANDBOX, "created_at_ms": 1}))
         with Database.create("memory", password="Secret#42", client=client) as database:
             assert database.query("SELECT 1")[0] == {"one": "1"}
+            assert database.stats() == DatabaseStats.parse(FIGURES)
             assert database.reset_password("other").password == database.password == "other"
             kept = database.snapshot("before")
             assert (kept.name, kept.bytes) == ("before", 5)
@@ -247,6 +289,7 @@ async def test_the_async_half_asks_the_same(node: tuple[str, type[Node]]) -> Non
         made = await AsyncDatabase.create("memory", password="Secret#42", client=client)
         async with made as database:
             assert (await database.query("SELECT 1"))[0] == {"one": "1"}
+            assert await database.stats() == DatabaseStats.parse(FIGURES)
             assert (await database.reset_password("other")).password == database.password
             kept = await database.snapshot("before")
             assert await database.snapshots() == [kept]
@@ -305,6 +348,28 @@ def test_a_database_answers_and_is_gone_at_the_end(client: Client) -> None:
     with pytest.raises(errors.NotFound):
         client.database("sdk-first")
     assert database.delete() is False
+
+
+@pytest.mark.node
+def test_figures_move_with_what_is_done(client: Client) -> None:
+    with client.create_database("sdk-figures", ttl=600) as database:
+        before = database.stats()
+        assert before.status == "running", before
+        assert before.answered_us
+        assert before.size_bytes
+        database.query("CREATE TABLE t AS SELECT n FROM generate_series(1, 50000) n")
+        database.query("SELECT pg_sleep(0.2), 'Secret#42'")
+        # Sessions tell what they did when they end, a moment after their answers.
+        until = time.monotonic() + 60
+        while True:
+            after = database.stats()
+            slow = [one.query for one in after.slow_queries or ()]
+            if after.transactions != before.transactions and "SELECT pg_sleep($1), $2" in slow:
+                break
+            assert time.monotonic() < until, after
+            time.sleep(0.1)
+        assert (after.size_bytes or 0) > before.size_bytes
+        assert "Secret" not in repr(after)
 
 
 @pytest.mark.node

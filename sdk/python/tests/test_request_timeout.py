@@ -125,6 +125,7 @@ def of_database(client: Client, database: Database) -> Calls:
         "get": lambda t: Database.get("n", client=client, request_timeout=t),
         "list": lambda t: list(Database.list(client=client, request_timeout=t)),
         "refresh": lambda t: database.refresh(request_timeout=t),
+        "stats": lambda t: database.stats(request_timeout=t),
         "query": lambda t: database.query("SELECT 1", request_timeout=t),
         "fork": lambda t: database.fork("m", request_timeout=t),
         "snapshot": lambda t: database.snapshot("before", request_timeout=t),

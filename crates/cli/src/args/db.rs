@@ -29,6 +29,14 @@ Examples:
   sandflare db get memory
   sandflare db get memory -o json      with its password and addresses, for a program")]
     Get(DbChoice),
+    /// Show whether a database answers, what its server counts, and its slowest queries.
+    #[command(after_help = "\
+Examples:
+  sandflare db stats memory
+  sandflare db stats memory -o json    with numbers for a program
+
+A paused database is not woken, and shows its status alone.")]
+    Stats(DbChoice),
     /// Print the address of a database, with its password.
     Url(DbUrl),
     /// Open a database in this machine's psql.

@@ -145,6 +145,30 @@ async fn rows_are_a_table_and_other_sql_says_how_many_it_changed() {
 }
 
 #[tokio::test]
+async fn figures_are_tables_and_as_json_numbers() {
+    let (sandflare, _) = with_memory().await;
+    expect![[r#"
+        exit code: 0
+        ----- stdout -----
+        WHAT          VALUE
+        status        running
+        answered in   1.50 ms
+        runs for      1 h 0 min
+        connections   2 open, 1 active, at most 95
+        transactions  120 committed, 3 rolled back
+        size          8.0 MiB
+        from cache    99.0 % of 1000 blocks
+
+        MEAN    CALLS  TOTAL  ROWS  SLOW QUERY
+        250 ms  4      1.0 s  4     SELECT pg_sleep($1)
+        ----- stderr -----
+    "#]]
+    .assert_eq(&sandflare.shown(&["db", "stats", "memory"]).await);
+    let stats = json(&sandflare.output(&["db", "stats", "MEMORY", "-o", "json"]).await);
+    assert_eq!((&stats["size_bytes"], &stats["cache"]["hit"]), (&json!(8 << 20), &json!(990)));
+}
+
+#[tokio::test]
 async fn a_wire_names_its_variables_and_json_has_their_values() {
     let (sandflare, id) = with_memory().await;
     let sandbox = text(&sandflare.output(&["create"]).await);
@@ -229,6 +253,7 @@ async fn what_fails_is_one_sentence_and_has_no_secret() {
         (&["create", "a", "--seed", long], "the seed failed"),
         (&["get", "none"], "there is no database `none`"),
         (&["url", "none"], "there is no database `none`"),
+        (&["stats", "none"], "there is no database `none`"),
         (&["psql", "none"], "there is no database `none`"),
         (&["query", "memory", "selekt"], "syntax error"),
         (&["query", "memory", "select 1", "--timeout", "1h"], "`timeout_ms` must be"),

@@ -60,6 +60,7 @@ const ROWS: &[(&str, Gets)] = &[
     ("post /v1/databases", Gets::Own),
     ("get /v1/databases/{id}", Gets::Nothing),
     ("delete /v1/databases/{id}", Gets::Nothing),
+    ("get /v1/databases/{id}/stats", Gets::Nothing),
     ("post /v1/databases/{id}/query", Gets::Nothing),
     ("post /v1/databases/{id}/password", Gets::Nothing),
     ("post /v1/databases/{id}/fork", Gets::Nothing),

@@ -317,6 +317,7 @@ async fn figures_are_counted_by_operation_phase_and_code() {
     post(url, &exec, &json!({ "argv": ["echo", "hello"] }));
     let fork = format!("/v1/sandboxes/{}/fork", id.as_str().unwrap());
     assert_eq!(post(url, &fork, &json!({ "count": 2 })).status, 201);
+    assert_eq!(post(url, "/v1/databases", &json!({ "name": "memory" })).status, 201);
     // Paths nobody serves make no series of their own.
     for number in 0..50 {
         get(url, &format!("/v1/nowhere/{number}"));
@@ -336,6 +337,8 @@ async fn figures_are_counted_by_operation_phase_and_code() {
         r#"sandflare_create_recent_seconds{quantile="1"} 0.0154"#,
         "sandflare_exec_first_output_seconds_count 1",
         r#"sandflare_sandboxes{state="running"} 5"#,
+        r#"sandflare_databases{status="running"} 1"#,
+        r#"sandflare_databases{status="paused"} 0"#,
         "# EOF",
     ] {
         assert!(answer.body.contains(line), "{line} is not in\n{}", answer.body);

@@ -2,9 +2,9 @@
 
 use api_node::{
     ByteStream, Caller, CreateDatabase, CreateDatabaseSnapshot, Database, DatabaseList,
-    DatabaseListQuery, DatabaseSnapshot, DatabaseSnapshotList, DatabasesApi, ErrorCode, Failure,
-    ForkDatabase, QueryAnswer, QueryDatabase, RestoreDatabase, SetPassword, UploadStream,
-    WireDatabase, Wired, WiredList,
+    DatabaseListQuery, DatabaseSnapshot, DatabaseSnapshotList, DatabaseStats, DatabasesApi,
+    ErrorCode, Failure, ForkDatabase, QueryAnswer, QueryDatabase, RestoreDatabase, SetPassword,
+    UploadStream, WireDatabase, Wired, WiredList,
 };
 use base_types::{DatabaseId, ProjectId, SandboxId};
 
@@ -49,6 +49,10 @@ impl DatabasesApi for Node {
 
     async fn database_get(&self, id: DatabaseId) -> Result<Database, Failure> {
         Ok(self.databases().shown(&self.databases().entry(id)?.row))
+    }
+
+    async fn database_stats(&self, id: DatabaseId) -> Result<DatabaseStats, Failure> {
+        self.databases().stats(id).await
     }
 
     async fn database_delete(&self, id: DatabaseId) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ use node_store::DatabaseRow;
 use super::make::Unfinished;
 use super::serve::{role, verifier};
 use super::snapshots::only_these;
+use super::stats::begin_anew;
 use super::{Databases, new_password, new_role, of_store};
 use crate::{failure, quota, system};
 
@@ -87,7 +88,8 @@ impl Databases {
         let machine = making.await?;
         remembered.await.map_err(|error| of_store(&error))?;
         let owner = (role(&row.user)?, verifying.await?, Rights::ReadWrite);
-        only_these(&machine, kept, &[owner]).await?;
+        let (shared, ()) = tokio::join!(only_these(&machine, kept, &[owner]), begin_anew(&machine));
+        shared?;
         let ready = self.0.store.database_set_ready(row.id).await;
         ready.map_err(|error| of_store(&error))?;
         unfinished.done();

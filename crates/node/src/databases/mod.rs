@@ -9,6 +9,7 @@
 //!     │ serve   SQL as its owner
 //!     │ together  forks with the sandboxes wired to them
 //!     │ dump    data out and in
+//!     │ stats   what its server counts
 //!     │ wire    a role for one sandbox; its end
 //!     │ links   what a sandbox may connect to, and the streams that are cut with it
 //!     └ outside one listener for all, by the user of a session
@@ -26,6 +27,7 @@ mod make;
 mod outside;
 mod serve;
 mod snapshots;
+mod stats;
 mod together;
 mod wire;
 

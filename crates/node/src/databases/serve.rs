@@ -102,7 +102,7 @@ pub(super) fn of_ask(error: &AskError) -> Failure {
         AskError::Refused { .. } | AskError::TooLong(_) => {
             crate::failure::told(ErrorCode::SqlFailed, error)
         }
-        AskError::Broken(_) => {
+        AskError::Broken(_) | AskError::Unreadable(_) => {
             Failure::because(ErrorCode::GuestFailed, "the database's server broke off", error)
         }
     }

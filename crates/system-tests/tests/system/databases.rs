@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use api_node::{
     CreateDatabase, CreateDatabaseSnapshot, CreateSandbox, Database, DatabaseListQuery,
-    DatabaseStatus, ErrorCode, ForkDatabase, QueryAnswer, QueryDatabase, RestoreDatabase,
-    SetPassword, WireDatabase, WireRole,
+    DatabaseStats, DatabaseStatus, ErrorCode, ForkDatabase, QueryAnswer, QueryDatabase,
+    RestoreDatabase, SetPassword, WireDatabase, WireRole,
 };
 use base_types::Size;
 use client::{Client, ClientError};
@@ -51,6 +51,27 @@ impl<'host> Made<'host> {
         let call =
             format!("SELECT * FROM dblink({}, {}) AS t(x text)", quoted(&inside), quoted(sql));
         self.query(&call).await.map(|answer| answer.rows[0][0].clone().unwrap_or_default())
+    }
+
+    async fn stats(&self) -> DatabaseStats {
+        let stats = self.client.database_stats(&self.database.name);
+        timeout(PATIENCE, stats).await.unwrap().unwrap()
+    }
+
+    /// Its figures once they are as `fit` says: a session tells what it did a moment after its answer. It
+    /// is in use meanwhile.
+    async fn stats_that(&self, fit: impl Fn(&DatabaseStats) -> bool) -> DatabaseStats {
+        let waiting = async {
+            loop {
+                self.value("SELECT 1").await;
+                let stats = self.stats().await;
+                if fit(&stats) {
+                    return stats;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        };
+        timeout(PATIENCE, waiting).await.expect("figures that fit")
     }
 
     async fn delete(self) {
@@ -382,5 +403,85 @@ async fn a_dump_makes_the_same_in_another_database_and_a_broken_one_nothing() {
     assert_eq!(other.value("SELECT count(*) FROM few").await, "9");
     other.query("INSERT INTO facts VALUES (0, 'new', '[0,0,0]')").await.unwrap();
     other.delete().await;
+    made.delete().await;
+}
+
+/// Mean times of the queries that are shown, by their text.
+fn slow(stats: &DatabaseStats, text: &str) -> Option<f64> {
+    let queries = stats.slow_queries.as_ref().expect("this server counts queries");
+    queries.iter().find(|one| one.query == text).map(|one| one.mean_ms)
+}
+
+#[tokio::test]
+async fn figures_move_with_what_is_done_and_wake_nobody() {
+    let host = shared().await;
+    let request = CreateDatabase {
+        password: Some("Secret#41".to_owned()),
+        idle_timeout_s: 20,
+        ..wanted("figures")
+    };
+    let made = Made::new(&host, &request).await;
+    let before = made.stats_that(|stats| stats.answered_us.is_some()).await;
+    assert_eq!((before.status, &before.reason), (DatabaseStatus::Running, &None));
+    assert_eq!(before.connections.unwrap().max, 95);
+    assert!(before.uptime_ms.unwrap() < u64::try_from(2 * PATIENCE.as_millis()).unwrap());
+    assert!(before.answered_us > Some(0) && before.size_bytes > Some(1 << 20), "{before:?}");
+
+    let fill = "CREATE TABLE t AS SELECT n, repeat('x', 100) AS x FROM generate_series(1, 30000) n";
+    made.query(fill).await.unwrap();
+    assert_eq!(code(made.query("SELECT 1 / 0").await), ErrorCode::SqlFailed);
+    made.query("SELECT pg_sleep(0.4), 'Secret#42' /* Secret#43 */").await.unwrap();
+    made.query("RESET ROLE; ALTER ROLE CURRENT_USER PASSWORD 'Secret#44'").await.unwrap();
+    const SLEEP: &str = "SELECT pg_sleep($1), $2";
+    let after = made
+        .stats_that(|stats| {
+            let (was, is) = (before.transactions.unwrap(), stats.transactions.unwrap());
+            is.committed > was.committed
+                && is.rolled_back > was.rolled_back
+                && slow(stats, SLEEP).is_some()
+        })
+        .await;
+    assert!(slow(&after, SLEEP) > Some(400.0), "{after:?}");
+    assert!(after.size_bytes.unwrap() > before.size_bytes.unwrap() + 30_000 * 100, "{after:?}");
+    assert!(after.cache.unwrap().hit > before.cache.unwrap().hit, "{after:?}");
+    assert!((0.0..=1.0).contains(&after.cache.unwrap().ratio.unwrap()), "{after:?}");
+    // No value is shown, and nothing of those who have a password to say: not the node either.
+    let text = serde_json::to_string(&after).unwrap();
+    assert!(!text.contains("Secret") && !text.contains("ROLE"), "{text}");
+    // A session that runs something is one that is active; those that look are not.
+    let (_, busy) = tokio::join!(
+        made.query("SELECT pg_sleep(5)"),
+        made.stats_that(|stats| stats.connections.unwrap().active > 0),
+    );
+    assert!(busy.connections.unwrap().open >= busy.connections.unwrap().active, "{busy:?}");
+
+    // A fork has its own queries, and goes on counting the rest.
+    let fork = ForkDatabase { name: "figures-fork".to_owned(), password: None };
+    let forked = timeout(PATIENCE, made.client.database_fork("figures", &fork)).await.unwrap();
+    let branch = Made { client: host.client(), host: &host, database: forked.unwrap() };
+    let of_fork = branch.stats_that(|stats| stats.answered_us.is_some()).await;
+    assert_eq!(slow(&of_fork, SLEEP), None);
+    assert!(of_fork.size_bytes >= after.size_bytes, "{of_fork:?}");
+    branch.delete().await;
+
+    // Who only looks keeps it from no pause, and ends none.
+    let pausing = async {
+        loop {
+            let stats = made.stats().await;
+            if stats.status == DatabaseStatus::Paused {
+                return stats;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    };
+    let paused = timeout(PATIENCE, pausing).await.expect("it is paused");
+    assert_eq!(paused, DatabaseStats::without_figures(DatabaseStatus::Paused, None));
+    for _ in 0..5 {
+        assert_eq!(made.stats().await, paused);
+    }
+    let shown = made.client.database_get("figures").await.unwrap();
+    assert_eq!(shown.status, DatabaseStatus::Paused);
+    let again = made.stats_that(|stats| stats.answered_us.is_some()).await;
+    assert!(again.uptime_ms > after.uptime_ms && slow(&again, SLEEP).is_some(), "{again:?}");
     made.delete().await;
 }

@@ -29,6 +29,7 @@ from sandflare.models import (
     CreatedKey,
     DatabaseInfo,
     DatabaseSnapshot,
+    DatabaseStats,
     FileEntry,
     Flow,
     Health,
@@ -302,6 +303,10 @@ def database_list(cursor: str | None = None) -> Ask[tuple[list[DatabaseInfo], st
 
 def database_get(id: str) -> Ask[DatabaseInfo]:
     return Ask("GET", _database(id), one(DatabaseInfo), again=Again.SAFE)
+
+
+def database_stats(id: str) -> Ask[DatabaseStats]:
+    return Ask("GET", _database(id, "/stats"), one(DatabaseStats), again=Again.SAFE)
 
 
 def database_delete(id: str) -> Ask[None]:

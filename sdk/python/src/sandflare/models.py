@@ -35,6 +35,11 @@ class Model:
         except TypeError as error:
             raise BadAnswer(f"the node's {cls.__name__} is not complete: {error}") from error
 
+    @classmethod
+    def parse_some(cls: type[M], answer: Any) -> M | None:
+        """Make one from JSON, where there is any."""
+        return None if answer is None else cls.parse(answer)
+
 
 @dataclass(frozen=True)
 class SandboxInfo(Model):
@@ -254,6 +259,114 @@ class DatabaseSnapshot(Model):
     created_at_ms: int
     bytes: int = 0
     raw: Mapping[str, Any] = _RAW
+
+
+@dataclass(frozen=True)
+class DatabaseConnections(Model):
+    """Sessions of a database, without those of the node.
+
+    Attributes:
+        open: that are open; those of the pool count once, however many clients share them.
+        active: that run a statement.
+        max: that may be open at once.
+
+    """
+
+    open: int
+    active: int
+    max: int
+    raw: Mapping[str, Any] = _RAW
+
+
+@dataclass(frozen=True)
+class DatabaseTransactions(Model):
+    """Transactions of a database since its server began to count."""
+
+    committed: int
+    rolled_back: int
+    raw: Mapping[str, Any] = _RAW
+
+
+@dataclass(frozen=True)
+class DatabaseCache(Model):
+    """Blocks of 8 KiB that a database needed since its server began to count.
+
+    Attributes:
+        hit: that were in the server's cache.
+        read: that were not.
+        ratio: the share of those that were, 0 to 1; ``None`` when none was needed.
+
+    """
+
+    hit: int
+    read: int
+    ratio: float | None = None
+    raw: Mapping[str, Any] = _RAW
+
+
+@dataclass(frozen=True)
+class SlowQuery(Model):
+    """A query, with all of its runs taken together.
+
+    Attributes:
+        query: its text, up to 1000 bytes, with ``$1`` and the like in place of values.
+        calls: how often it ran.
+        mean_ms: how long a run took on average, in milliseconds.
+        total_ms: how long all of them took.
+        rows: rows that all of them gave or changed.
+
+    """
+
+    query: str
+    calls: int
+    mean_ms: float
+    total_ms: float
+    rows: int
+    raw: Mapping[str, Any] = _RAW
+
+
+@dataclass(frozen=True)
+class DatabaseStats(Model):
+    """How a database is, and what its server counts; all but the first two is ``None`` without.
+
+    Attributes:
+        status: as that of :class:`DatabaseInfo`; one that is paused is not resumed to be asked.
+        reason: why it failed, or why one that runs has no figures.
+        answered_us: how long its server took to let a session in and answer, in microseconds.
+        uptime_ms: how long its server runs, in milliseconds and with its pauses.
+        connections: its sessions.
+        transactions: its transactions.
+        size_bytes: what its tables and indexes take.
+        cache: how its reads were served.
+        slow_queries: up to 10 queries, those with the longest mean time first.
+
+    """
+
+    status: str
+    reason: str | None = None
+    answered_us: int | None = None
+    uptime_ms: int | None = None
+    connections: DatabaseConnections | None = None
+    transactions: DatabaseTransactions | None = None
+    size_bytes: int | None = None
+    cache: DatabaseCache | None = None
+    slow_queries: Sequence[SlowQuery] | None = None
+    raw: Mapping[str, Any] = _RAW
+
+    @classmethod
+    def parse(cls, answer: Any) -> DatabaseStats:
+        """Make one from JSON."""
+        parsed = super().parse(answer)
+        queries = answer.get("slow_queries")
+        if not isinstance(queries, (list, type(None))):
+            raise BadAnswer("the node's answer has no list of slow queries")
+        return dataclasses.replace(
+            parsed,
+            connections=DatabaseConnections.parse_some(answer.get("connections")),
+            transactions=DatabaseTransactions.parse_some(answer.get("transactions")),
+            cache=DatabaseCache.parse_some(answer.get("cache")),
+            slow_queries=None if queries is None else tuple(map(SlowQuery.parse, queries)),
+        )
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ use base_types::{DatabaseId, ProjectId, SandboxId};
 use crate::server::api::{ByteStream, UploadStream};
 use crate::{
     Caller, CreateDatabase, CreateDatabaseSnapshot, Database, DatabaseList, DatabaseListQuery,
-    DatabaseSnapshot, DatabaseSnapshotList, Failure, ForkDatabase, QueryAnswer, QueryDatabase,
-    RestoreDatabase, SetPassword, WireDatabase, Wired, WiredList,
+    DatabaseSnapshot, DatabaseSnapshotList, DatabaseStats, Failure, ForkDatabase, QueryAnswer,
+    QueryDatabase, RestoreDatabase, SetPassword, WireDatabase, Wired, WiredList,
 };
 
 /// The operations of a node on databases. What is said of [`crate::NodeApi`] holds here too: an
@@ -39,6 +39,13 @@ pub trait DatabasesApi: Send + Sync + 'static {
         &self,
         id: DatabaseId,
     ) -> impl Future<Output = Result<Database, Failure>> + Send;
+
+    /// How a database is, and what its server counts. Wakes none that is paused, keeps none awake, and
+    /// does not wait long for a server that is silent.
+    fn database_stats(
+        &self,
+        id: DatabaseId,
+    ) -> impl Future<Output = Result<DatabaseStats, Failure>> + Send;
 
     /// Deletes a database with all it has; returns when nothing is left.
     fn database_delete(&self, id: DatabaseId) -> impl Future<Output = Result<(), Failure>> + Send;

@@ -4,6 +4,7 @@ mod api;
 mod nobody;
 mod routes;
 mod snapshots;
+mod stats;
 
 pub use api::DatabasesApi;
 pub(crate) use routes::database_routes;

@@ -5,8 +5,8 @@ use crate::server::database::api::DatabasesApi;
 use crate::server::nobody::Nobody;
 use crate::{
     Caller, CreateDatabase, CreateDatabaseSnapshot, Database, DatabaseList, DatabaseListQuery,
-    DatabaseSnapshot, DatabaseSnapshotList, Failure, ForkDatabase, QueryAnswer, QueryDatabase,
-    RestoreDatabase, SetPassword, WireDatabase, Wired, WiredList,
+    DatabaseSnapshot, DatabaseSnapshotList, DatabaseStats, Failure, ForkDatabase, QueryAnswer,
+    QueryDatabase, RestoreDatabase, SetPassword, WireDatabase, Wired, WiredList,
 };
 
 impl DatabasesApi for Nobody {
@@ -35,6 +35,10 @@ impl DatabasesApi for Nobody {
     }
 
     async fn database_get(&self, _: DatabaseId) -> Result<Database, Failure> {
+        match *self {}
+    }
+
+    async fn database_stats(&self, _: DatabaseId) -> Result<DatabaseStats, Failure> {
         match *self {}
     }
 

@@ -220,6 +220,7 @@ pub(crate) fn database_routes<A: NodeApi>() -> OpenApiRouter<Arc<A>> {
     OpenApiRouter::new()
         .routes(routes!(database_create, database_list))
         .routes(routes!(database_get, database_delete))
+        .merge(super::stats::stats_routes())
         .routes(routes!(database_query))
         .routes(routes!(database_set_password))
         .routes(routes!(database_fork))

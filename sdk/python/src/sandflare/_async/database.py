@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sandflare import _operations as operations
 from sandflare._async.chosen import chosen
 from sandflare.errors import NotFound
-from sandflare.models import DatabaseInfo, DatabaseSnapshot, Rows
+from sandflare.models import DatabaseInfo, DatabaseSnapshot, DatabaseStats, Rows
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -185,6 +185,13 @@ class AsyncDatabase:
         """Ask the node how it is; ``info`` is new afterwards."""
         self.info = await self._transport.ask(operations.database_get(self.id), request_timeout)
         return self.info
+
+    async def stats(self, *, request_timeout: float | None = None) -> DatabaseStats:
+        """Ask how it is and what its server counts; one that is paused is not woken.
+
+        A server that does not answer is no error: there are no figures then, but a ``reason``.
+        """
+        return await self._transport.ask(operations.database_stats(self.id), request_timeout)
 
     async def query(
         self,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sandflare._sync.client import Client
     from sandflare._sync.transport import Transport
     from sandflare.models import DatabaseInfo, DatabaseSnapshot, Rows
+    from sandflare.models import DatabaseInfo, DatabaseStats, Rows
 
 
 class Database:
@@ -185,6 +186,13 @@ class Database:
         """Ask the node how it is; ``info`` is new afterwards."""
         self.info = self._transport.ask(operations.database_get(self.id), request_timeout)
         return self.info
+
+    def stats(self, *, request_timeout: float | None = None) -> DatabaseStats:
+        """Ask how it is and what its server counts; one that is paused is not woken.
+
+        A server that does not answer is no error: there are no figures then, but a ``reason``.
+        """
+        return self._transport.ask(operations.database_stats(self.id), request_timeout)
 
     def query(
         self,
