@@ -45,10 +45,10 @@ pub use audit::{
 };
 pub use check::{Check, Refused};
 pub use database::{
-    Column, CreateDatabase, Database, DatabaseList, DatabaseListQuery, DatabaseStatus,
-    EXTENSIONS_MAX, ForkDatabase, PASSWORD_BYTES_MAX, QUERY_ROWS_MAX, QUERY_TIMEOUT_MS_MAX,
-    QueryAnswer, QueryDatabase, SQL_BYTES_MAX, SetPassword, WireDatabase, WireRole, Wired,
-    WiredList,
+    ClientNetwork, Column, CreateDatabase, Database, DatabaseList, DatabaseListQuery,
+    DatabaseStatus, EXTENSIONS_MAX, ForkDatabase, OUTSIDE_NETWORKS_MAX, Outside,
+    PASSWORD_BYTES_MAX, QUERY_ROWS_MAX, QUERY_TIMEOUT_MS_MAX, QueryAnswer, QueryDatabase,
+    SQL_BYTES_MAX, SetOutside, SetPassword, WireDatabase, WireRole, Wired, WiredList,
 };
 pub use failure::{ErrorCode, Failure};
 pub use file::{

@@ -15,7 +15,8 @@ pub(crate) use access::{
     CreateKeyArgs, CreateProjectArgs, KeysCommand, ProjectsCommand, SetProjectArgs,
 };
 pub(crate) use db::{
-    CreateDb, DbCommand, DbPassword, DbPsql, DbQuery, DbUrl, ForkDb, PasswordOption, WireDb,
+    CreateDb, DbCommand, DbOutside, DbPassword, DbPsql, DbQuery, DbUrl, ForkDb, PasswordOption,
+    WireDb,
 };
 pub(crate) use policy::{NetworkOptions, PolicyCommand, PolicyLog, SetPolicy};
 pub(crate) use sandbox::{

@@ -4,7 +4,7 @@ use std::io;
 
 use api_node::{
     CreateDatabase, Database, DatabaseList, DatabaseListQuery, ForkDatabase, QueryAnswer,
-    QueryDatabase, SetPassword, WireDatabase, Wired, WiredList,
+    QueryDatabase, SetOutside, SetPassword, WireDatabase, Wired, WiredList,
 };
 use base_types::SandboxId;
 use bytes::Bytes;
@@ -59,6 +59,16 @@ impl Client {
     ) -> Result<Database, ClientError> {
         let path = format!("/databases/{which}/password");
         self.answer(self.ask(Method::POST, &path).json(request)).await
+    }
+
+    /// Says anew who may connect to it from outside.
+    pub async fn database_set_outside(
+        &self,
+        which: &str,
+        request: &SetOutside,
+    ) -> Result<Database, ClientError> {
+        let path = format!("/databases/{which}/outside");
+        self.answer(self.ask(Method::PUT, &path).json(request)).await
     }
 
     /// All that is in it, as SQL; what came only in part ends with an error.

@@ -24,7 +24,8 @@ pub use role::{LoginRole, ParseRoleError, ROLE_BYTES, Rights};
 pub use secret::{Verifier, password};
 pub use sql::{drop_login, extensions, new_login, set_password, shut_out};
 pub use startup::{
-    ASKS_MAX, NO_ENCRYPTION, Opening, STARTUP_BYTES_MAX, Startup, StartupError, opening, refusal,
+    ASKS_MAX, NO_ENCRYPTION, Opening, STARTUP_BYTES_MAX, Startup, StartupError, TLS_BEGINS,
+    TLS_FIRST_BYTE, TLS_PROTOCOL, opening, refusal,
 };
 pub use url::{Address, encode};
 

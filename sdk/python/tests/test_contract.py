@@ -43,6 +43,7 @@ CREATE_DATABASE: dict[str, Any] = {
     "seed": "SELECT 1",
     "ttl": 60,
     "idle_timeout": 5,
+    "outside": ["10.0.0.0/8"],
     "exist_ok": True,
 }
 ASKS: list[Ask[Any]] = [
@@ -76,6 +77,7 @@ ASKS: list[Ask[Any]] = [
     operations.database_delete("memory"),
     operations.database_query("memory", "SELECT 1", 10, 1.5),
     operations.database_set_password("memory", "Secret#42"),
+    operations.database_set_outside("memory", "off"),
     operations.database_fork("memory", "branch", "Secret#42"),
     operations.database_wire("sbx_1", "memory", "DATABASE_URL", "readonly"),
     operations.database_wired("sbx_1"),

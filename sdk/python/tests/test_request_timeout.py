@@ -128,6 +128,7 @@ def of_database(client: Client, database: Database) -> Calls:
         "query": lambda t: database.query("SELECT 1", request_timeout=t),
         "fork": lambda t: database.fork("m", request_timeout=t),
         "reset_password": lambda t: database.reset_password(request_timeout=t),
+        "set_outside": lambda t: database.set_outside("off", request_timeout=t),
         "delete": lambda t: database.delete(request_timeout=t),
     }
 

@@ -1,6 +1,6 @@
 //! Databases made from one moment of another.
 
-use api_node::{Caller, Database, ErrorCode, Failure, ForkDatabase};
+use api_node::{Caller, Database, ErrorCode, Failure, ForkDatabase, Outside};
 use base_types::{DatabaseId, SandboxId};
 use node_database::{Rights, drop_login, new_login, shut_out};
 use node_host::{CreateSpec, Moment};
@@ -100,6 +100,8 @@ pub(super) fn branch_of(source: &DatabaseRow, name: String) -> Result<DatabaseRo
         ready: false,
         created_at_ms: system::now_ms(),
         expires_at_ms: None,
+        // Who may come to the other one was said of that one.
+        outside: Outside::default().to_string(),
         errand: None,
         ..source.clone()
     })

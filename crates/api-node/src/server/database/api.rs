@@ -5,7 +5,7 @@ use base_types::{DatabaseId, ProjectId, SandboxId};
 use crate::server::api::{ByteStream, UploadStream};
 use crate::{
     Caller, CreateDatabase, Database, DatabaseList, DatabaseListQuery, Failure, ForkDatabase,
-    QueryAnswer, QueryDatabase, SetPassword, WireDatabase, Wired, WiredList,
+    QueryAnswer, QueryDatabase, SetOutside, SetPassword, WireDatabase, Wired, WiredList,
 };
 
 /// The operations of a node on databases. What is said of [`crate::NodeApi`] holds here too: an
@@ -54,6 +54,13 @@ pub trait DatabasesApi: Send + Sync + 'static {
         &self,
         id: DatabaseId,
         request: SetPassword,
+    ) -> impl Future<Output = Result<Database, Failure>> + Send;
+
+    /// Says anew who may connect to a database from outside. Sessions of others are ended.
+    fn database_set_outside(
+        &self,
+        id: DatabaseId,
+        request: SetOutside,
     ) -> impl Future<Output = Result<Database, Failure>> + Send;
 
     /// Makes a database from one moment of another, which goes on serving. It belongs to the same

@@ -5,7 +5,7 @@ use crate::server::database::api::DatabasesApi;
 use crate::server::nobody::Nobody;
 use crate::{
     Caller, CreateDatabase, Database, DatabaseList, DatabaseListQuery, Failure, ForkDatabase,
-    QueryAnswer, QueryDatabase, SetPassword, WireDatabase, Wired, WiredList,
+    QueryAnswer, QueryDatabase, SetOutside, SetPassword, WireDatabase, Wired, WiredList,
 };
 
 impl DatabasesApi for Nobody {
@@ -53,6 +53,14 @@ impl DatabasesApi for Nobody {
         &self,
         _: DatabaseId,
         _: SetPassword,
+    ) -> Result<Database, Failure> {
+        match *self {}
+    }
+
+    async fn database_set_outside(
+        &self,
+        _: DatabaseId,
+        _: SetOutside,
     ) -> Result<Database, Failure> {
         match *self {}
     }

@@ -13,6 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::server::api::NodeApi;
+use crate::server::database::outside;
 use crate::server::extract::{JsonBody, Params, Places, parse, upload_of_something};
 use crate::server::routes::Answer;
 use crate::server::seen::Noted;
@@ -22,7 +23,7 @@ use crate::{
 };
 
 /// Answers with passwords in them are nobody's to keep.
-const NOT_KEPT: [(axum::http::HeaderName, &str); 1] = [(CACHE_CONTROL, "no-store")];
+pub(super) const NOT_KEPT: [(axum::http::HeaderName, &str); 1] = [(CACHE_CONTROL, "no-store")];
 
 /// Create a database
 ///
@@ -221,6 +222,7 @@ pub(crate) fn database_routes<A: NodeApi>() -> OpenApiRouter<Arc<A>> {
         .routes(routes!(database_get, database_delete))
         .routes(routes!(database_query))
         .routes(routes!(database_set_password))
+        .routes(routes!(outside::database_set_outside))
         .routes(routes!(database_fork))
         .routes(routes!(database_dump, database_restore))
         .routes(routes!(database_wired))
