@@ -1,6 +1,7 @@
 //! Databases: Postgres in a machine of its own, and who is let in.
 
 mod listing;
+mod outside;
 mod query;
 mod snapshot;
 mod stats;
@@ -15,6 +16,7 @@ use crate::TIMEOUT_S_MAX;
 use crate::check::{Check, Refused, refuse};
 
 pub use listing::{DatabaseList, DatabaseListQuery};
+pub use outside::{ClientNetwork, OUTSIDE_NETWORKS_MAX, Outside, SetOutside};
 pub use query::{Column, QUERY_ROWS_MAX, QUERY_TIMEOUT_MS_MAX, QueryAnswer, QueryDatabase};
 pub use snapshot::{
     CreateDatabaseSnapshot, DatabaseSnapshot, DatabaseSnapshotList, RestoreDatabase,
@@ -63,6 +65,9 @@ pub struct CreateDatabase {
     /// connection resumes it.
     #[serde(default = "default_idle_timeout_s")]
     pub idle_timeout_s: u32,
+    /// Who may connect to it by the node's listener for databases. Default: `loopback`.
+    #[serde(default)]
+    pub outside: Outside,
     /// When there is a database of this name: answer with it, whatever else is asked for.
     #[serde(default)]
     pub exist_ok: bool,
@@ -91,6 +96,7 @@ impl CreateDatabase {
             seed: None,
             ttl_s: 0,
             idle_timeout_s: default_idle_timeout_s(),
+            outside: Outside::default(),
             exist_ok: false,
         }
     }
@@ -114,7 +120,8 @@ impl Check for CreateDatabase {
         extensions(&self.extensions)?;
         self.seed.as_deref().map_or(Ok(()), |seed| sql("seed", seed))?;
         seconds("ttl_s", self.ttl_s)?;
-        seconds("idle_timeout_s", self.idle_timeout_s)
+        seconds("idle_timeout_s", self.idle_timeout_s)?;
+        self.outside.check()
     }
 }
 
@@ -193,6 +200,9 @@ pub struct Database {
     pub host: String,
     /// The port there.
     pub port: u16,
+    /// Who may connect to it by the node's listener for databases.
+    #[serde(default)]
+    pub outside: Outside,
     /// Its owner's name in Postgres.
     pub user: String,
     /// Its name in Postgres.
@@ -402,6 +412,7 @@ mod test {
             extensions: vec![],
             host: "h".to_owned(),
             port: 5432,
+            outside: Outside::default(),
             user: "u".to_owned(),
             database: "d".to_owned(),
             password: create.password.clone(),

@@ -141,7 +141,7 @@ pub struct ParseRuleError {
     pub problem: &'static str,
 }
 
-fn wrong<T>(text: &str, problem: &'static str) -> Result<T, ParseRuleError> {
+pub(crate) fn wrong<T>(text: &str, problem: &'static str) -> Result<T, ParseRuleError> {
     Err(ParseRuleError { text: text.chars().take(64).collect(), problem })
 }
 
@@ -279,7 +279,7 @@ impl FromStr for Cidr {
 }
 
 /// A number as it is usually written: no sign, no zeros before it.
-fn number(digits: &str) -> Option<u16> {
+pub(crate) fn number(digits: &str) -> Option<u16> {
     let usual = digits.bytes().all(|b| b.is_ascii_digit())
         && (digits.len() == 1 || !digits.starts_with('0'));
     if usual { digits.parse().ok() } else { None }

@@ -4,6 +4,7 @@ mod policy;
 mod sandbox;
 mod secret;
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ pub(crate) use access::{
     CreateKeyArgs, CreateProjectArgs, KeysCommand, ProjectsCommand, SetProjectArgs,
 };
 pub(crate) use db::{
-    CreateDb, DbChoice, DbCommand, DbPassword, DbPsql, DbQuery, DbUrl, ForkDb, PasswordOption,
-    RestoreDb, RmDbSnapshots, SnapshotDb, WireDb,
+    CreateDb, DbChoice, DbCommand, DbOutside, DbPassword, DbPsql, DbQuery, DbUrl, ForkDb,
+    PasswordOption, RestoreDb, RmDbSnapshots, SnapshotDb, WireDb,
 };
 pub(crate) use policy::{NetworkOptions, PolicyCommand, PolicyLog, SetPolicy};
 pub(crate) use sandbox::{
@@ -429,7 +430,9 @@ Examples:
   sandflare bench --runs 5 --parallel 0 --alive 0 --cold 1     a quick look
   sandflare bench --neighbours --runs 100     what others in the same machine do to a command
   sandflare bench --api --python venv/bin/python   what the Python SDK makes of it
-  sandflare bench --db --python venv/bin/python    the same of databases")]
+  sandflare bench --db --python venv/bin/python    the same of databases
+  sandflare bench --network 10.0.2.2          bytes by the gateway, in the portable host; the node was started
+                                              with `sandflare up -- --gateway-allow 10.0.2.2`")]
 pub(crate) struct Bench {
     /// Measure commands in a sandbox while others fork, write, compute and take memory without end;
     /// of the other options --runs, --template, --size and those about the output count.
@@ -444,6 +447,11 @@ pub(crate) struct Bench {
     /// options --runs and those about the output count.
     #[arg(long, conflicts_with_all = ["neighbours", "api"])]
     pub(crate) db: bool,
+    /// Measure bytes between a sandbox and a server of this command, by the gateway and over vsock. The server
+    /// is at this address, one of this machine as the node reaches it, which the node has opened to sandboxes
+    /// by --gateway-allow; of the other options --template, --size and those about the output count.
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["neighbours", "api", "db"])]
+    pub(crate) network: Option<Ipv4Addr>,
     /// The interpreter that has the Python SDK, for --api and --db.
     #[arg(long, value_name = "PATH", default_value = "python3")]
     pub(crate) python: PathBuf,

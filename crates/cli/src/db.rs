@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use api_node::{
     CreateDatabase, Database, DatabaseList, DatabaseListQuery, ForkDatabase, LIST_LIMIT_MAX,
-    PASSWORD_BYTES_MAX, QUERY_ROWS_MAX, QueryAnswer, QueryDatabase, SQL_BYTES_MAX, SetPassword,
-    WireDatabase, WireRole,
+    PASSWORD_BYTES_MAX, ParseRuleError, QUERY_ROWS_MAX, QueryAnswer, QueryDatabase, SQL_BYTES_MAX,
+    SetOutside, SetPassword, WireDatabase, WireRole,
 };
 use client::Client;
 use futures_util::StreamExt as _;
@@ -21,8 +21,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio_util::io::ReaderStream;
 
 use crate::args::{
-    CreateDb, DbCommand, DbPassword, DbPsql, DbQuery, DbUrl, ForkDb, Format, PasswordOption,
-    RestoreDb, WireDb,
+    CreateDb, DbCommand, DbOutside, DbPassword, DbPsql, DbQuery, DbUrl, ForkDb, Format,
+    PasswordOption, RestoreDb, WireDb,
 };
 use crate::audit::utc;
 use crate::complaint::{End, advise};
@@ -72,6 +72,7 @@ pub(crate) async fn db(client: &Client, command: DbCommand) -> Result<End> {
                 async |name: &String| Ok(client.database_unwire(args.sandbox, name).await?);
             return remove::each(&[args.name], args.format, unwire).await;
         }
+        DbCommand::Outside(args) => outside(client, args).await?,
         DbCommand::Fork(ForkDb { name, new, snapshot, password, format }) => {
             let request = ForkDatabase { name: new, password: password_of(&password)?, snapshot };
             made(&client.database_fork(&name, &request).await?, format)?;
@@ -103,8 +104,8 @@ pub(crate) async fn db(client: &Client, command: DbCommand) -> Result<End> {
 }
 
 async fn create(client: &Client, args: CreateDb) -> Result<()> {
-    let CreateDb { name, size, password, extension, seed, ttl, idle_timeout, exist_ok, format } =
-        args;
+    let CreateDb { name, size, password, extension, seed, ttl, .. } = args;
+    let CreateDb { idle_timeout, outside, exist_ok, format, .. } = args;
     let stdin = Some(Path::new(STDIN));
     if seed.as_deref() == stdin && password.password_file.as_deref() == stdin {
         return Err(advise(
@@ -121,6 +122,7 @@ async fn create(client: &Client, args: CreateDb) -> Result<()> {
     request.seed = seed.map(|seed| text_of(&seed, "seed", SQL_BYTES_MAX)).transpose()?;
     request.ttl_s = ttl.unwrap_or(request.ttl_s);
     request.idle_timeout_s = idle_timeout.unwrap_or(request.idle_timeout_s);
+    request.outside = outside.unwrap_or_default();
     request.exist_ok = exist_ok;
     made(&client.database_create(&request).await?, format)
 }
@@ -195,6 +197,7 @@ fn facts(database: &Database) -> String {
         ("size", database.size.to_string()),
         ("extensions", extensions),
         ("address", format!("{host}:{port}")),
+        ("open to", database.outside.to_string()),
         ("user", database.user.clone()),
         ("database", database.database.clone()),
         ("made (UTC)", utc(database.created_at_ms)),
@@ -254,6 +257,18 @@ fn address_from_here(database: &Database) -> Result<String> {
         Some(format!("{scheme}://{user}@{place}"))
     });
     parts.with_context(|| format!("the address of `{}` is none of Postgres", database.name))
+}
+
+async fn outside(client: &Client, args: DbOutside) -> Result<()> {
+    let outside = args.who.join(",").parse().map_err(|error: ParseRuleError| {
+        let hint = "say `off`, `loopback`, or networks, such as 10.0.0.0/8 2001:db8::/32";
+        advise(error.to_string(), hint)
+    })?;
+    let database = client.database_set_outside(&args.name, &SetOutside { outside }).await?;
+    if args.format.is_json() {
+        return print_json(&database);
+    }
+    print(&format!("{}\n", database.outside))
 }
 
 async fn query(client: &Client, args: DbQuery) -> Result<()> {
@@ -337,7 +352,7 @@ fn text_of(file: &Path, what: &str, bytes_max: usize) -> Result<String> {
 
 #[cfg(test)]
 mod test {
-    use api_node::{Column, DatabaseStatus};
+    use api_node::{Column, DatabaseStatus, Outside};
     use base_types::{DatabaseId, Size};
     use expect_test::expect;
 
@@ -354,6 +369,7 @@ mod test {
             extensions: vec!["vector".into()],
             host: host.into(),
             port: 5432,
+            outside: Outside::default(),
             user: "u1".into(),
             database: "main".into(),
             password: Some("hunter2:@".into()),

@@ -5,7 +5,7 @@ use std::io;
 use api_node::{
     CreateDatabase, CreateDatabaseSnapshot, Database, DatabaseList, DatabaseListQuery,
     DatabaseSnapshot, DatabaseSnapshotList, DatabaseStats, ForkDatabase, QueryAnswer,
-    QueryDatabase, RestoreDatabase, SetPassword, WireDatabase, Wired, WiredList,
+    QueryDatabase, RestoreDatabase, SetOutside, SetPassword, WireDatabase, Wired, WiredList,
 };
 use base_types::SandboxId;
 use bytes::Bytes;
@@ -65,6 +65,16 @@ impl Client {
     ) -> Result<Database, ClientError> {
         let path = format!("/databases/{which}/password");
         self.answer(self.ask(Method::POST, &path).json(request)).await
+    }
+
+    /// Says anew who may connect to it from outside.
+    pub async fn database_set_outside(
+        &self,
+        which: &str,
+        request: &SetOutside,
+    ) -> Result<Database, ClientError> {
+        let path = format!("/databases/{which}/outside");
+        self.answer(self.ask(Method::PUT, &path).json(request)).await
     }
 
     /// All that is in it, as SQL; what came only in part ends with an error.

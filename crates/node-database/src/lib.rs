@@ -30,7 +30,8 @@ pub use sql::{
     drop_login, drop_others, extensions, new_login, set_password, shut_out, shut_out_others,
 };
 pub use startup::{
-    ASKS_MAX, NO_ENCRYPTION, Opening, STARTUP_BYTES_MAX, Startup, StartupError, opening, refusal,
+    ASKS_MAX, NO_ENCRYPTION, Opening, STARTUP_BYTES_MAX, Startup, StartupError, TLS_BEGINS,
+    TLS_FIRST_BYTE, TLS_PROTOCOL, opening, refusal,
 };
 pub use url::{Address, encode};
 

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   length (4)  code (4)  …
-//!     8         encryption, of one of two kinds     ─▶ answered `N`: not here; the client goes on
+//!     8         TLS?                                ─▶ answered `S`, and TLS begins; or `N`, and the client goes on
+//!     8         GSSAPI?                             ─▶ answered `N`
 //!     16        cancel: a process and its key       ─▶ closed: whose it is, it does not say
 //!     9 and up  3.x, then (name 0 value 0)* 0       ─▶ the database of its user
 //! ```
@@ -15,18 +16,28 @@ pub const STARTUP_BYTES_MAX: usize = 10_000;
 pub const ASKS_MAX: usize = 2;
 /// The answer to whoever asks for encryption: there is none.
 pub const NO_ENCRYPTION: &[u8] = b"N";
+/// The answer to whoever asks for TLS: it may begin.
+pub const TLS_BEGINS: &[u8] = b"S";
+/// What a client says first that begins TLS without asking: the kind of record a handshake is. No packet
+/// of Postgres is so long that it begins like this.
+pub const TLS_FIRST_BYTE: u8 = 22;
+/// How Postgres is called in a handshake of TLS.
+pub const TLS_PROTOCOL: &[u8] = b"postgresql";
 /// What a user's name ends in that goes around the pool.
 const DIRECT_MARK: &str = ".direct";
 
-const ENCRYPTION: [u32; 2] = [80_877_103, 80_877_104];
+const TLS: u32 = 80_877_103;
+const GSSAPI: u32 = 80_877_104;
 const CANCEL: u32 = 80_877_102;
 const PROTOCOL: u32 = 3;
 
 /// A first packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Opening {
-    /// May it be encrypted?
-    Encryption,
+    /// May it be encrypted by TLS?
+    Tls,
+    /// By GSSAPI?
+    Gssapi,
     /// Something is to be cancelled.
     Cancel,
     /// A session is to begin.
@@ -60,7 +71,8 @@ pub fn opening(bytes: &[u8]) -> Result<Option<(Opening, usize)>, StartupError> {
     let (code, rest) = packet.split_first_chunk().ok_or(StartupError)?;
     let code = u32::from_be_bytes(*code);
     let opening = match code {
-        _ if ENCRYPTION.contains(&code) && rest.is_empty() => Opening::Encryption,
+        TLS if rest.is_empty() => Opening::Tls,
+        GSSAPI if rest.is_empty() => Opening::Gssapi,
         CANCEL => Opening::Cancel,
         _ if code >> 16 == PROTOCOL => Opening::Startup(startup(code, rest)?),
         _ => return Err(StartupError),
@@ -147,8 +159,8 @@ mod test {
 
     #[test]
     fn encryption_and_cancels_are_told_from_sessions() {
-        for code in ENCRYPTION {
-            assert_eq!(opening(&packet(code, b"")), Ok(Some((Opening::Encryption, 8))));
+        for (code, asks) in [(TLS, Opening::Tls), (GSSAPI, Opening::Gssapi)] {
+            assert_eq!(opening(&packet(code, b"")), Ok(Some((asks, 8))));
             assert_eq!(opening(&packet(code, b"x")), Err(StartupError));
         }
         assert_eq!(opening(&packet(CANCEL, &[0; 8])), Ok(Some((Opening::Cancel, 16))));
@@ -157,7 +169,8 @@ mod test {
     #[test]
     fn what_is_no_session_of_anybody_here_is_refused() {
         let huge = u32::try_from(STARTUP_BYTES_MAX + 1).unwrap().to_be_bytes();
-        let mut wrong = vec![vec![0; 4], huge.to_vec(), b"GET / HTTP/1.1\r\n".to_vec()];
+        let tls = vec![TLS_FIRST_BYTE, 3, 1, 2, 0, 1];
+        let mut wrong = vec![vec![0; 4], tls, huge.to_vec(), b"GET / HTTP/1.1\r\n".to_vec()];
         wrong.extend(["", "postgres", "u1", "u000000000007.pooled"].map(of));
         for rest in [
             &b""[..],

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use api_node::{
     ByteStream, Caller, Column, CreateDatabase, CreateDatabaseSnapshot, Database, DatabaseList,
     DatabaseListQuery, DatabaseSnapshot, DatabaseSnapshotList, DatabaseStats, DatabaseStatus,
-    DatabasesApi, ErrorCode, Failure, ForkDatabase, ForkDatabases, QueryAnswer, QueryDatabase,
-    RestoreDatabase, SetPassword, UploadStream, WireDatabase, Wired, WiredList,
+    DatabasesApi, ErrorCode, Failure, ForkDatabase, ForkDatabases, Outside, QueryAnswer,
+    QueryDatabase, RestoreDatabase, SetOutside, SetPassword, UploadStream, WireDatabase, Wired,
+    WiredList,
 };
 use base_types::{DatabaseId, ProjectId, SandboxId, Size, SnapshotId};
 use bytes::Bytes;
@@ -125,6 +126,7 @@ impl Databases {
             extensions: Vec::new(),
             host: "127.0.0.1".to_owned(),
             port: 5432,
+            outside: Outside::default(),
             user: format!("u{:012x}", id.bits()),
             database: "main".to_owned(),
             password: None,
@@ -208,6 +210,7 @@ impl DatabasesApi for SimNode {
         let shown = state.databases.insert(caller.project, request.name, request.password);
         shown.size = request.size;
         shown.extensions = request.extensions;
+        shown.outside = request.outside;
         shown.expires_at_ms = (request.ttl_s > 0).then(|| NOW_MS + u64::from(request.ttl_s) * 1000);
         Ok((shown.clone(), true))
     }
@@ -254,6 +257,17 @@ impl DatabasesApi for SimNode {
         self.with_database(id, |database| {
             let password = request.password.unwrap_or_else(|| "generated again".to_owned());
             database.shown = with_password(database.shown.clone(), password);
+            Ok(database.shown.clone())
+        })
+    }
+
+    async fn database_set_outside(
+        &self,
+        id: DatabaseId,
+        request: SetOutside,
+    ) -> Result<Database, Failure> {
+        self.with_database(id, |database| {
+            database.shown.outside = request.outside;
             Ok(database.shown.clone())
         })
     }

@@ -34,6 +34,8 @@ pub struct DatabaseRow {
     pub created_at_ms: u64,
     /// When it is deleted, milliseconds since 1970 UTC.
     pub expires_at_ms: Option<u64>,
+    /// Who may connect to it from outside, as one text. Those of before there were rules have `loopback`.
+    pub outside: String,
     /// The create it was made by, where that must not happen twice.
     pub errand: Option<[u8; 32]>,
     /// Another machine of it: one that is to take the place of `sandbox`, or whose place that took. It is
@@ -94,8 +96,8 @@ impl Store {
             durably(connection, |connection| {
                 let sql =
                     "INSERT INTO databases (id, project, name, sandbox, size, extensions, user,
-                    password, ready, created_at_ms, expires_at_ms, errand, spare)
-                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+                    password, ready, created_at_ms, expires_at_ms, errand, spare, outside)
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
                 connection.execute(
                     sql,
                     params![
@@ -112,6 +114,7 @@ impl Store {
                         row.expires_at_ms.map(whole),
                         row.errand,
                         row.spare.map(|spare| spare.to_string()),
+                        row.outside,
                     ],
                 )
             })
@@ -160,6 +163,16 @@ impl Store {
         })
     }
 
+    /// Remembers who may connect to a database from outside.
+    pub fn database_set_outside(&self, id: DatabaseId, outside: String) -> Waiting<()> {
+        self.work(move |connection| {
+            durably(connection, |connection| {
+                let sql = "UPDATE databases SET outside = ?2 WHERE id = ?1";
+                connection.execute(sql, params![id.to_string(), outside])
+            })
+        })
+    }
+
     /// Forgets a database and what is wired to it. One that is not there is no error.
     pub fn database_delete(&self, id: DatabaseId) -> Waiting<()> {
         self.work(move |connection| {
@@ -173,7 +186,8 @@ impl Store {
     pub fn database_list(&self) -> Waiting<Vec<DatabaseRow>> {
         self.work(|connection| {
             let sql = "SELECT id, project, name, sandbox, size, extensions, user, password, ready,
-                created_at_ms, expires_at_ms, errand, spare FROM databases ORDER BY created_at_ms, id";
+                created_at_ms, expires_at_ms, errand, spare, outside FROM databases
+                ORDER BY created_at_ms, id";
             all(connection, sql, read)
         })
     }
@@ -252,6 +266,7 @@ fn read(row: &Row<'_>) -> Result<DatabaseRow, StoreError> {
             Some(_) => Some(parsed(row, 12, "sandbox id")?),
             None => None,
         },
+        outside: row.get(13)?,
     })
 }
 
@@ -274,6 +289,7 @@ mod test {
             expires_at_ms: (bits == 2).then_some(99),
             errand: (bits == 2).then_some([7; 32]),
             spare: None,
+            outside: "10.0.0.0/8".to_owned(),
         }
     }
 
@@ -304,10 +320,12 @@ mod test {
         store.database_delete(one).await.unwrap();
         store.database_set_ready(two).await.unwrap();
         store.database_set_password(two, "other".to_owned()).await.unwrap();
+        store.database_set_outside(two, "off".to_owned()).await.unwrap();
         store.wiring_delete(SandboxId::from_bits(1), two).await.unwrap();
         drop(store);
         let store = Store::open(&path).unwrap();
-        let kept = DatabaseRow { ready: true, password: "other".to_owned(), ..database(2, "b") };
+        let (password, outside) = ("other".to_owned(), "off".to_owned());
+        let kept = DatabaseRow { ready: true, password, outside, ..database(2, "b") };
         assert_eq!(store.database_list().await.unwrap(), [kept]);
         assert_eq!(store.wiring_list().await.unwrap(), [wiring(2, 2)]);
     }

@@ -144,6 +144,10 @@ const MIGRATIONS: &[&str] = &[
     "
     ALTER TABLE databases ADD COLUMN spare TEXT;
 ",
+    // Who may connect to a database from outside. Those of before let in the node's own machine.
+    "
+    ALTER TABLE databases ADD COLUMN outside TEXT NOT NULL DEFAULT 'loopback';
+",
 ];
 
 /// LIMIT: only a person with a SQLite shell competes for the lock.
@@ -217,6 +221,30 @@ mod test {
             assert_eq!((row.name.as_deref(), row.created_at_ms), (Some("charts"), 7), "{version}");
             assert_eq!(row.network, r#"{"base":"none"}"#, "{version}");
             assert_eq!(row.secrets, "[]", "{version}");
+        }
+    }
+
+    #[tokio::test]
+    async fn databases_of_every_earlier_version_let_in_the_nodes_own_machine() {
+        let began = MIGRATIONS.iter().position(|step| step.contains("TABLE databases")).unwrap();
+        for version in began + 1..MIGRATIONS.len() {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("node.db");
+            let connection = database(&path, version);
+            let columns = "id, project, name, sandbox, size, extensions, user, password, ready,
+                created_at_ms";
+            let values = "'db_0000000000000001', 'prj_0000000000000000', 'memory',
+                'sbx_0000000000000001', 'nano', '[]', 'u000000000001', 'x', 1, 7";
+            let sql = format!("INSERT INTO databases ({columns}) VALUES ({values})");
+            connection.execute(&sql, []).unwrap();
+            drop(connection);
+            let rows = Store::open(&path).unwrap().database_list().await.unwrap();
+            let [row] = &rows[..] else { panic!("{version}: {rows:?}") };
+            assert_eq!(
+                (row.name.as_str(), row.outside.as_str()),
+                ("memory", "loopback"),
+                "{version}"
+            );
         }
     }
 }

@@ -33,6 +33,8 @@ use crate::refusals::Refusals;
 const LOCAL_ACTOR: &str = "local";
 /// Who is named when nobody was let in.
 const UNKNOWN_ACTOR: &str = "unknown";
+/// What came of it when somebody was not let in, but by the API.
+const DENIED: &str = "denied";
 
 /// What sees the requests of a node.
 #[derive(Debug)]
@@ -41,6 +43,7 @@ pub struct Witness {
     metrics: Metrics,
     operations: Operations,
     refusals: Refusals,
+    denials: Refusals,
     /// LIMIT: one verification at once; each reads all of the log, and others wait for it.
     verifying: Arc<Mutex<()>>,
     now_ms: fn() -> u64,
@@ -54,6 +57,7 @@ impl Witness {
             metrics: Metrics::new(),
             operations: Operations::of(&api_node::openapi()),
             refusals: Refusals::default(),
+            denials: Refusals::default(),
             verifying: Arc::default(),
             now_ms,
         })
@@ -140,6 +144,27 @@ impl Witness {
         }
     }
 
+    /// Writes down that somebody at `source`, who came not by the API, was not let in to `object`; not one line
+    /// for each when there are many.
+    pub fn node_denied(&self, action: &str, object: String, source: String, detail: String) {
+        let time_ms = (self.now_ms)();
+        let Some(passed_over) = self.denials.line(time_ms) else { return };
+        let detail = match passed_over {
+            0 => detail,
+            _ => format!("{detail}; {passed_over} denials before this one have no line"),
+        };
+        self.log.note(Event {
+            time_ms,
+            actor: UNKNOWN_ACTOR.into(),
+            source: Some(source),
+            action: action.into(),
+            object: Some(object),
+            result: DENIED.into(),
+            detail: Some(detail),
+            ..Event::default()
+        });
+    }
+
     /// Writes down what the node did to `object` by itself.
     pub fn node_did(&self, action: &str, object: String, result: &str, detail: Option<String>) {
         self.log.note(Event {
@@ -171,5 +196,34 @@ fn entry(record: Record) -> AuditEntry {
         detail,
         previous,
         hash,
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use node_audit::Durability;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_flood_of_denials_has_few_lines_which_say_who_came() {
+        let dir = tempfile::tempdir().unwrap();
+        let witness = Witness::new(AuditLog::open(dir.path(), 7).unwrap(), || 7);
+        for _ in 0..100 {
+            let (object, source) = ("db_1".to_owned(), "10.0.0.1:5".to_owned());
+            witness.node_denied("database.denied", object, source, "it is open to off".to_owned());
+        }
+        // Written when all before it are.
+        let last = Event { action: "last".to_owned(), ..Event::default() };
+        witness.log().append(last, Durability::Written).await.unwrap();
+        let query = AuditQuery { after: None, limit: Some(1000) };
+        let entries = witness.audit_list(query).await.unwrap().entries;
+        let denied = entries.iter().filter(|entry| entry.action == "database.denied");
+        let denied: Vec<_> = denied.collect();
+        assert_eq!(denied.len(), 60);
+        let first = denied[0];
+        assert_eq!((first.actor.as_str(), first.result.as_str()), ("unknown", "denied"));
+        assert_eq!(first.source.as_deref(), Some("10.0.0.1:5"));
+        assert_eq!(first.detail.as_deref(), Some("it is open to off"));
     }
 }

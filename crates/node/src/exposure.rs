@@ -40,6 +40,19 @@ impl Exposure {
         Ok(())
     }
 
+    /// Refuses what would show strangers what is said to databases, where connections to them are taken at `at`.
+    pub(crate) fn check_databases(self, at: SocketAddr) -> Result<()> {
+        let Self { tls, trusted, .. } = self;
+        if !at.ip().is_loopback() && !tls && !trusted {
+            bail!(
+                "without TLS, what is said to databases could be read on its way to {at}; give --tls-cert \
+                 and --tls-key, or listen on 127.0.0.1 (or say --trust-network if nothing but this \
+                 machine reaches that address)"
+            );
+        }
+        Ok(())
+    }
+
     /// What its user should hear about it.
     pub(crate) fn warning(self) -> Option<String> {
         let Self { listen, keys, tls, .. } = self;
@@ -74,6 +87,22 @@ mod test {
             let exposure = Exposure { listen: listen.parse().unwrap(), keys, tls, trusted };
             assert_eq!(exposure.check().is_ok(), allowed, "{exposure:?}");
             assert_eq!(exposure.warning().is_some(), warned, "{exposure:?}");
+        }
+    }
+
+    #[test]
+    fn databases_are_reached_from_elsewhere_by_tls_or_over_a_network_that_is_trusted() {
+        let listen = "127.0.0.1:1".parse().unwrap();
+        for (at, tls, trusted, allowed) in [
+            ("127.0.0.1:5432", false, false, true),
+            ("[::1]:5432", false, false, true),
+            ("0.0.0.0:5432", false, false, false),
+            ("0.0.0.0:5432", true, false, true),
+            ("10.0.2.15:5432", false, true, true),
+        ] {
+            let exposure = Exposure { listen, keys: true, tls, trusted };
+            let checked = exposure.check_databases(at.parse().unwrap());
+            assert_eq!(checked.is_ok(), allowed, "{at} {exposure:?}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Where the API is served.
+//! Where the API is served, and where connections to databases come in.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,13 +15,13 @@ const ASK_AFTER: Duration = Duration::from_secs(60);
 const ASK_TIMES: u32 = 4;
 const ASK_EVERY: Duration = Duration::from_secs(15);
 
-/// Listens on `address`. Connections learn of callers that vanish without a word.
-pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener> {
+/// Listens on `address`, which was given by `option`. Connections learn of callers that vanish without a word.
+pub(crate) async fn listen(address: SocketAddr, option: &str) -> Result<TcpListener> {
     let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => bail!(
             "{address} is in use by another program, perhaps another node; stop it, or choose \
-             another address with --listen"
+             another address with {option}"
         ),
         Err(error) => return Err(error).with_context(|| format!("listen on {address}")),
     };
@@ -44,13 +44,13 @@ mod test {
 
     #[tokio::test]
     async fn a_connection_asks_whether_its_caller_is_still_there() {
-        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), "--listen").await.unwrap();
         let address = listener.local_addr().unwrap();
         let _caller = TcpStream::connect(address).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
         assert!(sockopt::socket_keepalive(&accepted).unwrap());
         assert_eq!(sockopt::tcp_keepidle(&accepted).unwrap(), ASK_AFTER);
-        let refused = listen(address).await.unwrap_err().to_string();
+        let refused = listen(address, "--listen").await.unwrap_err().to_string();
         assert!(refused.contains("in use by another program"), "{refused}");
     }
 }

@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::api::Node;
-use crate::databases::Databases;
+use crate::databases::{Databases, Listening};
 use crate::settings::{LogFormat, Options, Settings};
 use crate::vault::{FoundVault, Vault};
 
@@ -99,7 +99,7 @@ fn start_log(settings: &Settings) -> Result<()> {
 
 async fn serve(settings: Settings) -> Result<()> {
     // Before anything is touched: another node may be using the same data.
-    let listener = listen::listen(settings.exposure.listen).await?;
+    let listener = listen::listen(settings.exposure.listen, "--listen").await?;
     if let Some(warning) = settings.exposure.warning() {
         tracing::warn!("{warning}");
     }
@@ -128,18 +128,24 @@ async fn serve(settings: Settings) -> Result<()> {
     let witness = seen::witness(&data_dir)?;
     seen::keep_journal(&host, &witness);
     let outside = match settings.database_listen {
-        Some(address) => Some(listen::listen(address).await?),
+        Some(address) => Some(listen::listen(address, "--database-listen").await?),
         None => None,
     };
     let at = outside.as_ref().map(|outside| outside.local_addr()).transpose();
     let at = at.context("ask for the address databases are reached at")?;
+    let database_tls = settings.database_tls;
+    let host_name = settings.database_host;
+    let at = at.map(|at| Listening { at, host: host_name, tls: database_tls.is_some() });
     let databases = Databases::open(host.clone(), access.clone(), at).await;
     let databases = databases.context("find the databases of an earlier run")?;
     // Set once, here.
     let _ = found.set(databases.clone());
     let stop = CancellationToken::new();
     let signals = stop_on_signal(stop.clone())?;
-    let outside = outside.map(|outside| tokio::spawn(databases.clone().listen(outside)));
+    let outside = outside.map(|outside| {
+        let carrying = databases.clone().listen(outside, database_tls, witness.clone());
+        tokio::spawn(carrying)
+    });
     let node = Node::new(
         host.clone(),
         access.clone(),

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use api_node::{Cidr, Domain, Limits, SecretHash};
 use api_vmm::MemoryPath;
 use base_types::Size;
@@ -46,7 +46,7 @@ pub(crate) struct Options {
     /// it replaces the one given so before. Without it, a first start makes a key and prints it.
     #[arg(long, value_name = "HEX")]
     admin_key_hash: Option<SecretHash>,
-    /// Serve HTTPS with the certificate chain in this PEM file.
+    /// Serve HTTPS, and TLS to clients of databases, with the certificate chain in this PEM file.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// The private key of that certificate, a PEM file.
@@ -72,10 +72,14 @@ pub(crate) struct Options {
     /// those that browsers trust.
     #[arg(long, value_name = "FILE")]
     gateway_ca: Option<PathBuf>,
-    /// Address to take connections to databases on, unencrypted; beyond loopback only together with
-    /// --trust-network. Without it, databases are reached by the sandboxes they are wired to.
+    /// Address to take connections to databases on, with TLS where --tls-cert is given; beyond loopback only
+    /// with that, or together with --trust-network. Without it, databases are reached by the sandboxes they are wired to.
     #[arg(long, value_name = "ADDRESS")]
     database_listen: Option<SocketAddr>,
+    /// Name or address that addresses of databases have, where clients know that of --database-listen by
+    /// another, as for 0.0.0.0 or the name in a certificate.
+    #[arg(long, value_name = "HOST", requires = "database_listen")]
+    database_host: Option<String>,
     /// Shells kept ready, for each size that should have some.
     #[arg(long, value_name = "SIZE=COUNT", value_parser = parse_pool, default_value = "nano=24")]
     pool: Vec<(Size, usize)>,
@@ -150,6 +154,8 @@ pub(crate) struct Settings {
     pub(crate) sandbox_domain: Domain,
     pub(crate) gateway: GatewaySettings,
     pub(crate) database_listen: Option<SocketAddr>,
+    pub(crate) database_host: Option<String>,
+    pub(crate) database_tls: Option<TlsAcceptor>,
     pub(crate) host: HostSettings,
 }
 
@@ -173,13 +179,14 @@ impl Options {
             trusted: self.trust_network,
         };
         exposure.check()?;
-        if self.database_listen.is_some_and(|at| !at.ip().is_loopback()) && !self.trust_network {
-            bail!("connections to databases are not encrypted: listen on loopback for them");
+        if let Some(at) = self.database_listen {
+            exposure.check_databases(at)?;
         }
-        let tls = match (&self.tls_cert, &self.tls_key) {
-            (Some(cert), Some(key)) => Some(tls::acceptor(cert, key)?),
-            _ => None,
+        let tls = |protocol| match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => tls::acceptor(cert, key, protocol).map(Some),
+            _ => Ok(None),
         };
+        let (tls, database_tls) = (tls(tls::HTTP)?, tls(node_database::TLS_PROTOCOL)?);
         let host = HostSettings {
             data_dir: self.data,
             images_dir: self.images,
@@ -213,6 +220,8 @@ impl Options {
             sandbox_domain: self.sandbox_domain,
             gateway,
             database_listen: self.database_listen,
+            database_host: self.database_host,
+            database_tls,
             host,
         })
     }
@@ -336,6 +345,7 @@ mod test {
         for wrong in [
             ["--listen", "localhost"],
             ["--database-listen", "0.0.0.0:5432"],
+            ["--database-host", "db.example.com"],
             ["--ready-timeout-ms", "0"],
             ["--memory-path", "magic"],
             ["--prefetch", "maybe"],

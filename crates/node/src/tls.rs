@@ -10,11 +10,13 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+/// How HTTP is called in a handshake.
+pub(crate) const HTTP: &[u8] = b"http/1.1";
 /// LIMIT: a chain is the node's own certificate and a few above it.
 const CHAIN_MAX: usize = 16;
 
-/// TLS with the certificate chain in `cert` and its key in `key`, both PEM files.
-pub(crate) fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor> {
+/// TLS with the certificate chain in `cert` and its key in `key`, both PEM files, for a protocol of this name.
+pub(crate) fn acceptor(cert: &Path, key: &Path, protocol: &[u8]) -> Result<TlsAcceptor> {
     let chain = certificates(cert)?;
     let private = PrivateKeyDer::from_pem_file(key)
         .with_context(|| format!("read the private key in `{}`", key.display()))?;
@@ -24,7 +26,7 @@ pub(crate) fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor> {
         .with_no_client_auth()
         .with_single_cert(chain, private)
         .with_context(|| format!("use `{}` with the key in `{}`", cert.display(), key.display()))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
@@ -91,7 +93,7 @@ mod test {
     impl Served {
         async fn within(limits: Limits) -> Self {
             let files = Files::new();
-            let tls = acceptor(&files.path("cert.pem"), &files.path("key.pem")).unwrap();
+            let tls = acceptor(&files.path("cert.pem"), &files.path("key.pem"), HTTP).unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let health = r#"{"ready":true,"version":"1"}"#;
@@ -165,7 +167,7 @@ mod test {
             (cert, others.path("key.pem"), "with the key in"),
         ];
         for (cert, key, says) in cases {
-            let Err(error) = acceptor(&cert, &key) else { panic!("{says}") };
+            let Err(error) = acceptor(&cert, &key, HTTP) else { panic!("{says}") };
             assert!(format!("{error:#}").contains(says), "{error:#}");
         }
     }

@@ -43,6 +43,7 @@ CREATE_DATABASE: dict[str, Any] = {
     "seed": "SELECT 1",
     "ttl": 60,
     "idle_timeout": 5,
+    "outside": ["10.0.0.0/8"],
     "exist_ok": True,
 }
 ASKS: list[Ask[Any]] = [
@@ -82,6 +83,7 @@ ASKS: list[Ask[Any]] = [
     operations.database_snapshots("memory"),
     operations.database_snapshot_delete("memory", "before"),
     operations.database_restore("memory", "before"),
+    operations.database_set_outside("memory", "off"),
     operations.database_wire("sbx_1", "memory", "DATABASE_URL", "readonly"),
     operations.database_wired("sbx_1"),
     operations.database_unwire("sbx_1", "memory"),

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -39,6 +40,7 @@ KNOWN: dict[str, Any] = {
     "status": "running",
     "size": "nano",
     "extensions": ["vector"],
+    "outside": "loopback",
     "host": "127.0.0.1",
     "port": 5432,
     "user": "u1",
@@ -132,6 +134,20 @@ def test_what_is_not_said_is_the_nodes_to_choose() -> None:
 
 
 @pytest.mark.parametrize(
+    ("meant", "sent"),
+    [
+        ("off", "off"),
+        ("loopback", "loopback"),
+        ("10.0.0.0/8", ["10.0.0.0/8"]),
+        (("10.0.0.0/8", "::1"), ["10.0.0.0/8", "::1"]),
+        ([ip_network("10.0.0.0/8")], ["10.0.0.0/8"]),
+    ],
+)
+def test_who_may_connect_is_a_word_or_a_list(meant: Any, sent: Any) -> None:
+    assert operations.database_set_outside("memory", meant).json == {"outside": sent}
+
+
+@pytest.mark.parametrize(
     ("wrong", "said"),
     [({"extensions": "vector"}, "a list of names"), ({"ttl": -1}, "`ttl` is -1")],
 )
@@ -176,6 +192,7 @@ ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
     ("DELETE", f"/v1/databases/{KNOWN['id']}"): (204, None),
     ("POST", f"/v1/databases/{KNOWN['id']}/query"): (200, ROWS),
     ("POST", f"/v1/databases/{KNOWN['id']}/password"): (200, {**KNOWN, "password": "other"}),
+    ("PUT", f"/v1/databases/{KNOWN['id']}/outside"): (200, {**KNOWN, "outside": ["::1"]}),
     ("POST", f"/v1/databases/{KNOWN['id']}/fork"): (201, {**KNOWN, "name": "branch"}),
     ("POST", f"/v1/databases/{KNOWN['id']}/snapshots"): (201, KEPT),
     ("GET", f"/v1/databases/{KNOWN['id']}/snapshots"): (200, {"snapshots": [KEPT]}),
@@ -236,6 +253,7 @@ EVERYTHING = [
     ("POST", f"/v1/databases/{KNOWN['id']}/query", {"sql": "SELECT 1"}),
     ("GET", f"/v1/databases/{KNOWN['id']}/stats", None),
     ("POST", f"/v1/databases/{KNOWN['id']}/password", {"password": "other"}),
+    ("PUT", f"/v1/databases/{KNOWN['id']}/outside", {"outside": ["::1"]}),
     ("POST", f"/v1/databases/{KNOWN['id']}/snapshots", {"name": "before"}),
     ("GET", f"/v1/databases/{KNOWN['id']}/snapshots", None),
     ("POST", f"/v1/databases/{KNOWN['id']}/fork", {"name": "branch", "snapshot": "before"}),
@@ -261,6 +279,8 @@ def test_what_is_asked_is_sent_and_what_is_answered_is_told(node: tuple[str, typ
             assert database.query("SELECT 1")[0] == {"one": "1"}
             assert database.stats() == DatabaseStats.parse(FIGURES)
             assert database.reset_password("other").password == database.password == "other"
+            assert database.outside == "loopback"
+            assert database.set_outside(["::1"]).outside == database.outside == ["::1"]
             kept = database.snapshot("before")
             assert (kept.name, kept.bytes) == ("before", 5)
             assert database.snapshots() == [kept]
@@ -291,6 +311,7 @@ async def test_the_async_half_asks_the_same(node: tuple[str, type[Node]]) -> Non
             assert (await database.query("SELECT 1"))[0] == {"one": "1"}
             assert await database.stats() == DatabaseStats.parse(FIGURES)
             assert (await database.reset_password("other")).password == database.password
+            assert (await database.set_outside(["::1"])).outside == ["::1"]
             kept = await database.snapshot("before")
             assert await database.snapshots() == [kept]
             assert (await database.fork("branch", snapshot="before")).name == "branch"

@@ -133,6 +133,7 @@ def of_database(client: Client, database: Database) -> Calls:
         "delete_snapshot": lambda t: database.delete_snapshot("before", request_timeout=t),
         "restore": lambda t: database.restore("before", request_timeout=t),
         "reset_password": lambda t: database.reset_password(request_timeout=t),
+        "set_outside": lambda t: database.set_outside("off", request_timeout=t),
         "delete": lambda t: database.delete(request_timeout=t),
     }
 

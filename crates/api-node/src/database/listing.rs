@@ -61,7 +61,7 @@ mod test {
     use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
     use super::*;
-    use crate::DatabaseStatus;
+    use crate::{DatabaseStatus, Outside};
 
     fn database(bits: u64) -> Database {
         Database {
@@ -73,6 +73,7 @@ mod test {
             extensions: vec![],
             host: "h".to_owned(),
             port: 5432,
+            outside: Outside::default(),
             user: "u".to_owned(),
             database: "d".to_owned(),
             password: Some("secret".to_owned()),

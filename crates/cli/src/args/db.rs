@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use api_node::QUERY_ROWS_MAX;
+use api_node::{Outside, QUERY_ROWS_MAX};
 use base_types::{SandboxId, Size};
 use clap::{Args as ClapArgs, Subcommand};
 
@@ -51,6 +51,8 @@ Example:
   sandflare db unwire sbx_0123456789abcdef memory")]
     Unwire(UnwireDb),
     /// Make a database from a moment of another, and print its id.
+    /// Say who may connect to a database by the node's listener for databases.
+    Outside(DbOutside),
     Fork(ForkDb),
     /// Write all that is in a database to standard output, as SQL.
     #[command(after_help = "\
@@ -171,6 +173,7 @@ Examples:
   sandflare db create memory --size small --extension vector --extension pg_trgm --seed schema.sql
   sandflare db create memory --exist-ok -o json     with its password and addresses, made or found
   sandflare db create scratch --ttl 1h --password-file - < password
+  sandflare db create shared --outside 10.0.0.0/8,2001:db8::/32
 
 It takes connections when this returns. `sandflare db url` prints its address.")]
 pub(crate) struct CreateDb {
@@ -194,6 +197,10 @@ pub(crate) struct CreateDb {
     /// Pause it when nobody used it for this long, such as 10m or never [default: 5m].
     #[arg(long, value_name = "TIME", value_parser = parse_lifetime)]
     pub(crate) idle_timeout: Option<u32>,
+    /// Who may connect by the node's listener for databases: off, loopback, or networks with commas between
+    /// them [default: loopback].
+    #[arg(long, value_name = "WHO")]
+    pub(crate) outside: Option<Outside>,
     /// When there is one of this name, answer with that, whatever else is said.
     #[arg(long)]
     pub(crate) exist_ok: bool,
@@ -216,6 +223,25 @@ pub(crate) struct DbUrl {
     /// Print the address without the pool.
     #[arg(long)]
     pub(crate) direct: bool,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  sandflare db outside memory off
+  sandflare db outside memory loopback                        programs of the node's own machine
+  sandflare db outside memory 10.0.0.0/8 2001:db8::/32 127.0.0.1
+
+It holds at once: sessions of clients that may not connect any more end. Sandboxes that are wired to it stay so.")]
+pub(crate) struct DbOutside {
+    /// The database, by name or id.
+    #[arg(value_parser = parse_name)]
+    pub(crate) name: String,
+    /// off, loopback, or addresses and CIDRs.
+    #[arg(required = true, value_name = "WHO")]
+    pub(crate) who: Vec<String>,
     #[command(flatten)]
     pub(crate) format: Format,
 }

@@ -8,6 +8,7 @@ mod api;
 mod databases;
 mod measure;
 mod neighbours;
+mod network;
 mod render;
 mod report;
 mod spread;
@@ -42,6 +43,10 @@ pub(crate) async fn bench(place: &Place, args: &Bench) -> Result<End> {
             let steps = Steps::new();
             let report = neighbours::run(&measure, client, &steps, args.runs).await?;
             return tell(args, &report, &neighbours::text(&report), &report.targets);
+        }
+        if let Some(address) = args.network {
+            let report = network::run(&measure, client, &Steps::new(), address).await?;
+            return tell(args, &report, &network::text(&report), &report.targets);
         }
         if args.db {
             let report = databases::run(place, &args.python, args.runs).await?;

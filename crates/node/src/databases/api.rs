@@ -3,8 +3,8 @@
 use api_node::{
     ByteStream, Caller, CreateDatabase, CreateDatabaseSnapshot, Database, DatabaseList,
     DatabaseListQuery, DatabaseSnapshot, DatabaseSnapshotList, DatabaseStats, DatabasesApi,
-    ErrorCode, Failure, ForkDatabase, QueryAnswer, QueryDatabase, RestoreDatabase, SetPassword,
-    UploadStream, WireDatabase, Wired, WiredList,
+    ErrorCode, Failure, ForkDatabase, QueryAnswer, QueryDatabase, RestoreDatabase, SetOutside,
+    SetPassword, UploadStream, WireDatabase, Wired, WiredList,
 };
 use base_types::{DatabaseId, ProjectId, SandboxId};
 
@@ -75,6 +75,14 @@ impl DatabasesApi for Node {
         let password = request.password.map_or_else(new_password, Ok)?;
         self.databases().set_password(id, password).await?;
         self.database_get(id).await
+    }
+
+    async fn database_set_outside(
+        &self,
+        id: DatabaseId,
+        request: SetOutside,
+    ) -> Result<Database, Failure> {
+        self.databases().set_outside(id, request.outside).await
     }
 
     async fn database_fork(

@@ -1,6 +1,6 @@
 //! Databases made from one moment of another.
 
-use api_node::{Caller, Database, ErrorCode, Failure, ForkDatabase};
+use api_node::{Caller, Database, ErrorCode, Failure, ForkDatabase, Outside};
 use base_types::{DatabaseId, SandboxId};
 use node_database::{LoginRole, Rights};
 use node_host::{CreateSpec, Moment, SandboxHandle};
@@ -87,8 +87,8 @@ impl Databases {
         let verifying = verifier(row.password.clone());
         let machine = making.await?;
         remembered.await.map_err(|error| of_store(&error))?;
-        let owner = (role(&row.user)?, verifying.await?, Rights::ReadWrite);
-        let (shared, ()) = tokio::join!(only_these(&machine, kept, &[owner]), begin_anew(&machine));
+        let owner = [(role(&row.user)?, verifying.await?, Rights::ReadWrite)];
+        let (shared, ()) = tokio::join!(only_these(&machine, kept, &owner), begin_anew(&machine));
         shared?;
         let ready = self.0.store.database_set_ready(row.id).await;
         ready.map_err(|error| of_store(&error))?;
@@ -109,6 +109,8 @@ pub(super) fn branch_of(source: &DatabaseRow, name: String) -> Result<DatabaseRo
         ready: false,
         created_at_ms: system::now_ms(),
         expires_at_ms: None,
+        // Who may come to the other one was said of that one.
+        outside: Outside::default().to_string(),
         errand: None,
         spare: None,
         ..source.clone()

@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::keep::RESTARTS_MAX;
 use super::serve::{ask, of_ask, silent, verifier};
-use super::{Databases, Entry, Shared, State, Wiring, admin, new_password, new_role, of_store};
+use super::{
+    Databases, Entry, Listening, Shared, State, Wiring, admin, new_password, new_role, of_store,
+};
 use crate::{failure, quota, system};
 
 /// The template databases are made of.
@@ -32,7 +34,7 @@ impl Databases {
     pub(crate) async fn open(
         host: Arc<Host>,
         access: Access,
-        outside: Option<std::net::SocketAddr>,
+        outside: Option<Listening>,
     ) -> Result<Self, StoreError> {
         let store = host.store();
         let (rows, wirings) = (store.database_list().await?, store.wiring_list().await?);
@@ -48,7 +50,7 @@ impl Databases {
             let machine = host.sandbox(row.sandbox);
             match machine {
                 Some(_) if row.ready => {
-                    databases.insert(row.id, Entry { row, changing: Arc::default() });
+                    databases.insert(row.id, Entry::new(row));
                     continue;
                 }
                 // Nobody was told that it is there.
@@ -126,6 +128,7 @@ impl Databases {
             ready: false,
             created_at_ms,
             expires_at_ms: (ttl_ms > 0).then(|| created_at_ms + ttl_ms),
+            outside: request.outside.to_string(),
             errand: caller.errand.map(|errand| errand.0),
             spare: None,
         };
@@ -191,14 +194,14 @@ impl Databases {
         if let Some(entry) = state.named(row.project, &row.name) {
             return Err(taken(&entry.row));
         }
-        state.databases.insert(row.id, Entry { row: row.clone(), changing: Arc::default() });
+        state.databases.insert(row.id, Entry::new(row.clone()));
         drop(state);
         Ok(Unfinished { databases: self.clone(), row: row.clone(), done: false })
     }
 
     /// Deletes a database with all it has.
     pub(super) async fn delete(&self, id: DatabaseId) -> Result<(), Failure> {
-        let Entry { row, changing } = self.entry(id)?;
+        let Entry { row, changing, .. } = self.entry(id)?;
         if !row.ready {
             let message = format!("database `{}` is being made", row.name);
             return Err(Failure::new(ErrorCode::Conflict, message));

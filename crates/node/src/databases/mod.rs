@@ -12,7 +12,7 @@
 //!     │ stats   what its server counts
 //!     │ wire    a role for one sandbox; its end
 //!     │ links   what a sandbox may connect to, and the streams that are cut with it
-//!     └ outside one listener for all, by the user of a session
+//!     └ outside one listener for all, by the user of a session; a rule for each
 //! ```
 //!
 //! What is remembered comes first when something is made and goes last when it is removed, so that a
@@ -32,7 +32,6 @@ mod together;
 mod wire;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api_node::{Database, DatabaseStatus, ErrorCode, Failure};
@@ -45,6 +44,8 @@ use node_store::{DatabaseRow, Store, StoreError, WiringRow};
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use self::outside::Door;
+pub(crate) use self::outside::Listening;
 use crate::agent;
 use crate::system::random;
 
@@ -63,8 +64,8 @@ struct Shared {
     host: Arc<Host>,
     access: Access,
     store: Store,
-    /// Where the node listens for connections to databases.
-    outside: Option<SocketAddr>,
+    /// Where connections from outside come in.
+    outside: Option<Listening>,
     state: Mutex<State>,
     /// Held by machines that are booted again because they ended.
     restarts: Semaphore,
@@ -86,6 +87,14 @@ struct Entry {
     row: DatabaseRow,
     /// Held by whoever changes its roles or its machine.
     changing: Arc<tokio::sync::Mutex<()>>,
+    door: Arc<Door>,
+}
+
+impl Entry {
+    fn new(row: DatabaseRow) -> Self {
+        let door = Arc::new(Door::new(&row.outside));
+        Self { row, changing: Arc::default(), door }
+    }
 }
 
 /// That a sandbox may use a database.
@@ -167,15 +176,19 @@ impl Databases {
     /// A database, as the API shows it.
     fn shown(&self, row: &DatabaseRow) -> Database {
         let (status, reason) = self.status(row);
-        let (host, direct, pooled) = match self.0.outside {
-            Some(address) => (address.ip().to_string(), address.port(), address.port()),
+        let outside = self.0.outside.as_ref();
+        let (host, direct, pooled) = match outside {
+            Some(listening) => (listening.host(), listening.at.port(), listening.at.port()),
             None => (host_name(&row.name), DIRECT_PORT, POOLED_PORT),
         };
         let url = |user: &str, port| {
             let (host, password) = (host.as_str(), row.password.as_str());
-            Some(Address { user, password, host, port, database: DATABASE }.url())
+            let url = Address { user, password, host, port, database: DATABASE }.url();
+            // Drivers that would not ask for it are refused.
+            let encrypted = outside.is_some_and(Listening::encrypted);
+            Some(if encrypted { format!("{url}?sslmode=require") } else { url })
         };
-        let direct_user = match self.0.outside {
+        let direct_user = match outside {
             Some(_) => format!("{}.direct", row.user),
             None => row.user.clone(),
         };
@@ -190,6 +203,7 @@ impl Databases {
             direct_url: url(&direct_user, direct),
             host: host.clone(),
             port: direct,
+            outside: outside::read(&row.outside),
             user: row.user.clone(),
             database: DATABASE.to_owned(),
             password: Some(row.password.clone()),

@@ -1,114 +1,198 @@
-//! Connections to databases from outside: one listener, and the user of a session says whose it is.
+//! Connections to databases from outside: one listener, whose sessions say by their user which database they
+//! are for, and a door of each database, which is open by its rule.
 
-use std::io;
+mod session;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BufMut as _;
-use node_database::{
-    ASKS_MAX, DIRECT_PORT, NO_ENCRYPTION, Opening, POOLED_PORT, STARTUP_BYTES_MAX, Startup,
-    opening, refusal,
-};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use api_node::{Database, ErrorCode, Failure, Outside};
+use base_types::DatabaseId;
+use node_host::PortStream;
+use node_witness::Witness;
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
 
-use super::Databases;
+use self::session::{Inside, Session, Way};
+use super::{Databases, of_store};
 use crate::agent;
 
 /// LIMIT: connections from outside at once, to all databases together; each is one more descriptor here
 /// and one in a machine.
 const CONNECTIONS_MAX: usize = 1024;
-/// LIMIT: how long a client may take to say whose session it wants.
-const STARTUP_WITHIN: Duration = Duration::from_secs(10);
+/// LIMIT: those to one database, a quarter of all, so that it leaves places to others. Its server has 95
+/// sessions around the pool, and 60 in it, which clients of the pool wait for.
+const CONNECTIONS_OF_ONE_MAX: usize = 256;
 /// How long nothing is accepted after the system had no room for a connection.
 const FULL_PAUSE: Duration = Duration::from_millis(100);
+/// What is written down of a client that is not let in.
+const DENIED: &str = "database.denied";
+
+/// Where connections come in.
+#[derive(Clone, Debug)]
+pub(crate) struct Listening {
+    /// Where the node listens for them.
+    pub(crate) at: SocketAddr,
+    /// What clients know the node by, where that is not this address.
+    pub(crate) host: Option<String>,
+    /// Whether it speaks TLS there.
+    pub(crate) tls: bool,
+}
+
+impl Listening {
+    /// Whether clients must ask for TLS: all but those on this machine.
+    pub(super) fn encrypted(&self) -> bool {
+        self.tls && !self.at.ip().is_loopback()
+    }
+
+    /// What addresses of databases have for a host.
+    pub(super) fn host(&self) -> String {
+        self.host.clone().unwrap_or_else(|| self.at.ip().to_string())
+    }
+}
+
+/// Who may come in to a database from outside, and how many are.
+#[derive(Debug)]
+pub(super) struct Door {
+    rule: watch::Sender<Outside>,
+    places: Arc<Semaphore>,
+    /// Held by whoever changes the rule.
+    changing: Mutex<()>,
+}
+
+impl Door {
+    /// One with the rule that is remembered as `rule`.
+    pub(super) fn new(rule: &str) -> Self {
+        Self {
+            rule: watch::Sender::new(read(rule)),
+            places: Arc::new(Semaphore::new(CONNECTIONS_OF_ONE_MAX)),
+            changing: Mutex::default(),
+        }
+    }
+}
+
+/// The rule that was remembered as `text`. One that cannot be read lets nobody in.
+pub(super) fn read(text: &str) -> Outside {
+    text.parse().unwrap_or_else(|error| {
+        tracing::error!(
+            "a database is open to nobody outside, as its rule cannot be read: {error}"
+        );
+        Outside::Off
+    })
+}
 
 impl Databases {
-    /// Carries connections to databases until it is dropped.
-    pub(crate) async fn listen(self, listener: TcpListener) {
+    /// Carries connections to databases until it is dropped. Denials are told to `witness`.
+    pub(crate) async fn listen(
+        self,
+        listener: TcpListener,
+        tls: Option<TlsAcceptor>,
+        witness: Arc<Witness>,
+    ) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let machines = Machines { databases: self, witness };
         loop {
             let Ok(place) = places.clone().acquire_owned().await else { return };
-            let client = match listener.accept().await {
-                Ok((client, _)) => client,
+            let (client, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!("take a connection to a database: {error}");
                     sleep(FULL_PAUSE).await;
                     continue;
                 }
             };
-            let databases = self.clone();
+            let session = Session { inside: machines.clone(), from, tls: tls.clone() };
             tokio::spawn(async move {
                 // How a connection ends is its two ends' affair.
-                let _ = databases.carry(client).await;
+                let _ = session.carry(client).await;
                 drop(place);
             });
         }
     }
 
-    async fn carry(&self, mut client: TcpStream) -> io::Result<()> {
-        client.set_nodelay(true)?;
-        let Ok(begun) = timeout(STARTUP_WITHIN, begin(&mut client)).await else { return Ok(()) };
-        let Some((startup, early)) = begun? else { return Ok(()) };
-        let user = startup.role.to_string();
-        let id = {
-            let state = self.lock();
-            let found = state.databases.values().find(|entry| entry.row.user == user);
-            found.map(|entry| entry.row.id)
-        };
-        let Some(id) = id.filter(|id| self.ready(*id).is_ok()) else {
-            // No other word for those who are not there.
-            let message = format!("password authentication failed for user \"{user}\"");
-            return client.write_all(&refusal("28P01", &message)).await;
-        };
-        let connecting = async {
-            let (_, machine) = self.awake(id).await?;
-            let port = if startup.direct { DIRECT_PORT } else { POOLED_PORT };
-            agent::ask(&machine, |agent| agent.connect_port(port)).await
-        };
-        let connected = connecting.await;
-        let mut server = match connected {
-            Ok(server) => server,
-            Err(failure) => return client.write_all(&refusal("57P03", &failure.message)).await,
-        };
-        server.write_all(&startup.packet).await?;
-        server.write_all(&early).await?;
-        copy_bidirectional(&mut client, &mut server).await.map(drop)
+    /// Changes who may connect to a database from outside, and ends sessions of those who may not.
+    pub(super) async fn set_outside(
+        &self,
+        id: DatabaseId,
+        outside: Outside,
+    ) -> Result<Database, Failure> {
+        let door = self.entry(id)?.door;
+        let databases = self.clone();
+        // Carried through whoever leaves: what is remembered and what holds are the same rule.
+        let changing = tokio::spawn(async move {
+            let _changing = door.changing.lock().await;
+            let (text, store) = (outside.to_string(), &databases.0.store);
+            let stored = store.database_set_outside(id, text.clone()).await;
+            stored.map_err(|error| of_store(&error))?;
+            if let Some(entry) = databases.lock().databases.get_mut(&id) {
+                entry.row.outside = text;
+            }
+            door.rule.send_replace(outside);
+            Ok(databases.shown(&databases.entry(id)?.row))
+        });
+        changing.await.map_err(|error| {
+            Failure::because(ErrorCode::Internal, "the rule was not changed", &error)
+        })?
     }
 }
 
-/// Whose session a client wants, and what it said after that; `None` when it wants none.
-async fn begin(client: &mut TcpStream) -> io::Result<Option<(Startup, Vec<u8>)>> {
-    let mut bytes = Vec::new();
-    let mut asks = 0;
-    loop {
-        match opening(&bytes) {
-            Err(error) => {
-                client.write_all(&refusal("08P01", &error.to_string())).await?;
-                return Ok(None);
-            }
-            Ok(Some((Opening::Startup(startup), length))) => {
-                return Ok(Some((startup, bytes.split_off(length))));
-            }
-            Ok(Some((Opening::Encryption, length))) if asks < ASKS_MAX => {
-                asks += 1;
-                // What came with it was meant to be read by nobody else, were it answered otherwise.
-                if bytes.len() > length {
-                    return Ok(None);
-                }
-                bytes.clear();
-                client.write_all(NO_ENCRYPTION).await?;
-            }
-            Ok(Some((Opening::Encryption | Opening::Cancel, _))) => return Ok(None),
-            Ok(None) => {
-                let room = STARTUP_BYTES_MAX.saturating_sub(bytes.len()).max(1);
-                let read = client.read_buf(&mut (&mut bytes).limit(room)).await?;
-                if read == 0 {
-                    return Ok(None);
-                }
-            }
+/// The databases, for those who come from outside.
+#[derive(Clone, Debug)]
+struct Machines {
+    databases: Databases,
+    witness: Arc<Witness>,
+}
+
+impl Inside for Machines {
+    type Server = PortStream;
+
+    fn way(&self, user: &str) -> Option<Way> {
+        let (id, door) = {
+            let state = self.databases.lock();
+            let entry = state.databases.values().find(|entry| entry.row.user == user)?;
+            (entry.row.id, entry.door.clone())
+        };
+        self.databases.ready(id).ok()?;
+        Some(Way { id, rule: door.rule.subscribe(), places: door.places.clone() })
+    }
+
+    async fn connect(&self, id: DatabaseId, port: u16) -> Result<PortStream, Failure> {
+        let (_, machine) = self.databases.awake(id).await?;
+        agent::ask(&machine, |agent| agent.connect_port(port)).await
+    }
+
+    fn denied(&self, id: DatabaseId, from: SocketAddr, rule: &Outside) {
+        let detail = format!("it is open to {rule}");
+        self.witness.node_denied(DENIED, id.to_string(), from.to_string(), detail);
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn a_rule_that_cannot_be_read_lets_nobody_in() {
+        let local = [127, 0, 0, 1].into();
+        for (text, open) in [("loopback", true), ("off", false), ("", false), ("0.0.0.0/99", false)]
+        {
+            assert_eq!(read(text).allows(local), open, "{text}");
+        }
+    }
+
+    #[test]
+    fn clients_beyond_this_machine_encrypt_where_there_is_tls() {
+        for (at, tls, encrypted) in [
+            ("127.0.0.1:5432", true, false),
+            ("[::1]:5432", true, false),
+            ("0.0.0.0:5432", true, true),
+            ("10.0.2.15:5432", false, false),
+        ] {
+            let listening = Listening { at: at.parse().unwrap(), host: None, tls };
+            assert_eq!(listening.encrypted(), encrypted, "{listening:?}");
         }
     }
 }

@@ -138,6 +138,7 @@ mod test {
             expires_at_ms: None,
             errand: None,
             spare: None,
+            outside: "loopback".to_owned(),
         };
         let query = QueryFigures {
             query: "SELECT $1".to_owned(),

@@ -270,6 +270,7 @@ def database_create(
     seed: str | None,
     ttl: float | None,
     idle_timeout: float | None,
+    outside: str | Sequence[str] | None,
     exist_ok: bool,
 ) -> Ask[DatabaseInfo]:
     # The characters of a text would be extensions as well.
@@ -283,6 +284,7 @@ def database_create(
         seed=seed,
         ttl_s=seconds("ttl", ttl),
         idle_timeout_s=seconds("idle_timeout", idle_timeout),
+        outside=None if outside is None else _outside(outside),
         exist_ok=True if exist_ok else None,
     )
     return Ask(
@@ -328,6 +330,11 @@ def database_set_password(id: str, password: str | None) -> Ask[DatabaseInfo]:
         again=Again.UNSENT if password is None else Again.SAFE,
         slow=True,
     )
+
+
+def database_set_outside(id: str, outside: str | Sequence[str]) -> Ask[DatabaseInfo]:
+    body = {"outside": _outside(outside)}
+    return Ask("PUT", _database(id, "/outside"), one(DatabaseInfo), json=body, again=Again.SAFE)
 
 
 def database_fork(
@@ -664,6 +671,13 @@ def secret_delete(name: str) -> Ask[None]:
 
 def _of(id: str, rest: str = "") -> str:
     return f"/sandboxes/{segment(id)}{rest}"
+
+
+def _outside(outside: str | Sequence[str]) -> str | list[str]:
+    # One network may be written without the list around it.
+    if isinstance(outside, str):
+        return outside if outside in ("off", "loopback") else [outside]
+    return [str(network) for network in outside]
 
 
 def _database(id: str, rest: str = "") -> str:

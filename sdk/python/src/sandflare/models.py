@@ -217,6 +217,8 @@ class DatabaseInfo(Model):
         status: ``creating``, ``running``, ``paused`` (a connection resumes it) or ``failed``.
         reason: why it failed.
         host: where it is reached, at ``port``.
+        outside: who may connect by the node's listener for databases: ``off``, ``loopback``, or
+            a list of networks.
         user: its owner's name in Postgres.
         database: its name in Postgres.
         password: its owner's. Neither it nor an address is in lists.
@@ -234,6 +236,7 @@ class DatabaseInfo(Model):
     user: str
     database: str
     extensions: Sequence[str] = ()
+    outside: str | Sequence[str] = "loopback"
     created_at_ms: int = 0
     expires_at_ms: int | None = None
     reason: str | None = None

@@ -6,7 +6,7 @@ use crate::server::api::{ByteStream, UploadStream};
 use crate::{
     Caller, CreateDatabase, CreateDatabaseSnapshot, Database, DatabaseList, DatabaseListQuery,
     DatabaseSnapshot, DatabaseSnapshotList, DatabaseStats, Failure, ForkDatabase, QueryAnswer,
-    QueryDatabase, RestoreDatabase, SetPassword, WireDatabase, Wired, WiredList,
+    QueryDatabase, RestoreDatabase, SetOutside, SetPassword, WireDatabase, Wired, WiredList,
 };
 
 /// The operations of a node on databases. What is said of [`crate::NodeApi`] holds here too: an
@@ -62,6 +62,13 @@ pub trait DatabasesApi: Send + Sync + 'static {
         &self,
         id: DatabaseId,
         request: SetPassword,
+    ) -> impl Future<Output = Result<Database, Failure>> + Send;
+
+    /// Says anew who may connect to a database from outside. Sessions of others are ended.
+    fn database_set_outside(
+        &self,
+        id: DatabaseId,
+        request: SetOutside,
     ) -> impl Future<Output = Result<Database, Failure>> + Send;
 
     /// Makes a database from one moment of another, which goes on serving. It belongs to the same

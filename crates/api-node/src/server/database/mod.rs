@@ -2,6 +2,7 @@
 
 mod api;
 mod nobody;
+mod outside;
 mod routes;
 mod snapshots;
 mod stats;

@@ -6,7 +6,7 @@ use crate::server::nobody::Nobody;
 use crate::{
     Caller, CreateDatabase, CreateDatabaseSnapshot, Database, DatabaseList, DatabaseListQuery,
     DatabaseSnapshot, DatabaseSnapshotList, DatabaseStats, Failure, ForkDatabase, QueryAnswer,
-    QueryDatabase, RestoreDatabase, SetPassword, WireDatabase, Wired, WiredList,
+    QueryDatabase, RestoreDatabase, SetOutside, SetPassword, WireDatabase, Wired, WiredList,
 };
 
 impl DatabasesApi for Nobody {
@@ -58,6 +58,14 @@ impl DatabasesApi for Nobody {
         &self,
         _: DatabaseId,
         _: SetPassword,
+    ) -> Result<Database, Failure> {
+        match *self {}
+    }
+
+    async fn database_set_outside(
+        &self,
+        _: DatabaseId,
+        _: SetOutside,
     ) -> Result<Database, Failure> {
         match *self {}
     }

@@ -13,6 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::server::api::NodeApi;
+use crate::server::database::outside;
 use crate::server::database::snapshots::snapshot_routes;
 use crate::server::extract::{JsonBody, Params, Places, parse, upload_of_something};
 use crate::server::routes::Answer;
@@ -223,6 +224,7 @@ pub(crate) fn database_routes<A: NodeApi>() -> OpenApiRouter<Arc<A>> {
         .merge(super::stats::stats_routes())
         .routes(routes!(database_query))
         .routes(routes!(database_set_password))
+        .routes(routes!(outside::database_set_outside))
         .routes(routes!(database_fork))
         .routes(routes!(database_dump, database_restore))
         .routes(routes!(database_wired))

@@ -260,6 +260,7 @@ class AsyncClient:
         seed: str | None = None,
         ttl: float | None = None,
         idle_timeout: float | None = None,
+        outside: str | Sequence[str] | None = None,
         exist_ok: bool = False,
         request_timeout: float | None = None,
     ) -> AsyncDatabase:
@@ -272,6 +273,7 @@ class AsyncClient:
             seed=seed,
             ttl=ttl,
             idle_timeout=idle_timeout,
+            outside=outside,
             exist_ok=exist_ok,
         )
         return AsyncDatabase(self._transport, await self._transport.ask(ask, request_timeout))

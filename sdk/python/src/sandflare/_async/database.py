@@ -53,6 +53,7 @@ class AsyncDatabase:
         seed: str | None = None,
         ttl: float | None = None,
         idle_timeout: float | None = None,
+        outside: str | Sequence[str] | None = None,
         exist_ok: bool = False,
         client: AsyncClient | None = None,
         api_key: str | None = None,
@@ -71,6 +72,7 @@ class AsyncDatabase:
             ttl: seconds it may live; 0 (default) is without end.
             idle_timeout: seconds without a connection until it is paused, which a connection
                 ends; 0 is never. Default: 300.
+            outside: who may connect by the node's listener for databases; see :meth:`set_outside`.
             exist_ok: get the one of this name if there is one, whatever else is asked for.
             client: the node to ask; default: the one that ``url`` and ``api_key`` name.
             api_key: see :class:`AsyncClient`.
@@ -86,6 +88,7 @@ class AsyncDatabase:
             seed=seed,
             ttl=ttl,
             idle_timeout=idle_timeout,
+            outside=outside,
             exist_ok=exist_ok,
             request_timeout=request_timeout,
         )
@@ -170,6 +173,11 @@ class AsyncDatabase:
     def port(self) -> int:
         """The port there."""
         return self.info.port
+
+    @property
+    def outside(self) -> str | Sequence[str]:
+        """Who may connect by the node's listener for databases; see :meth:`set_outside`."""
+        return self.info.outside
 
     @property
     def user(self) -> str:
@@ -275,6 +283,24 @@ class AsyncDatabase:
         Connections that are open stay so.
         """
         ask = operations.database_set_password(self.id, password)
+        self.info = await self._transport.ask(ask, request_timeout)
+        return self.info
+
+    async def set_outside(
+        self, outside: str | Sequence[str], *, request_timeout: float | None = None
+    ) -> DatabaseInfo:
+        """Say who may connect by the node's listener for databases; ``info`` is new afterwards.
+
+        Sessions of those who may not any more end. Sandboxes it is wired to are not concerned.
+
+        Args:
+            outside: ``off`` (nobody), ``loopback`` (programs of the node's own machine, as when
+                nothing is said), or a list of networks such as ``10.0.0.0/8`` and
+                ``2001:db8::/32``.
+            request_timeout: see :class:`AsyncClient`.
+
+        """
+        ask = operations.database_set_outside(self.id, outside)
         self.info = await self._transport.ask(ask, request_timeout)
         return self.info
 

@@ -258,6 +258,7 @@ class Client:
         seed: str | None = None,
         ttl: float | None = None,
         idle_timeout: float | None = None,
+        outside: str | Sequence[str] | None = None,
         exist_ok: bool = False,
         request_timeout: float | None = None,
     ) -> Database:
@@ -270,6 +271,7 @@ class Client:
             seed=seed,
             ttl=ttl,
             idle_timeout=idle_timeout,
+            outside=outside,
             exist_ok=exist_ok,
         )
         return Database(self._transport, self._transport.ask(ask, request_timeout))

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
     from sandflare._sync.client import Client
     from sandflare._sync.transport import Transport
-    from sandflare.models import DatabaseInfo, DatabaseSnapshot, Rows
-    from sandflare.models import DatabaseInfo, DatabaseStats, Rows
+    from sandflare.models import DatabaseInfo, DatabaseSnapshot, DatabaseStats, Rows
 
 
 class Database:
@@ -55,6 +54,7 @@ class Database:
         seed: str | None = None,
         ttl: float | None = None,
         idle_timeout: float | None = None,
+        outside: str | Sequence[str] | None = None,
         exist_ok: bool = False,
         client: Client | None = None,
         api_key: str | None = None,
@@ -73,6 +73,7 @@ class Database:
             ttl: seconds it may live; 0 (default) is without end.
             idle_timeout: seconds without a connection until it is paused, which a connection
                 ends; 0 is never. Default: 300.
+            outside: who may connect by the node's listener for databases; see :meth:`set_outside`.
             exist_ok: get the one of this name if there is one, whatever else is asked for.
             client: the node to ask; default: the one that ``url`` and ``api_key`` name.
             api_key: see :class:`Client`.
@@ -88,6 +89,7 @@ class Database:
             seed=seed,
             ttl=ttl,
             idle_timeout=idle_timeout,
+            outside=outside,
             exist_ok=exist_ok,
             request_timeout=request_timeout,
         )
@@ -171,6 +173,11 @@ class Database:
     def port(self) -> int:
         """The port there."""
         return self.info.port
+
+    @property
+    def outside(self) -> str | Sequence[str]:
+        """Who may connect by the node's listener for databases; see :meth:`set_outside`."""
+        return self.info.outside
 
     @property
     def user(self) -> str:
@@ -270,6 +277,24 @@ class Database:
         Connections that are open stay so.
         """
         ask = operations.database_set_password(self.id, password)
+        self.info = self._transport.ask(ask, request_timeout)
+        return self.info
+
+    def set_outside(
+        self, outside: str | Sequence[str], *, request_timeout: float | None = None
+    ) -> DatabaseInfo:
+        """Say who may connect by the node's listener for databases; ``info`` is new afterwards.
+
+        Sessions of those who may not any more end. Sandboxes it is wired to are not concerned.
+
+        Args:
+            outside: ``off`` (nobody), ``loopback`` (programs of the node's own machine, as when
+                nothing is said), or a list of networks such as ``10.0.0.0/8`` and
+                ``2001:db8::/32``.
+            request_timeout: see :class:`Client`.
+
+        """
+        ask = operations.database_set_outside(self.id, outside)
         self.info = self._transport.ask(ask, request_timeout)
         return self.info
 
