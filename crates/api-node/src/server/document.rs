@@ -181,7 +181,7 @@ fn describe(path: &str, parameter: &mut Parameter) {
         return;
     }
     let form = match name {
-        "id" | "database" if in_path => Some(Form::Database),
+        "id" | "database" | "snapshot" if in_path => Some(Form::Database),
         "name" if in_path && path.starts_with("/v1/secrets/") => Some(Form::SecretName),
         "name" if in_path => Some(Form::TemplateName),
         "size" if in_path => Some(Form::Size),

@@ -66,8 +66,8 @@ It is what pg_dump writes, without its extensions and who owns what.")]
     #[command(after_help = "\
 Examples:
   sandflare db snapshot memory before-upgrade
-  sandflare db restore memory --snapshot before-upgrade      back to it
-  sandflare db fork memory branch --snapshot before-upgrade  another database from it
+  sandflare db restore memory --snapshot before-upgrade          back to it
+  sandflare db fork memory branch --snapshot before-upgrade      another database from it
 
 The snapshot is deleted with the database.")]
     Snapshot(SnapshotDb),

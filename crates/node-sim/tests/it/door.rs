@@ -39,7 +39,7 @@ async fn a_dump_with_nothing_in_it_is_refused() {
     assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
     let said = world.ask(Some(&world.admin), &Method::PUT, "/v1/databases/empty/dump", None).await;
     assert_eq!(said.status, StatusCode::BAD_REQUEST, "{said:?}");
-    assert_eq!(said.body["error"]["message"], "the body is empty", "{said:?}");
+    assert_eq!(said.body["message"], "the body is empty", "{said:?}");
 }
 
 #[tokio::test]
