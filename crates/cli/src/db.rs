@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use api_node::{
     CreateDatabase, Database, DatabaseList, DatabaseListQuery, ForkDatabase, LIST_LIMIT_MAX,
-    PASSWORD_BYTES_MAX, ParseRuleError, QUERY_ROWS_MAX, QueryAnswer, QueryDatabase, SQL_BYTES_MAX,
-    SetOutside, SetPassword, WireDatabase, WireRole,
+    Outside, PASSWORD_BYTES_MAX, ParseRuleError, QUERY_ROWS_MAX, QueryAnswer, QueryDatabase,
+    SQL_BYTES_MAX, SetOutside, SetPassword, WireDatabase, WireRole,
 };
 use client::Client;
 use futures_util::StreamExt as _;
@@ -213,6 +213,8 @@ async fn url(client: &Client, args: &DbUrl) -> Result<()> {
     }
     if database.host.ends_with(INSIDE) {
         eprintln!("note: sandboxes alone reach it; --database-listen of the node is for others");
+    } else if database.outside == Outside::Off {
+        eprintln!("note: it is open to nobody but sandboxes; `sandflare db outside` changes that");
     }
     print(&format!("{}\n", address(&database, args.direct)?))
 }
@@ -248,6 +250,15 @@ fn address_from_here(database: &Database) -> Result<String> {
             format!("the node lets nobody but sandboxes connect to `{}`", database.name),
             "start it with `--database-listen`, such as `sandflare up -- --database-listen \
              127.0.0.1:5432`, or use `sandflare db query`",
+        ));
+    }
+    if database.outside == Outside::Off {
+        return Err(advise(
+            format!("`{}` is open to nobody but sandboxes", database.name),
+            format!(
+                "say `sandflare db outside {} loopback`, or use `sandflare db query`",
+                database.name
+            ),
         ));
     }
     let address = address(database, true)?;
@@ -352,7 +363,7 @@ fn text_of(file: &Path, what: &str, bytes_max: usize) -> Result<String> {
 
 #[cfg(test)]
 mod test {
-    use api_node::{Column, DatabaseStatus, Outside};
+    use api_node::{Column, DatabaseStatus};
     use base_types::{DatabaseId, Size};
     use expect_test::expect;
 
@@ -405,6 +416,11 @@ mod test {
             error: the node lets nobody but sandboxes connect to `memory`
             hint: start it with `--database-listen`, such as `sandflare up -- --database-listen 127.0.0.1:5432`, or use `sandflare db query`"#]]
         .assert_eq(&complaint::text(&refused));
+        let shut = Database { outside: Outside::Off, ..database("127.0.0.1") };
+        expect![[r#"
+            error: `memory` is open to nobody but sandboxes
+            hint: say `sandflare db outside memory loopback`, or use `sandflare db query`"#]]
+        .assert_eq(&complaint::text(&address_from_here(&shut).unwrap_err()));
     }
 
     #[test]

@@ -81,6 +81,7 @@ async fn a_password_is_in_an_address_and_in_json_alone() {
         size           nano
         extensions     vector
         address        127.0.0.1:5432
+        open to        loopback
         user           USER
         database       main
         made (UTC)     2025-06-15 15:06:40
@@ -100,6 +101,24 @@ async fn a_password_is_in_an_address_and_in_json_alone() {
         let facts = json(&sandflare.output(&["db", verb, "MEMORY", "-o", "json"]).await);
         assert_eq!((&facts["id"], &facts["password"]), (&json!(id), &json!(PASSWORD)));
     }
+}
+
+#[tokio::test]
+async fn who_may_connect_is_said_at_first_and_later() {
+    let (sandflare, _) = with_memory().await;
+    let create = ["db", "create", "shared", "--outside", "10.0.0.0/8,::1", "-o", "json"];
+    let made = json(&sandflare.output(&create).await);
+    assert_eq!(made["outside"], json!(["10.0.0.0/8", "::1"]));
+    for (who, told) in [
+        (&["off"][..], "off"),
+        (&["10.0.0.0/8", "2001:db8::/32"], "10.0.0.0/8,2001:db8::/32"),
+        (&["loopback"], "loopback"),
+    ] {
+        let set = [&["db", "outside", "memory"], who].concat();
+        assert_eq!(text(&sandflare.output(&set).await), told);
+    }
+    let set = ["db", "outside", "memory", "203.0.113.7", "-o", "json"];
+    assert_eq!(json(&sandflare.output(&set).await)["outside"], json!(["203.0.113.7"]));
 }
 
 #[tokio::test]
@@ -262,6 +281,9 @@ async fn what_fails_is_one_sentence_and_has_no_secret() {
         (&["wire", "sbx_00000000000000aa", "memory"], "there is no sandbox"),
         (&["fork", "memory", "MEMORY"], "there is a database `MEMORY` already"),
         (&["password", "none"], "there is no database `none`"),
+        (&["outside", "none", "off"], "there is no database `none`"),
+        (&["outside", "memory", "10.0.0.1/8"], "write its first address"),
+        (&["outside", "memory", "off", "loopback"], "neither an address nor a CIDR"),
     ] {
         let output = sandflare.output(&[&["db"], args].concat()).await;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

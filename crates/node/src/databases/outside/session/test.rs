@@ -165,7 +165,7 @@ impl Client {
         rest(self.stream).await
     }
 
-    async fn is_over(self) {
+    async fn ended(self) {
         // Whether well or not.
         let _ = timeout(PATIENCE, self.session).await.unwrap().unwrap();
     }
@@ -250,12 +250,12 @@ async fn another_rule_ends_the_sessions_it_does_not_allow_and_no_other() {
     }
     mirror.0.rule.send_replace(Outside::Loopback);
     assert_eq!(rest(&mut far.stream).await, b"");
-    far.is_over().await;
+    far.ended().await;
     near.say(b"still").await;
     assert_eq!(hear(&mut near.stream, 5).await, b"still");
     mirror.0.rule.send_replace(Outside::Off);
     assert_eq!(rest(&mut near.stream).await, b"");
-    near.is_over().await;
+    near.ended().await;
 }
 
 #[tokio::test]
