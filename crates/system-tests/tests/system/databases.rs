@@ -456,7 +456,7 @@ async fn figures_move_with_what_is_done_and_wake_nobody() {
     assert!(busy.connections.unwrap().open >= busy.connections.unwrap().active, "{busy:?}");
 
     // A fork has its own queries, and goes on counting the rest.
-    let fork = ForkDatabase { name: "figures-fork".to_owned(), password: None };
+    let fork = ForkDatabase { name: "figures-fork".to_owned(), password: None, snapshot: None };
     let forked = timeout(PATIENCE, made.client.database_fork("figures", &fork)).await.unwrap();
     let branch = Made { client: host.client(), host: &host, database: forked.unwrap() };
     let of_fork = branch.stats_that(|stats| stats.answered_us.is_some()).await;

@@ -47,6 +47,8 @@ static GIVEN: LazyLock<Given> = LazyLock::new(Given::find);
 struct Given {
     images: PathBuf,
     programs: PathBuf,
+    /// A home of a node that is down, for the shared host: its templates need not be made again.
+    home: Option<PathBuf>,
 }
 
 impl Given {
@@ -81,7 +83,7 @@ impl Given {
                 path.display(),
             );
         }
-        Self { images, programs }
+        Self { images, programs, home: variable("SANDFLARE_TEST_HOME") }
     }
 }
 
@@ -122,7 +124,10 @@ pub(crate) async fn shared() -> Session {
     let place = PLACE.acquire().await.unwrap();
     let host = SHARED
         .get_or_init(async || {
-            let host = Host::new();
+            let host = match &GIVEN.home {
+                Some(home) => Host::at(home.clone()),
+                None => Host::new(),
+            };
             Guardian::stops_at_exit(&host._guardian);
             host.up().await;
             host
@@ -239,6 +244,10 @@ impl Host {
     fn new() -> Self {
         let home = tempfile::Builder::new().prefix("sf").tempdir().unwrap().keep();
         std::os::unix::fs::symlink(&GIVEN.images, home.join("images")).unwrap();
+        Self::at(home)
+    }
+
+    fn at(home: PathBuf) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let guardian = Guardian::start(&program("sandflare"), &home);
         Self { home, port, _guardian: guardian }
