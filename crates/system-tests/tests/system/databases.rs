@@ -308,7 +308,10 @@ async fn a_database_goes_back_to_a_snapshot_and_keeps_its_name_its_passwords_and
     made.query("CREATE TABLE t (x int); INSERT INTO t VALUES (1)").await.unwrap();
     let before = CreateDatabaseSnapshot { name: "before".to_owned() };
     let kept = timeout(PATIENCE, client.database_snapshot("kept", &before)).await.unwrap().unwrap();
-    assert_eq!(client.database_snapshots("kept").await.unwrap().snapshots, [kept.clone()]);
+    assert_eq!(
+        client.database_snapshots("kept").await.unwrap().snapshots,
+        *std::slice::from_ref(&kept)
+    );
     // No sandbox is made from it, and it is in no list of theirs.
     assert!(client.snapshot_list().await.unwrap().snapshots.iter().all(|one| one.id != kept.id));
     let create = CreateSandbox { snapshot: Some(kept.id), ..CreateSandbox::default() };
