@@ -133,7 +133,7 @@ const RECIPES: [Recipe; 3] = [
             Service {
                 user: "postgres",
                 program: "/usr/lib/sandflare/postgres-run",
-                before: &["/usr/lib/sandflare/postgres-make"],
+                before: &["/usr/lib/sandflare/postgres-begin"],
                 ready: "/usr/lib/sandflare/postgres-ready",
                 after: &[],
                 touch: &["/usr/lib/sandflare/postgres-touch"],
@@ -141,7 +141,7 @@ const RECIPES: [Recipe; 3] = [
             Service {
                 user: "postgres",
                 program: "/usr/lib/sandflare/pgbouncer-run",
-                before: &["/usr/lib/sandflare/postgres-prepare"],
+                before: &[],
                 ready: "/usr/lib/sandflare/pgbouncer-ready",
                 after: &["/usr/lib/sandflare/postgres-warm"],
                 touch: &[],

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Makes a root image one of Postgres, run outside of it with its directory as $1: settings, and how the cluster is
-# made, kept running and warmed. The cluster itself is made in a guest, right before its snapshot: it has a random
-# identifier, and an image comes out the same every time.
+# Makes a root image one of Postgres, run outside of it with its directory as $1: settings, how the server is kept
+# running and warmed, and the cluster. That is made here and not in a guest: it takes seconds of a real processor, and
+# more than a minute of an emulated one. Its identifier is random, so two builds of the image are not the same.
 set -eu
 umask 022
 root=$1
@@ -90,20 +90,13 @@ log_disconnections = 0
 log_stats = 0
 END
 
-cat >"$root/usr/lib/sandflare/postgres-make" <<'END'
+cat >"$root/usr/lib/sandflare/postgres-begin" <<'END'
 #!/bin/sh
-# As root: makes the cluster, once, and what is gone after every boot. It is brought to the disk with everything else,
-# before the snapshot.
+# As root: makes what is gone after every boot.
 set -eu
 install -d -o postgres -g postgres -m 0755 /run/postgresql
 # No server runs yet: what one before the last boot left says nothing.
 rm -f /var/lib/postgresql/data/postmaster.pid
-[ -e /var/lib/postgresql/data/PG_VERSION ] && exit
-as_postgres="setpriv --reuid=postgres --regid=postgres --init-groups"
-cd /
-$as_postgres /usr/lib/sandflare/postgres/initdb --pgdata=/var/lib/postgresql/data --username=postgres \
-    --no-sync --data-checksums --encoding=UTF8 --locale=C.UTF-8 --locale-provider=builtin --builtin-locale=C.UTF-8 \
-    --auth-local=peer --auth-host=scram-sha-256 --no-instructions
 END
 cat >"$root/usr/lib/sandflare/postgres-run" <<'END'
 #!/bin/sh
@@ -121,54 +114,6 @@ cat >"$root/usr/lib/sandflare/postgres-ready" <<'END'
 #!/bin/sh
 # As root: whether the server takes connections.
 exec /usr/lib/sandflare/postgres/pg_isready --quiet --host=/run/postgresql
-END
-cat >"$root/usr/lib/sandflare/postgres-prepare" <<'END'
-#!/bin/sh
-# As root, with the server running: what every database has. `owner` owns all of it and never logs in; the roles that
-# do are members of it and act as it, so that what one of them makes is everybody's. `reader` reads all that it owns.
-# Once: a machine that is booted again from its disk has all of it.
-set -eu
-done=/var/lib/postgresql/prepared
-[ -e $done ] && exit
-cd /
-export PGHOST=/run/postgresql PGUSER=postgres PGOPTIONS='-c client_min_messages=warning'
-/usr/lib/sandflare/postgres/psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 --dbname=template1 <<'SQL'
-CREATE EXTENSION vector;
-CREATE ROLE owner NOLOGIN;
-CREATE ROLE reader NOLOGIN;
-CREATE ROLE pgbouncer LOGIN;
--- Who may only read makes no large objects either.
-DO $$ DECLARE f regprocedure; BEGIN
-    FOR f IN SELECT oid FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proname IN
-        ('lo_creat', 'lo_create', 'lo_from_bytea', 'lo_put', 'lo_truncate', 'lo_truncate64', 'lo_unlink', 'lowrite')
-    LOOP
-        EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f);
-        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO owner', f);
-    END LOOP;
-END $$;
-VACUUM (FREEZE, ANALYZE);
-CREATE DATABASE main OWNER owner;
-REVOKE ALL ON DATABASE main, postgres, template1 FROM PUBLIC;
-GRANT CONNECT ON DATABASE main TO PUBLIC;
-GRANT CONNECT ON DATABASE postgres TO pgbouncer;
-\connect main
--- Not `pg_read_all_data`, which reads what passwords are checked with too.
-ALTER DEFAULT PRIVILEGES FOR ROLE owner GRANT SELECT ON TABLES TO reader;
-ALTER DEFAULT PRIVILEGES FOR ROLE owner GRANT SELECT ON SEQUENCES TO reader;
-ALTER DEFAULT PRIVILEGES FOR ROLE owner GRANT USAGE ON SCHEMAS TO reader;
-\connect postgres
--- Counts the queries of all databases, and is seen from this one alone: nothing of it is in a dump of `main`.
-CREATE EXTENSION pg_stat_statements;
--- How the pooler finds what a password is checked with.
-CREATE FUNCTION public.sandflare_secret(wanted text) RETURNS TABLE (usename name, passwd text)
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT rolname, rolpassword FROM pg_authid
-    WHERE rolname = wanted AND rolcanlogin AND NOT rolsuper AND (rolvaliduntil IS NULL OR rolvaliduntil > now())
-$$;
-REVOKE ALL ON FUNCTION public.sandflare_secret FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION public.sandflare_secret TO pgbouncer;
-SQL
-touch $done
 END
 cat >"$root/usr/lib/sandflare/pgbouncer-run" <<'END'
 #!/bin/sh
@@ -236,3 +181,52 @@ COMMIT;
 SQL
 END
 chmod 0755 "$root"/usr/lib/sandflare/postgres-* "$root"/usr/lib/sandflare/pgbouncer-*
+
+as_postgres() { chroot "$root" setpriv --reuid=postgres --regid=postgres --init-groups "$@"; }
+chroot "$root" /usr/lib/sandflare/postgres-begin
+as_postgres /usr/lib/sandflare/postgres/initdb --pgdata=/var/lib/postgresql/data --username=postgres --no-sync \
+    --data-checksums --encoding=UTF8 --locale=C.UTF-8 --locale-provider=builtin --builtin-locale=C.UTF-8 \
+    --auth-local=peer --auth-host=scram-sha-256 --no-instructions >/dev/null
+as_postgres /usr/lib/sandflare/postgres/pg_ctl start --wait --silent --pgdata=/var/lib/postgresql/data \
+    --options="--config-file=/etc/postgresql/postgresql.conf -c listen_addresses= -c dynamic_shared_memory_type=mmap"
+# What every database has. `owner` owns all of it and never logs in; the roles that do are members of it and act as
+# it, so that what one of them makes is everybody's. `reader` reads all that it owns.
+PGHOST=/run/postgresql PGUSER=postgres PGOPTIONS='-c client_min_messages=warning' \
+    chroot "$root" /usr/lib/sandflare/postgres/psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 --dbname=template1 <<'SQL'
+CREATE EXTENSION vector;
+CREATE ROLE owner NOLOGIN;
+CREATE ROLE reader NOLOGIN;
+CREATE ROLE pgbouncer LOGIN;
+-- Who may only read makes no large objects either.
+DO $$ DECLARE f regprocedure; BEGIN
+    FOR f IN SELECT oid FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proname IN
+        ('lo_creat', 'lo_create', 'lo_from_bytea', 'lo_put', 'lo_truncate', 'lo_truncate64', 'lo_unlink', 'lowrite')
+    LOOP
+        EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO owner', f);
+    END LOOP;
+END $$;
+VACUUM (FREEZE, ANALYZE);
+CREATE DATABASE main OWNER owner;
+REVOKE ALL ON DATABASE main, postgres, template1 FROM PUBLIC;
+GRANT CONNECT ON DATABASE main TO PUBLIC;
+GRANT CONNECT ON DATABASE postgres TO pgbouncer;
+\connect main
+-- Not `pg_read_all_data`, which reads what passwords are checked with too.
+ALTER DEFAULT PRIVILEGES FOR ROLE owner GRANT SELECT ON TABLES TO reader;
+ALTER DEFAULT PRIVILEGES FOR ROLE owner GRANT SELECT ON SEQUENCES TO reader;
+ALTER DEFAULT PRIVILEGES FOR ROLE owner GRANT USAGE ON SCHEMAS TO reader;
+\connect postgres
+-- Counts the queries of all databases, and is seen from this one alone: nothing of it is in a dump of `main`.
+CREATE EXTENSION pg_stat_statements;
+-- How the pooler finds what a password is checked with.
+CREATE FUNCTION public.sandflare_secret(wanted text) RETURNS TABLE (usename name, passwd text)
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT rolname, rolpassword FROM pg_authid
+    WHERE rolname = wanted AND rolcanlogin AND NOT rolsuper AND (rolvaliduntil IS NULL OR rolvaliduntil > now())
+$$;
+REVOKE ALL ON FUNCTION public.sandflare_secret FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION public.sandflare_secret TO pgbouncer;
+SQL
+as_postgres /usr/lib/sandflare/postgres/pg_ctl stop --wait --silent --mode=fast --pgdata=/var/lib/postgresql/data
+rm -rf "$root/run/postgresql"
