@@ -16,6 +16,7 @@ mod full;
 mod kills;
 mod left;
 mod neighbours;
+mod outside;
 mod secrets;
 mod steps;
 mod survive;
@@ -79,6 +80,7 @@ const SCENARIOS: &[Scenario] = scenarios![
     chains::a_sandbox_adopted_in_the_middle_of_a_merge,
     chains::a_client_that_leaves_and_a_stop_in_the_middle_of_a_merge,
     databases::what_a_database_answered_for_outlives_every_kill,
+    outside::clients_by_the_rule_of_a_database,
     broken::a_damaged_snapshot,
     broken::a_damaged_image,
     broken::a_kernel_that_panics,

@@ -57,6 +57,11 @@ async fn a_daemon_that_dies_at_any_step_of_a_kill_leaves_nothing_to_the_next_one
 }
 
 #[tokio::test]
+async fn a_rule_says_who_reaches_a_database_from_outside_and_whom_it_denies_does_not_wake_it() {
+    passed("clients_by_the_rule_of_a_database").await;
+}
+
+#[tokio::test]
 async fn every_row_that_a_database_answered_for_outlives_kills_of_its_vmm_and_the_daemon() {
     passed("what_a_database_answered_for_outlives_every_kill").await;
 }
