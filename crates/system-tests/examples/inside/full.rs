@@ -26,7 +26,7 @@ pub(crate) fn fill(left: u64) {
 }
 
 pub(crate) async fn a_full_disk() {
-    let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+    let daemon = Daemon::start(&["--pool", "nano=0", "--check-roots", "off"]).await;
     let (writer, other) = (daemon.sandbox().await, daemon.sandbox().await);
 
     // Too little for another sandbox or template, enough for the two.

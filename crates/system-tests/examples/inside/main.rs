@@ -42,8 +42,19 @@ macro_rules! scenarios {
     };
 }
 
+/// Asks for [`CHAINS`].
+const CHAINS_PART: &str = "--chains";
+/// Asks for [`OTHERS`].
+const OTHERS_PART: &str = "--others";
+
+const CHAINS: &[Scenario] = scenarios![
+    chains::a_long_chain_of_forks_and_snapshots,
+    chains::a_sandbox_adopted_in_the_middle_of_a_merge,
+    chains::a_client_that_leaves_and_a_stop_in_the_middle_of_a_merge,
+];
+
 /// In this order: the first makes the snapshot the others use.
-const SCENARIOS: &[Scenario] = scenarios![
+const OTHERS: &[Scenario] = scenarios![
     bad::wrong_requests,
     bad::a_program_that_cannot_be_started,
     bad::a_guest_out_of_memory,
@@ -76,9 +87,6 @@ const SCENARIOS: &[Scenario] = scenarios![
     neighbours::limits_of_a_machine,
     neighbours::hogs_beside_a_quiet_sandbox,
     neighbours::a_disk_filler_beside_a_quiet_sandbox,
-    chains::a_long_chain_of_forks_and_snapshots,
-    chains::a_sandbox_adopted_in_the_middle_of_a_merge,
-    chains::a_client_that_leaves_and_a_stop_in_the_middle_of_a_merge,
     databases::what_a_database_answered_for_outlives_every_kill,
     outside::clients_by_the_rule_of_a_database,
     broken::a_damaged_snapshot,
@@ -86,6 +94,18 @@ const SCENARIOS: &[Scenario] = scenarios![
     broken::a_kernel_that_panics,
     broken::an_agent_that_never_answers,
 ];
+
+/// The scenarios of a part, or those that are named.
+fn scenarios_of(wanted: &[&str]) -> Vec<&'static Scenario> {
+    match wanted {
+        [CHAINS_PART] => CHAINS.iter().collect(),
+        [OTHERS_PART] => OTHERS.iter().collect(),
+        names => {
+            let all = OTHERS.iter().chain(CHAINS);
+            all.filter(|(name, _)| names.contains(name)).collect()
+        }
+    }
+}
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
@@ -95,10 +115,8 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let world = World::now();
     let mut good = true;
-    for (name, scenario) in SCENARIOS {
-        if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted == name) {
-            continue;
-        }
+    let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+    for (name, scenario) in scenarios_of(&wanted) {
         println!("begin {name}");
         let begun = Instant::now();
         let done = runtime.block_on(async {

@@ -1,15 +1,7 @@
 //! `kill -9` of everything: nothing leaks, nothing stays half made, the next create works.
 
-use std::time::{Duration, Instant};
-
-use api_node::{BuildBody, SandboxState};
-use base_types::Size;
-use rustix::process::{Pid, Signal};
-use tokio::time::sleep;
-
-use crate::host::{Host, PATIENCE, private, program};
+use crate::host::program;
 use crate::inside::passed;
-use crate::power;
 
 #[tokio::test]
 async fn a_killed_vmm_fails_its_sandbox_with_the_reason_and_no_other() {
@@ -128,71 +120,4 @@ fn a_daemon_for_users_cannot_be_told_to_die() {
     let text = std::fs::read(program("sandflared")).unwrap();
     let variable = b"SANDFLARE_ABORT_AT";
     assert!(!text.windows(variable.len()).any(|found| found == variable));
-}
-
-/// Kills QEMU as the kernel does when memory runs out, and waits until it is gone.
-pub(crate) async fn kill_qemu(host: &Host) {
-    let qemu = Pid::from_raw(host.qemu().unwrap()).unwrap();
-    rustix::process::kill_process(qemu, Signal::KILL).unwrap();
-    let begun = Instant::now();
-    while host.qemu().is_some() {
-        assert!(begun.elapsed() < PATIENCE, "QEMU survives SIGKILL");
-        sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn runs(host: &Host) {
-    let said = host.sandflare(&["run", "--template", "base", "--", "echo", "fine"]).await;
-    assert_eq!(said.succeeded(), "fine\n");
-}
-
-#[tokio::test]
-async fn a_killed_portable_host_comes_up_again_with_its_data_whole() {
-    let host = private().await;
-    host.up().await;
-    // In the middle of a template: it is made again from the start.
-    let name = "base".parse().unwrap();
-    let client = host.client();
-    let mut events = client.template_build(&name, Size::Nano).await.unwrap();
-    while let Some(event) = events.next().await.unwrap() {
-        if matches!(event.body, BuildBody::Step { percent: 65.., .. }) {
-            break;
-        }
-    }
-    kill_qemu(&host).await;
-    assert!(host.client().health().await.is_err());
-    let without = host.sandflare(&["run", "--template", "base", "--", "true"]).await;
-    assert_eq!(without.code, Some(125), "{}", without.stderr());
-    assert!(without.stderr().contains("sandflare up"), "{}", without.stderr());
-    host.up().await;
-    runs(&host).await;
-    let built = host.client().template_get(&name, Size::Nano).await.unwrap().built_at_ms;
-
-    // In the middle of creates: the finished template is still there and used.
-    let creating = {
-        let client = host.client();
-        let request = api_node::CreateSandbox { template: name.clone(), ..Default::default() };
-        tokio::spawn(async move {
-            let both =
-                tokio::join!(client.sandbox_create(&request), client.sandbox_create(&request));
-            both.0.is_ok() && both.1.is_ok()
-        })
-    };
-    let begun = Instant::now();
-    while host.client().sandbox_list().await.unwrap().sandboxes.is_empty() {
-        assert!(begun.elapsed() < PATIENCE, "no create under way");
-    }
-    kill_qemu(&host).await;
-    creating.await.unwrap();
-    host.up().await;
-    // Those that were there are remembered with what became of them; half-made ones are not.
-    for sandbox in host.client().sandbox_list().await.unwrap().sandboxes {
-        assert_eq!(sandbox.state, SandboxState::Failed);
-        assert!(sandbox.reason.is_some(), "{sandbox:?}");
-    }
-    runs(&host).await;
-    assert_eq!(host.client().template_get(&name, Size::Nano).await.unwrap().built_at_ms, built);
-
-    power::cut_in_the_middle_of_everything(&host).await;
-    power::crash_of_the_daemon(&host).await;
 }

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod broken;
+mod chains;
 mod clones;
 mod command_line;
 mod databases;

@@ -9,17 +9,18 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use api_node::{
-    CreateKey, CreateSandbox, CreateSnapshot, CreatedKey, ErrorCode, Role, SandboxState, Secret,
+    BuildBody, CreateKey, CreateSandbox, CreateSnapshot, CreatedKey, ErrorCode, Role, SandboxState,
+    Secret,
 };
-use base_types::{SandboxId, SnapshotId};
+use base_types::{SandboxId, Size, SnapshotId};
 use client::{Client, ClientError, Credentials};
 use portable_host::{Config, PortableHost};
+use rustix::process::{Pid, Signal};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::host::{Host, PATIENCE, images};
+use crate::host::{Host, PATIENCE, images, private};
 use crate::inside::beside;
-use crate::kills::kill_qemu;
 use crate::sandbox::{Sandbox, follow, shell};
 
 /// How many of each thing must have been answered for when the power goes.
@@ -246,4 +247,71 @@ async fn until_healthy(host: &Host) {
         }
     };
     timeout(PATIENCE, healthy).await.unwrap();
+}
+
+/// Kills QEMU as the kernel does when memory runs out, and waits until it is gone.
+async fn kill_qemu(host: &Host) {
+    let qemu = Pid::from_raw(host.qemu().unwrap()).unwrap();
+    rustix::process::kill_process(qemu, Signal::KILL).unwrap();
+    let begun = Instant::now();
+    while host.qemu().is_some() {
+        assert!(begun.elapsed() < PATIENCE, "QEMU survives SIGKILL");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn runs(host: &Host) {
+    let said = host.sandflare(&["run", "--template", "base", "--", "echo", "fine"]).await;
+    assert_eq!(said.succeeded(), "fine\n");
+}
+
+#[tokio::test]
+async fn a_killed_portable_host_comes_up_again_with_its_data_whole() {
+    let host = private().await;
+    host.up().await;
+    // In the middle of a template: it is made again from the start.
+    let name = "base".parse().unwrap();
+    let client = host.client();
+    let mut events = client.template_build(&name, Size::Nano).await.unwrap();
+    while let Some(event) = events.next().await.unwrap() {
+        if matches!(event.body, BuildBody::Step { percent: 65.., .. }) {
+            break;
+        }
+    }
+    kill_qemu(&host).await;
+    assert!(host.client().health().await.is_err());
+    let without = host.sandflare(&["run", "--template", "base", "--", "true"]).await;
+    assert_eq!(without.code, Some(125), "{}", without.stderr());
+    assert!(without.stderr().contains("sandflare up"), "{}", without.stderr());
+    host.up().await;
+    runs(&host).await;
+    let built = host.client().template_get(&name, Size::Nano).await.unwrap().built_at_ms;
+
+    // In the middle of creates: the finished template is still there and used.
+    let creating = {
+        let client = host.client();
+        let request = api_node::CreateSandbox { template: name.clone(), ..Default::default() };
+        tokio::spawn(async move {
+            let both =
+                tokio::join!(client.sandbox_create(&request), client.sandbox_create(&request));
+            both.0.is_ok() && both.1.is_ok()
+        })
+    };
+    let begun = Instant::now();
+    while host.client().sandbox_list().await.unwrap().sandboxes.is_empty() {
+        assert!(begun.elapsed() < PATIENCE, "no create under way");
+    }
+    kill_qemu(&host).await;
+    creating.await.unwrap();
+    host.up().await;
+    // Those that were there are remembered with what became of them; half-made ones are not.
+    for sandbox in host.client().sandbox_list().await.unwrap().sandboxes {
+        assert_eq!(sandbox.state, SandboxState::Failed);
+        assert!(sandbox.reason.is_some(), "{sandbox:?}");
+    }
+    runs(&host).await;
+    assert_eq!(host.client().template_get(&name, Size::Nano).await.unwrap().built_at_ms, built);
+
+    cut_in_the_middle_of_everything(&host).await;
+    crash_of_the_daemon(&host).await;
 }
