@@ -2,8 +2,9 @@
 //!
 //! Killing a VMM or the daemon takes a place on their machine, which is the portable host. So these
 //! run there: one program (`examples/inside`) in a portable host of its own, all scenarios of a part in one
-//! go, and each test looks up its own. There are two parts, which need not run in one process. What a scenario does is written there. Whoever works on one names it in
-//! SANDFLARE_TEST_SCENARIOS: then only that runs, and what it says is seen at once.
+//! go, and each test looks up its own. There are two parts, which need not run in one process. What a
+//! scenario does is written there. Whoever works on one names it in SANDFLARE_TEST_SCENARIOS: then only that
+//! runs, and what it says is seen at once.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
