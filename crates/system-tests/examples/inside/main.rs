@@ -116,7 +116,10 @@ fn main() -> ExitCode {
     let world = World::now();
     let mut good = true;
     let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
-    for (name, scenario) in scenarios_of(&wanted) {
+    let scenarios = scenarios_of(&wanted);
+    let names: Vec<&str> = scenarios.iter().map(|(name, _)| *name).collect();
+    println!("scenarios {}", names.join(" "));
+    for (name, scenario) in scenarios {
         println!("begin {name}");
         let begun = Instant::now();
         let done = runtime.block_on(async {
