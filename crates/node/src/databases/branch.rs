@@ -88,11 +88,12 @@ impl Databases {
         let machine = making.await?;
         remembered.await.map_err(|error| of_store(&error))?;
         let owner = [(role(&row.user)?, verifying.await?, Rights::ReadWrite)];
-        let (shared, ()) = tokio::join!(only_these(&machine, kept, &owner), begin_anew(&machine));
-        shared?;
+        only_these(&machine, kept, &owner).await?;
         let ready = self.0.store.database_set_ready(row.id).await;
         ready.map_err(|error| of_store(&error))?;
         unfinished.done();
+        // Nobody waits for it: until it is done, the slow queries of its source are shown as its own.
+        tokio::spawn(async move { begin_anew(&machine).await });
         Ok(())
     }
 }

@@ -20,6 +20,9 @@ use crate::system;
 /// asks is told sooner or later that this one does not.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
 
+/// LIMIT: how long a fork's server may take to forget the queries of its source; nobody waits for it.
+const FORGOTTEN_WITHIN: Duration = Duration::from_secs(180);
+
 impl Databases {
     /// How a database is, and what its server counts where it runs.
     pub(super) async fn stats(&self, id: DatabaseId) -> Result<DatabaseStats, Failure> {
@@ -78,8 +81,8 @@ pub(super) async fn begin_anew(machine: &SandboxHandle) {
         let stream = admin(machine).await.map_err(|failure| failure.message)?;
         forget_queries(stream).await.map_err(|error| Chain(&error).to_string())
     };
-    let forgotten = timeout(ANSWERED_WITHIN, forgotten).await;
-    if let Err(why) = forgotten.unwrap_or_else(|_| Err(silent(ANSWERED_WITHIN).message)) {
+    let forgotten = timeout(FORGOTTEN_WITHIN, forgotten).await;
+    if let Err(why) = forgotten.unwrap_or_else(|_| Err(silent(FORGOTTEN_WITHIN).message)) {
         let sandbox = machine.facts().id;
         tracing::warn!(%sandbox, "a fork shows slow queries of its source: {why}");
     }
