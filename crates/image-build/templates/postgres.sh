@@ -169,26 +169,16 @@ SQL
 END
 cat >"$root/usr/lib/sandflare/postgres-touch" <<'END'
 #!/bin/sh
-# As root, in a clone: what the node does first in a new one, but for good, and what its owner and a sandbox that is
-# wired to it do then. The memory all of that needs is brought into every clone early: a page that is not costs a fault.
+# As root, in a clone: what the node does first in a new one, but for good.
 set -eu
 cd /
-psql="/usr/lib/sandflare/postgres/psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 --output=/dev/null --dbname=main"
-PGHOST=/run/postgresql PGUSER=postgres $psql <<'SQL'
+export PGHOST=/run/postgresql PGUSER=postgres
+exec /usr/lib/sandflare/postgres/psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 --dbname=main <<'SQL'
 BEGIN;
 CREATE ROLE touch LOGIN PASSWORD 'touch' IN ROLE owner;
 ALTER ROLE touch SET role = 'owner';
 COMMIT;
 SQL
-PGHOST=/run/postgresql PGUSER=touch $psql <<'SQL'
-SELECT 1;
-CREATE TABLE touch (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, data text);
-INSERT INTO touch (data) VALUES ('touch') RETURNING id;
-SELECT count(*) FROM touch;
-SQL
-for port in 5432 6432; do
-    echo 'SELECT data FROM touch;' | PGHOST=127.0.0.1 PGPORT=$port PGUSER=touch PGPASSWORD=touch $psql
-done
 END
 chmod 0755 "$root"/usr/lib/sandflare/postgres-* "$root"/usr/lib/sandflare/pgbouncer-*
 
