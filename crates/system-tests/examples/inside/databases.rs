@@ -48,7 +48,7 @@ impl Writer {
             for number in 1.. {
                 noting.lock().unwrap().tried = number;
                 let insert = QueryDatabase::new(format!("INSERT INTO ledger VALUES ({number})"));
-                match timeout(PATIENCE, client.database_query(NAME, &insert)).await.unwrap() {
+                match timeout(2 * PATIENCE, client.database_query(NAME, &insert)).await.unwrap() {
                     Ok(_) => drop(noting.lock().unwrap().answered.insert(number)),
                     Err(_) => sleep(Duration::from_millis(50)).await,
                 }
