@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api_node::{Base, Caller, CreateDatabase, Database, ErrorCode, Failure, Policy, Quota};
+use api_vmm::MemoryPath;
 use base_types::{DatabaseId, SandboxId};
 use node_access::Access;
 use node_database::{LoginRole, Question, Rights, extensions, new_login};
@@ -272,7 +273,9 @@ pub(super) fn spec(row: &DatabaseRow, quota: Quota, lease: Lease) -> CreateSpec 
         metadata: BTreeMap::new(),
         snapshot: None,
         lease,
-        memory: None,
+        // All at once, also what a fork has beside its template: a server touches most of it, and a page that comes
+        // in by itself wakes a thread for it.
+        memory: Some(MemoryPath::Private),
         prefetch: None,
         cold: false,
         ready_within: None,
