@@ -32,40 +32,42 @@ pub fn set_password(role: LoginRole, verifier: &Verifier) -> String {
 /// Lets a role in no more, and ends the sessions it has. What it ran is undone. May be repeated, also when
 /// the role is gone.
 pub fn shut_out(role: LoginRole) -> String {
-    let role = role.to_string();
-    let (name, text) = (identifier(&role), literal(&role));
+    shut_out_all(&only(role))
+}
+
+/// As [`shut_out`], of every role that logs in but `kept`.
+pub fn shut_out_others(kept: &[LoginRole]) -> String {
+    shut_out_all(&others(kept))
+}
+
+fn shut_out_all(condition: &str) -> String {
     format!(
         "{}\
          SELECT pg_catalog.pg_terminate_backend(pid, 5000) FROM pg_catalog.pg_stat_activity \
-         WHERE usename = {text};\n",
-        if_there(&role, &format!("ALTER ROLE {name} NOLOGIN PASSWORD NULL;"))
+         JOIN pg_catalog.pg_roles ON usesysid OPERATOR(pg_catalog.=) pg_roles.oid WHERE {condition};\n",
+        for_each(condition, &["ALTER ROLE %1$I NOLOGIN PASSWORD NULL"]),
     )
 }
 
 /// Removes a role that was shut out. What it made is the owner's from then on. May be repeated.
 pub fn drop_login(role: LoginRole) -> String {
-    let role = role.to_string();
-    let (name, owner) = (identifier(&role), identifier(OWNER));
-    let dropping =
-        format!("REASSIGN OWNED BY {name} TO {owner}; DROP OWNED BY {name}; DROP ROLE {name};");
-    if_there(&role, &dropping)
-}
-
-/// As [`shut_out`], of every role that logs in but `kept`.
-pub fn shut_out_others(kept: &[LoginRole]) -> String {
-    let others = others(kept);
-    format!(
-        "{}\
-         SELECT pg_catalog.pg_terminate_backend(pid, 5000) FROM pg_catalog.pg_stat_activity \
-         JOIN pg_catalog.pg_roles ON usesysid OPERATOR(pg_catalog.=) pg_roles.oid WHERE {others};\n",
-        for_each(&others, &["ALTER ROLE %1$I NOLOGIN PASSWORD NULL"]),
-    )
+    drop_all(&only(role))
 }
 
 /// As [`drop_login`], of every role that logs in, or did until it was shut out, but `kept`.
 pub fn drop_others(kept: &[LoginRole]) -> String {
+    drop_all(&others(kept))
+}
+
+fn drop_all(condition: &str) -> String {
     let reassigning = format!("REASSIGN OWNED BY %1$I TO {}", identifier(OWNER));
-    for_each(&others(kept), &[&reassigning, "DROP OWNED BY %1$I", "DROP ROLE %1$I"])
+    for_each(condition, &[&reassigning, "DROP OWNED BY %1$I", "DROP ROLE %1$I"])
+}
+
+/// What a row of `pg_roles` is when it is this role's; none is when the role is gone. As in [`others`], the
+/// operators are named in full.
+fn only(role: LoginRole) -> String {
+    format!("rolname::text OPERATOR(pg_catalog.=) {}::text", literal(&role.to_string()))
 }
 
 /// What a row of `pg_roles` is when its role is the node's and none of `kept`. The operators are named in
@@ -88,15 +90,6 @@ fn for_each(condition: &str, statements: &[&str]) -> String {
     format!(
         "DO $sandflare$ DECLARE found text; BEGIN FOR found IN SELECT rolname FROM pg_catalog.pg_roles \
          WHERE {condition} LOOP {run} END LOOP; END $sandflare$;\n"
-    )
-}
-
-/// `statements`, if there is such a role: one whose end was not heard of is asked to end again.
-fn if_there(role: &str, statements: &str) -> String {
-    let text = literal(role);
-    format!(
-        "DO $sandflare$ BEGIN IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {text}) \
-         THEN {statements} END IF; END $sandflare$;\n"
     )
 }
 
@@ -151,14 +144,15 @@ mod test {
             new_login(role, &verifier, Rights::ReadWrite),
             new_login(role, &verifier, Rights::ReadOnly),
             set_password(role, &verifier),
-            shut_out(role),
-            drop_login(role),
         ];
         for sql in &all {
             assert!(sql.contains("\"u000000000007\"") && sql.ends_with(";\n"), "{sql}");
             assert!(!sql.contains("Secret"), "{sql}");
         }
         assert!(all[0].contains("IN ROLE \"owner\"") && all[1].contains("IN ROLE \"reader\""));
+        for sql in [shut_out(role), drop_login(role)] {
+            assert!(sql.contains("OPERATOR(pg_catalog.=) 'u000000000007'::text"), "{sql}");
+        }
     }
 
     #[test]

@@ -42,19 +42,8 @@ macro_rules! scenarios {
     };
 }
 
-/// Asks for [`CHAINS`].
-const CHAINS_PART: &str = "--chains";
-/// Asks for [`OTHERS`].
-const OTHERS_PART: &str = "--others";
-
-const CHAINS: &[Scenario] = scenarios![
-    chains::a_long_chain_of_forks_and_snapshots,
-    chains::a_sandbox_adopted_in_the_middle_of_a_merge,
-    chains::a_client_that_leaves_and_a_stop_in_the_middle_of_a_merge,
-];
-
 /// In this order: the first makes the snapshot the others use.
-const OTHERS: &[Scenario] = scenarios![
+const ALL: &[Scenario] = scenarios![
     bad::wrong_requests,
     bad::a_program_that_cannot_be_started,
     bad::a_guest_out_of_memory,
@@ -76,6 +65,9 @@ const OTHERS: &[Scenario] = scenarios![
     steps::a_daemon_that_dies_at_each_step_of_a_merge_of_overlays,
     steps::a_daemon_that_dies_at_each_step_of_the_children_of_a_fork,
     steps::a_daemon_that_dies_at_each_step_of_a_create_from_a_snapshot,
+    chains::a_long_chain_of_forks_and_snapshots,
+    chains::a_sandbox_adopted_in_the_middle_of_a_merge,
+    chains::a_client_that_leaves_and_a_stop_in_the_middle_of_a_merge,
     again::creates_that_nobody_heard_of,
     again::quotas_and_lifetimes_under_the_next_daemon,
     secrets::secrets_of_callers,
@@ -95,16 +87,9 @@ const OTHERS: &[Scenario] = scenarios![
     broken::an_agent_that_never_answers,
 ];
 
-/// The scenarios of a part, or those that are named.
+/// The scenarios that are named, or all.
 fn scenarios_of(wanted: &[&str]) -> Vec<&'static Scenario> {
-    match wanted {
-        [CHAINS_PART] => CHAINS.iter().collect(),
-        [OTHERS_PART] => OTHERS.iter().collect(),
-        names => {
-            let all = OTHERS.iter().chain(CHAINS);
-            all.filter(|(name, _)| names.contains(name)).collect()
-        }
-    }
+    ALL.iter().filter(|(name, _)| wanted.is_empty() || wanted.contains(name)).collect()
 }
 
 fn main() -> ExitCode {

@@ -101,7 +101,7 @@ async fn what_a_clone_writes_to_disk_and_memory_is_seen_by_no_other() {
         let id = sandbox.id();
         let script = format!(
             "set -e; test ! -e /dev/shm/own; test ! -e /etc/own; \
-             for f in /dev/shm/own /etc/own; do yes {id} | head -n 190000 > $f; done; \
+             for f in /dev/shm/own /etc/own; do yes {id} | head -n 60000 > $f; done; \
              echo {id} >> /etc/passwd; sync"
         );
         sandbox.root(&script).await;
@@ -125,7 +125,7 @@ async fn both_memory_paths_give_the_same_guest_with_and_without_prefetch() {
     let host = shared().await;
     host.snapshot("base", Size::Nano).await;
     // Text, data, page cache and anonymous memory, all through the restored pages.
-    let work = "cat /usr/bin/[a-m]* 2>/dev/null | sha256sum; seq 1 200000 | sort -r | sha256sum; \
+    let work = "cat /usr/bin/[a-e]* 2>/dev/null | sha256sum; seq 1 50000 | sort -r | sha256sum; \
                 nproc; grep MemTotal /proc/meminfo; cat /proc/version; ls /";
     let mut answers = HashSet::new();
     for memory_path in [MemoryPath::Private, MemoryPath::Userfault] {
@@ -174,7 +174,7 @@ async fn an_idle_clone_has_little_memory_of_its_own() {
 #[tokio::test]
 async fn one_clone_after_the_other_works_from_its_first_moment() {
     let host = shared().await;
-    for number in 0..20 {
+    for number in 0..8 {
         let sandbox = host.sandbox("base").await;
         let runs = (0..8).map(async |name| {
             let script = format!("seq {name}000 {name}999 | sha256sum; seq 1 300; exit {name}");

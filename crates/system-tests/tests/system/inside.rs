@@ -1,10 +1,9 @@
 //! Scenarios that break a node from inside its own machine.
 //!
 //! Killing a VMM or the daemon takes a place on their machine, which is the portable host. So these
-//! run there: one program (`examples/inside`) in a portable host of its own, all scenarios of a part in one
-//! go, and each test looks up its own. There are two parts, which need not run in one process. What a
-//! scenario does is written there. Whoever works on one names it in SANDFLARE_TEST_SCENARIOS: then only that
-//! runs, and what it says is seen at once.
+//! run there: one program (`examples/inside`) in a portable host of its own, all scenarios in one go, and
+//! each test looks up its own. What a scenario does is written there. Whoever works on one names it in
+//! SANDFLARE_TEST_SCENARIOS: then only that runs, and what it says is seen at once.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -15,34 +14,20 @@ use tokio::sync::OnceCell;
 
 use crate::host::{images, private, program};
 
-/// LIMIT: twice what the scenarios of a part take on two processors that are not busy otherwise.
+/// LIMIT: twice what all scenarios take on two processors that are not busy otherwise.
 const SECONDS_MAX: u64 = 4500;
 /// Room for a few templates and sandboxes, and small enough to be filled.
 const DATA_BYTES: u64 = 3 << 30;
 
-/// The part with chains of forks.
-const CHAINS: &str = "--chains";
-/// The part with all else.
-const OTHERS: &str = "--others";
-
-/// Waits for all scenarios but chains; what they said.
+/// Waits for all scenarios; what they said.
 pub(crate) async fn output() -> &'static str {
     static OUTPUT: OnceCell<String> = OnceCell::const_new();
-    OUTPUT.get_or_init(|| run(OTHERS)).await
+    OUTPUT.get_or_init(run).await
 }
 
-/// Waits for all scenarios but chains, and passes when the one called `name` did.
+/// Waits for all scenarios, and passes when the one called `name` did.
 pub(crate) async fn passed(name: &str) {
-    passed_in(output().await, name);
-}
-
-/// Waits for all scenarios with chains, and passes when the one called `name` did.
-pub(crate) async fn chained(name: &str) {
-    static OUTPUT: OnceCell<String> = OnceCell::const_new();
-    passed_in(OUTPUT.get_or_init(|| run(CHAINS)).await, name);
-}
-
-fn passed_in(output: &str, name: &str) {
+    let output = output().await;
     let (begin, passed) = (format!("begin {name}\n"), format!("\npassed {name} "));
     let said = output.split_once(&begin).map(|(_, rest)| rest).unwrap_or_default();
     let said = said.split("\nbegin ").next().unwrap_or_default();
@@ -53,19 +38,17 @@ fn passed_in(output: &str, name: &str) {
     );
 }
 
-/// LIMIT: hosts that a part may take. QEMU, not what is tested, makes the kernel of one in many panic when it
-/// patches its own code (docs/decisions/0026-few-kicks.md); what had not ended then is run in another.
+/// LIMIT: hosts that the scenarios may take. QEMU, not what is tested, makes the kernel of one in many
+/// panic when it patches its own code (docs/decisions/0026-few-kicks.md); what had not ended then is run
+/// in another.
 const HOSTS_MAX: usize = 3;
 
-async fn run(part: &str) -> String {
+async fn run() -> String {
     // For its images disk, and so that nothing else runs meanwhile.
     let session = private().await;
     let wanted = std::env::var("SANDFLARE_TEST_SCENARIOS").unwrap_or_default();
     let mut args: Vec<String> = wanted.split_whitespace().map(str::to_owned).collect();
     let watched = !args.is_empty();
-    if !watched {
-        args.push(part.to_owned());
-    }
     let mut output = String::new();
     for _ in 0..HOSTS_MAX {
         let once = once(session.state(), args.clone());

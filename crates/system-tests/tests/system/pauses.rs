@@ -94,7 +94,7 @@ async fn a_paused_sandbox_goes_on_where_it_stopped_when_it_is_used() {
 async fn a_big_sandbox_is_read_back_as_it_is_touched_and_may_be_paused_again_and_again() {
     let host = shared().await;
     let sandbox = host.sandbox_of(&base()).await;
-    sandbox.text("head -c 60000000 /dev/urandom > /dev/shm/memory").await;
+    sandbox.text("head -c 24000000 /dev/urandom > /dev/shm/memory").await;
     let sum = "sha256sum < /dev/shm/memory";
     let before = sandbox.text(sum).await;
     for round in 0..3 {

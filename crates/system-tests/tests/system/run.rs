@@ -122,10 +122,10 @@ async fn sandbox_of_host_name(host: &Session, name: &str) -> SandboxId {
 }
 
 #[tokio::test]
-async fn a_command_that_ends_at_once_a_hundred_times_always_tells_its_code() {
+async fn a_command_that_ends_at_once_many_times_always_tells_its_code() {
     let host = shared().await;
     let sandbox = host.sandbox("base").await;
-    for round in 0..100_u8 {
+    for round in 0..40_u8 {
         assert_eq!(sandbox.sh(&format!("exit {round}")).await.code(), round);
     }
     for code in [0, 1, 2, 7, 42, 124, 125, 126, 127, 128, 137, 200, 254, 255] {
