@@ -49,6 +49,12 @@ impl Databases {
         of_project.map(|database| database.shown.size)
     }
 
+    /// How many snapshots there are of those of a project.
+    pub(crate) fn snapshots_of(&self, project: ProjectId) -> usize {
+        let of_project = self.all.values().filter(|database| database.project == project);
+        of_project.map(|database| database.snapshots.len()).sum()
+    }
+
     /// `env`, with the variables of what is wired to a sandbox.
     pub(crate) fn with_wired(
         &self,
@@ -300,15 +306,19 @@ impl DatabasesApi for SimNode {
         id: DatabaseId,
         request: CreateDatabaseSnapshot,
     ) -> Result<DatabaseSnapshot, Failure> {
+        let (project, taken) = self.with_database(id, |database| {
+            Ok((database.project, database.snapshot(&request.name).is_ok()))
+        })?;
+        if taken {
+            let message = format!("there is a snapshot `{}` already", request.name);
+            return Err(Failure::new(ErrorCode::AlreadyExists, message));
+        }
         let mut state = self.lock();
+        self.admit_snapshot(&state, project)?;
         state.made += 1;
         let bits = state.made;
         let database = state.databases.all.get_mut(&id);
         let database = database.ok_or_else(|| Failure::no_database(&id.to_string()))?;
-        if database.snapshot(&request.name).is_ok() {
-            let message = format!("there is a snapshot `{}` already", request.name);
-            return Err(Failure::new(ErrorCode::AlreadyExists, message));
-        }
         let snapshot = DatabaseSnapshot {
             id: SnapshotId::from_bits(bits),
             name: request.name,

@@ -326,7 +326,7 @@ impl SimNode {
 
 fn snapshots_of(state: &State, project: ProjectId) -> u64 {
     let of_project = state.snapshots.values().filter(|(_, moment)| moment.project == project);
-    of_project.count() as u64
+    (of_project.count() + state.databases.snapshots_of(project)) as u64
 }
 
 fn now_ms() -> u64 {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bench::api::{Do, Outside};
 use crate::bench::render::{head, ms, row, verdicts};
-use crate::bench::report::Target;
+use crate::bench::report::{Head, Target};
 use crate::bench::spread::Spread;
 use crate::place::Place;
 use crate::snapshot;
@@ -57,11 +57,8 @@ struct Programs {
 /// Everything.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
-    schema: u32,
-    version: String,
-    url: String,
-    kernel_release: String,
-    cpus: u32,
+    #[serde(flatten)]
+    head: Head,
     sdk: String,
     python: String,
     /// `Database.create`, and the first `SELECT 1` answered.
@@ -112,11 +109,7 @@ pub(crate) async fn run(place: &Place, python: &Path, runs: u32) -> Result<Repor
     let programs: Programs = outside.ask(&Do::Postgres).await?;
     step.done("measured");
     let mut report = Report {
-        schema: SCHEMA,
-        version: node.version,
-        url: client.url().to_owned(),
-        kernel_release: node.kernel_release,
-        cpus: node.cpus,
+        head: Head::of(SCHEMA, node, &client),
         sdk: outside.versions.sdk.clone(),
         python: outside.versions.python.clone(),
         create_us: Spread::of(create),
@@ -171,7 +164,11 @@ fn targets(report: &Report) -> Vec<Target> {
 pub(crate) fn text(report: &Report) -> String {
     let mut text = format!(
         "sandflare {}: databases, by the Python SDK {} (Python {}); node on {} CPUs, Linux {}\n\n",
-        report.version, report.sdk, report.python, report.cpus, report.kernel_release,
+        report.head.version,
+        report.sdk,
+        report.python,
+        report.head.cpus,
+        report.head.kernel_release,
     );
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{}", head("from the outside, ms"));

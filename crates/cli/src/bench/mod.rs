@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use crate::args::{Bench, MemoryPaths};
 use crate::bench::measure::Measure;
-use crate::bench::report::{Report, Restore, Run, SCHEMA, Target};
+use crate::bench::report::{Head, Report, Restore, Run, SCHEMA, Target};
 use crate::bench::spread::Spread;
 use crate::complaint::{End, SIGNAL_BASE};
 use crate::place::Place;
@@ -109,11 +109,7 @@ async fn run(measure: &Measure, client: &Client, args: &Bench) -> Result<Report>
         }
     };
     let mut report = Report {
-        schema: SCHEMA,
-        version: node.version,
-        url: client.url().to_owned(),
-        kernel_release: node.kernel_release,
-        cpus: node.cpus,
+        head: Head::of(SCHEMA, node, client),
         template: args.template.to_string(),
         size: args.size.to_string(),
         restore,

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use crate::bench::measure::{Measure, micros};
 use crate::bench::render::{failed, head, ms, row, verdicts};
-use crate::bench::report::Target;
+use crate::bench::report::{Head, Target};
 use crate::bench::spread::Spread;
 use crate::snapshot;
 use crate::steps::Steps;
@@ -42,11 +42,8 @@ const HOGS: [Hog; 4] = [
 /// Everything.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    schema: u32,
-    version: String,
-    url: String,
-    kernel_release: String,
-    cpus: u32,
+    #[serde(flatten)]
+    head: Head,
     template: String,
     size: String,
     /// Alone, from request to the first output of `echo`.
@@ -116,11 +113,7 @@ pub(crate) async fn run(
         .collect();
     let targets = beside.iter().map(target).collect();
     Ok(Report {
-        schema: SCHEMA,
-        version: node.version,
-        url: client.url().to_owned(),
-        kernel_release: node.kernel_release,
-        cpus: node.cpus,
+        head: Head::of(SCHEMA, node, client),
         template: measure.template().to_string(),
         size: measure.size().to_string(),
         idle_us,
@@ -171,7 +164,11 @@ fn target(beside: &Beside) -> Target {
 pub(crate) fn text(report: &Report) -> String {
     let mut text = format!(
         "sandflare {}: template {}, size {}; node on {} CPUs, Linux {}\n\n",
-        report.version, report.template, report.size, report.cpus, report.kernel_release,
+        report.head.version,
+        report.template,
+        report.size,
+        report.head.cpus,
+        report.head.kernel_release,
     );
     let _ = writeln!(text, "{}", head("request to first output of echo, ms"));
     let _ = writeln!(text, "{}", row("alone", &report.idle_us, ms));
@@ -210,11 +207,7 @@ mod test {
             beside("disk filler", 12_000, vec!["the sandbox is over".into()]),
         ];
         let report = Report {
-            schema: SCHEMA,
-            version: "0.1.0".into(),
-            url: "http://127.0.0.1:7878".into(),
-            kernel_release: "6.12.0".into(),
-            cpus: 2,
+            head: Head::example(SCHEMA),
             template: "agent".into(),
             size: "nano".into(),
             idle_us: Spread::of([10_000, 11_000]),

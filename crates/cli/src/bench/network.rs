@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::bench::measure::{Measure, micros};
 use crate::bench::render::{head, ms, row, verdicts};
-use crate::bench::report::Target;
+use crate::bench::report::{Head, Target};
 use crate::bench::spread::Spread;
 use crate::complaint::advise;
 use crate::snapshot;
@@ -51,11 +51,8 @@ enum Way {
 /// Everything.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
-    schema: u32,
-    version: String,
-    url: String,
-    kernel_release: String,
-    cpus: u32,
+    #[serde(flatten)]
+    head: Head,
     template: String,
     size: String,
     /// Where sandboxes reach the server.
@@ -103,11 +100,7 @@ pub(crate) async fn run(
     step.done("measured");
     measure.kill(id).await?;
     let mut report = Report {
-        schema: SCHEMA,
-        version: node.version,
-        url: client.url().to_owned(),
-        kernel_release: node.kernel_release,
-        cpus: node.cpus,
+        head: Head::of(SCHEMA, node, client),
         template: measure.template().to_string(),
         size: measure.size().to_string(),
         server: address.to_string(),
@@ -266,7 +259,11 @@ fn targets(report: &Report) -> Vec<Target> {
 pub(crate) fn text(report: &Report) -> String {
     let mut text = format!(
         "sandflare {}: template {}, size {}; node on {} CPUs, Linux {}\n\n",
-        report.version, report.template, report.size, report.cpus, report.kernel_release,
+        report.head.version,
+        report.template,
+        report.size,
+        report.head.cpus,
+        report.head.kernel_release,
     );
     let what = format!("{} MiB with {}, ms", report.mib, report.server);
     let _ = writeln!(text, "{}", head(&what));

@@ -8,7 +8,11 @@ use crate::bench::spread::Spread;
 pub(crate) fn text(report: &Report) -> String {
     let mut text = format!(
         "sandflare {}: template {}, size {}; node on {} CPUs, Linux {}\n",
-        report.version, report.template, report.size, report.cpus, report.kernel_release,
+        report.head.version,
+        report.template,
+        report.size,
+        report.head.cpus,
+        report.head.kernel_release,
     );
     for restore in &report.restore {
         text.push('\n');
@@ -146,7 +150,7 @@ mod test {
     use expect_test::expect;
 
     use super::*;
-    use crate::bench::report::{Alive, Parallel, Run, SCHEMA};
+    use crate::bench::report::{Alive, Head, Parallel, Run, SCHEMA};
     use crate::bench::targets::targets;
 
     fn report() -> Report {
@@ -175,11 +179,7 @@ mod test {
             phases: vec![],
         };
         let mut report = Report {
-            schema: SCHEMA,
-            version: "0.1.0".into(),
-            url: "http://127.0.0.1:7878".into(),
-            kernel_release: "6.12.0".into(),
-            cpus: 2,
+            head: Head::example(SCHEMA),
             template: "agent".into(),
             size: "nano".into(),
             restore: vec![Restore::of(

@@ -1,7 +1,8 @@
 //! What a benchmark found. The JSON form is stable: fields are added, never renamed; times are in
 //! microseconds, memory in KiB.
 
-use api_node::{Floor, PhaseTimes, SandboxStats};
+use api_node::{Floor, Node, PhaseTimes, SandboxStats};
+use client::Client;
 use serde::Serialize;
 
 use crate::bench::spread::Spread;
@@ -22,14 +23,36 @@ pub(crate) struct Run {
     pub(crate) stats: SandboxStats,
 }
 
+/// What was measured, and where: every report begins with it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Head {
+    /// Version of the report's JSON form.
+    schema: u32,
+    pub(crate) version: String,
+    url: String,
+    pub(crate) kernel_release: String,
+    pub(crate) cpus: u32,
+}
+
+impl Head {
+    pub(crate) fn of(schema: u32, node: Node, client: &Client) -> Self {
+        let Node { version, kernel_release, cpus, .. } = node;
+        Self { schema, version, url: client.url().to_owned(), kernel_release, cpus }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn example(schema: u32) -> Self {
+        let url = "http://127.0.0.1:7878".to_owned();
+        let (version, kernel_release) = ("0.1.0".to_owned(), "6.12.0".to_owned());
+        Self { schema, version, url, kernel_release, cpus: 2 }
+    }
+}
+
 /// Everything.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    pub(crate) schema: u32,
-    pub(crate) version: String,
-    pub(crate) url: String,
-    pub(crate) kernel_release: String,
-    pub(crate) cpus: u32,
+    #[serde(flatten)]
+    pub(crate) head: Head,
     pub(crate) template: String,
     pub(crate) size: String,
     /// Restore paths, in the order of the first round.

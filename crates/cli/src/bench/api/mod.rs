@@ -15,6 +15,7 @@ use crate::args::Bench;
 use crate::bench::api::outside::{Created, Done, Echoed, OneStream, Streamed, Transferred};
 use crate::bench::api::report::{SCHEMA, Streams, targets};
 use crate::bench::measure::Measure;
+use crate::bench::report::Head;
 use crate::bench::spread::Spread;
 use crate::place::Place;
 use crate::snapshot;
@@ -41,11 +42,7 @@ pub(super) async fn run(measure: &Measure, place: &Place, args: &Bench) -> Resul
     let steps = Steps::new();
     snapshot::ensure(&client, &steps, &args.template, args.size).await?;
     let mut report = Report {
-        schema: SCHEMA,
-        version: node.version,
-        url: client.url().to_owned(),
-        kernel_release: node.kernel_release,
-        cpus: node.cpus,
+        head: Head::of(SCHEMA, node, &client),
         template: args.template.to_string(),
         size: args.size.to_string(),
         sdk: outside.versions.sdk.clone(),

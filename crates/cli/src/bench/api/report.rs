@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::bench::render::{head, ms, row, verdicts};
-use crate::bench::report::Target;
+use crate::bench::report::{Head, Target};
 use crate::bench::spread::Spread;
 
 /// Version of the JSON form.
@@ -24,11 +24,8 @@ const STREAMS_MIN: u32 = 30;
 /// Everything.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Report {
-    pub(crate) schema: u32,
-    pub(crate) version: String,
-    pub(crate) url: String,
-    pub(crate) kernel_release: String,
-    pub(crate) cpus: u32,
+    #[serde(flatten)]
+    pub(crate) head: Head,
     pub(crate) template: String,
     pub(crate) size: String,
     /// Version of the Python SDK.
@@ -185,11 +182,7 @@ mod test {
     fn report() -> Report {
         let of = |figures: [u64; 3]| Spread::of(figures);
         let mut report = Report {
-            schema: SCHEMA,
-            version: "0.1.0".into(),
-            url: "http://127.0.0.1:7878".into(),
-            kernel_release: "6.12.0".into(),
-            cpus: 2,
+            head: Head::example(SCHEMA),
             template: "agent".into(),
             size: "nano".into(),
             sdk: "0.1.0".into(),
