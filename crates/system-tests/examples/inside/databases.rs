@@ -7,7 +7,10 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use api_node::{CreateDatabase, DatabaseStatus, QueryDatabase};
+use api_node::{
+    CreateDatabase, CreateDatabaseSnapshot, DatabaseListQuery, DatabaseStatus, QueryDatabase,
+    RestoreDatabase,
+};
 use base_types::Size;
 use client::Client;
 use rustix::process::{Pid, Signal};
@@ -15,7 +18,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::daemon::{Daemon, PATIENCE, log_text};
-use crate::left::{until, vmm_of, vmms};
+use crate::left::{groups, sandboxes, until, vmm_of, vmms};
+use crate::steps::{TIMES, found};
 
 /// How many numbers must have been answered for between two kills.
 const EACH: usize = 5;
@@ -135,6 +139,59 @@ pub(crate) async fn what_a_database_answered_for_outlives_every_kill() {
     drop(writer);
     let status = daemon.client.database_get(NAME).await.unwrap().status;
     assert_eq!(status, DatabaseStatus::Running);
+    daemon.client.database_delete(NAME).await.unwrap();
+    daemon.stop().await;
+}
+
+/// The step of the machine that a database is made in, or goes back by, after which it is whole and nobody
+/// was told.
+const MACHINE_RUNS: &str = "create: running";
+
+/// Starts the next daemon, and checks that the ledger is there with these numbers and nothing else.
+async fn ledger_alone(after: &str, wanted: &BTreeSet<u64>) -> Daemon {
+    let daemon = Daemon::start(&["--pool", "nano=0"]).await;
+    let listed = daemon.client.database_list(&DatabaseListQuery::default()).await.unwrap();
+    let names: Vec<_> = listed.databases.into_iter().map(|database| database.name).collect();
+    assert_eq!(names, [NAME], "{after}");
+    let there = || (vmms().len(), groups().len(), sandboxes().len());
+    until(after, (1, 1, 1), there).await;
+    assert_eq!(numbers(&daemon, NAME).await, *wanted, "{after}");
+    daemon
+}
+
+pub(crate) async fn a_daemon_that_dies_while_a_database_is_made_or_goes_back() {
+    let daemon = Daemon::start(&["--pool", "nano=0", "--check-roots", "off"]).await;
+    ledger(&daemon).await;
+    let before = CreateDatabaseSnapshot { name: "before".to_owned() };
+    let kept = timeout(PATIENCE, daemon.client.database_snapshot(NAME, &before));
+    kept.await.unwrap().unwrap();
+    let insert = QueryDatabase::new("INSERT INTO ledger VALUES (1), (2)".to_owned());
+    daemon.client.database_query(NAME, &insert).await.unwrap();
+    daemon.kill().await;
+    let (both, back) = ([1, 2].into(), RestoreDatabase { snapshot: before.name.clone() });
+    let (mut made, mut went) = (Vec::new(), Vec::new());
+    for _ in 0..TIMES {
+        let dying = Daemon::start_to_die_at(MACHINE_RUNS).await;
+        let half = CreateDatabase::named("half");
+        let answer = timeout(PATIENCE, dying.client.database_create(&half)).await.unwrap();
+        assert!(answer.is_err(), "{answer:?}");
+        dying.died().await;
+        ledger_alone("a database was made", &both).await.kill().await;
+        made.push("nothing of it".to_owned());
+
+        let dying = Daemon::start_to_die_at(MACHINE_RUNS).await;
+        let answer = timeout(PATIENCE, dying.client.database_go_back(NAME, &back)).await.unwrap();
+        assert!(answer.is_err(), "{answer:?}");
+        dying.died().await;
+        ledger_alone("a database went back", &both).await.kill().await;
+        went.push("all of it, not gone back".to_owned());
+    }
+    found("create a database", MACHINE_RUNS, &made);
+    found("restore a database to a snapshot", MACHINE_RUNS, &went);
+    let daemon = ledger_alone("all that", &both).await;
+    let gone = timeout(PATIENCE, daemon.client.database_go_back(NAME, &back)).await.unwrap();
+    gone.unwrap();
+    assert_eq!(numbers(&daemon, NAME).await, BTreeSet::new());
     daemon.client.database_delete(NAME).await.unwrap();
     daemon.stop().await;
 }

@@ -80,6 +80,7 @@ const ALL: &[Scenario] = scenarios![
     neighbours::hogs_beside_a_quiet_sandbox,
     neighbours::a_disk_filler_beside_a_quiet_sandbox,
     databases::what_a_database_answered_for_outlives_every_kill,
+    databases::a_daemon_that_dies_while_a_database_is_made_or_goes_back,
     outside::clients_by_the_rule_of_a_database,
     broken::a_damaged_snapshot,
     broken::a_damaged_image,

@@ -14,7 +14,7 @@ use crate::daemon::{Daemon, PATIENCE, request};
 use crate::left::{groups, moments, sandboxes, until, vmms};
 
 /// Each time the other way round would be luck.
-const TIMES: usize = 2;
+pub(crate) const TIMES: usize = 2;
 /// Seconds a guest's clock may be off: what reading it through a busy emulated machine takes.
 const CLOCK_OFF_MAX: u64 = 10;
 
@@ -37,7 +37,7 @@ impl Left {
 
 /// Says what was found after a daemon died at `step` of `operation`, as a row of the table that the
 /// guide shows; the test outside compares the two.
-fn found(operation: &str, step: &str, times: &[String]) {
+pub(crate) fn found(operation: &str, step: &str, times: &[String]) {
     let step = step.split_once(": ").map_or(step, |(_, step)| step);
     println!("| {operation} | {step} | {} |", times.join(" | "));
 }

@@ -59,6 +59,11 @@ async fn every_row_that_a_database_answered_for_outlives_kills_of_its_vmm_and_th
 }
 
 #[tokio::test]
+async fn a_daemon_that_dies_while_a_database_is_made_or_goes_back_leaves_it_whole_or_nothing() {
+    passed("a_daemon_that_dies_while_a_database_is_made_or_goes_back").await;
+}
+
+#[tokio::test]
 async fn a_daemon_that_dies_at_any_step_of_a_pause_a_resume_a_fork_or_a_snapshot_loses_nothing() {
     passed("a_daemon_that_dies_at_each_step_of_a_pause_a_resume_or_a_branch").await;
 }

@@ -137,7 +137,8 @@ pub(crate) fn targets(report: &Report) -> Vec<Target> {
 
 /// The report for people, less than 100 columns wide.
 pub(crate) fn text(report: &Report) -> String {
-    let Report { version, template, size, cpus, kernel_release, sdk, python, mib, .. } = report;
+    let Report { head: place, template, size, sdk, python, mib, .. } = report;
+    let Head { version, cpus, kernel_release, .. } = place;
     let mut text = format!(
         "sandflare {version}: template {template}, size {size}; node on {cpus} CPUs, Linux {kernel_release}\n\
          Python SDK {sdk}, Python {python}\n\n",
