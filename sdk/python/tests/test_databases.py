@@ -61,7 +61,7 @@ with psycopg.connect(os.environ[sys.argv[1]]) as connection:
 
 def at(sandbox: Sandbox, sql: str, env: str = "DATABASE_URL") -> str:
     """Run SQL over the address that a variable of the sandbox has; gives what failed, too."""
-    result = sandbox.run(["python3", "-c", CONNECT, env, sql], timeout=60)
+    result = sandbox.run(["python3", "-c", CONNECT, env, sql], timeout=240)
     return result.stdout.strip() if result.ok else result.stderr
 
 
@@ -381,14 +381,14 @@ def test_figures_move_with_what_is_done(client: Client) -> None:
         database.query("CREATE TABLE t AS SELECT n FROM generate_series(1, 50000) n")
         database.query("SELECT pg_sleep(0.2), 'Secret#42'")
         # Sessions tell what they did when they end, a moment after their answers.
-        until = time.monotonic() + 60
+        until = time.monotonic() + 240
         while True:
             after = database.stats()
             slow = [one.query for one in after.slow_queries or ()]
             if after.transactions != before.transactions and "SELECT pg_sleep($1), $2" in slow:
                 break
             assert time.monotonic() < until, after
-            time.sleep(0.1)
+            time.sleep(0.5)
         assert (after.size_bytes or 0) > before.size_bytes
         assert "Secret" not in repr(after)
 
@@ -398,7 +398,7 @@ def test_a_seed_that_fails_leaves_nothing(client: Client) -> None:
     with pytest.raises(errors.SqlFailed):
         client.create_database("sdk-seed", seed="CREATE TABLE t (x int); SELECT nonsense")
     # It is being removed when the failure is told.
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while "sdk-seed" in [found.name for found in client.databases()]:
         assert time.monotonic() < until, "what could not be made is still there"
         time.sleep(0.1)
@@ -462,7 +462,7 @@ def test_sandboxes_share_a_database_until_they_are_unwired(client: Client) -> No
         assert writer.wired() == []
         assert writer.run('echo "<$DATABASE_URL>"').stdout == "<>\n"
         old = ["python3", "-c", CONNECT, "DATABASE_URL", "SELECT 1"]
-        refused = writer.run(old, env=wired.env, timeout=60)
+        refused = writer.run(old, env=wired.env, timeout=240)
         assert "OperationalError" in refused.stderr
         assert at(reader, "SELECT x FROM t", "MEMORY") == "7"
         with pytest.raises(errors.NotFound):

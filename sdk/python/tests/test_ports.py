@@ -10,7 +10,7 @@ import pytest
 from sandflare import AsyncClient, Client, Port, Sandbox
 
 SERVER = ["python3", "-m", "http.server", "8000", "--directory", "/home/agent/www"]
-LONG = 60
+LONG = 240
 
 
 def served(sandbox: Sandbox) -> None:
@@ -21,6 +21,7 @@ def served(sandbox: Sandbox) -> None:
     until = time.monotonic() + LONG
     while httpx.get(port.path_url, headers=port.headers).status_code == 502:
         assert time.monotonic() < until, "the server does not listen"
+        time.sleep(0.2)
 
 
 def test_an_address_has_the_token_in_it_only_where_one_is_wanted() -> None:

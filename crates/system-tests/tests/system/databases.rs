@@ -195,7 +195,7 @@ async fn a_failing_seed_leaves_no_database_behind() {
         while client.database_get("half").await.is_ok()
             || client.usage().await.unwrap().used.sandboxes > used
         {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         }
     };
     timeout(PATIENCE, gone).await.unwrap();
@@ -268,7 +268,7 @@ async fn a_role_of_a_sandbox_may_what_was_said_and_goes_with_it() {
     client.sandbox_kill(reader.id()).await.unwrap();
     let dropped = async {
         while made.value(&roles).await != "0" {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         }
     };
     timeout(PATIENCE, dropped).await.unwrap();
