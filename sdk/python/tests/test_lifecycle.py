@@ -40,7 +40,7 @@ def test_what_a_sandbox_was_created_with_is_told(client: Client) -> None:
 
 def test_a_paused_sandbox_goes_on_where_it_was(client: Client) -> None:
     with client.create("paused") as sandbox:
-        counter = sandbox.spawn("i=0; while :; do i=$((i+1)); echo $i > counter; sleep 0.1; done")
+        counter = sandbox.spawn("i=0; while :; do i=$((i+1)); echo $i > counter; sleep 0.5; done")
         sandbox.upload("kept", "/home/agent/file")
         sandbox.pause()
         assert sandbox.refresh().state == "paused"

@@ -120,7 +120,7 @@ def test_a_process_takes_signals(sandbox: Sandbox) -> None:
 
 
 def test_waiting_ends_and_the_process_does_not(sandbox: Sandbox) -> None:
-    process = sandbox.spawn("while :; do echo busy; sleep 0.05; done")
+    process = sandbox.spawn("while :; do echo busy; sleep 0.2; done")
     with pytest.raises(errors.WaitTimeout):
         process.wait(timeout=1.5)
     assert any(info.id == process.id and info.running for info in sandbox.processes())

@@ -185,7 +185,7 @@ import os, socket, time
 s = socket.create_connection(("{OUTSIDE}", {port}), 60)
 print("open", flush=True)
 while not os.path.exists("/home/agent/say"):
-    time.sleep(0.05)
+    time.sleep(0.4)
 try:
     s.sendall(b"still here")
     print(s.recv(100).decode(), flush=True)
@@ -193,7 +193,7 @@ except OSError as error:
     print(type(error).__name__, flush=True)
 EOF
 nohup python3 /home/agent/line.py >/home/agent/said 2>&1 &
-until grep -q open /home/agent/said 2>/dev/null; do sleep 0.05; done
+until grep -q open /home/agent/said 2>/dev/null; do sleep 0.4; done
 "#
     );
     sandbox.text(&line).await;
@@ -201,7 +201,7 @@ until grep -q open /home/agent/said 2>/dev/null; do sleep 0.05; done
     let child = forked.unwrap().sandboxes.pop().unwrap();
     let child = Sandbox::new(&host, child);
     let say = "touch /home/agent/say; for i in $(seq 400); do \
-               [ $(wc -l </home/agent/said) -ge 2 ] && break; sleep 0.05; done; \
+               [ $(wc -l </home/agent/said) -ge 2 ] && break; sleep 0.4; done; \
                tail -n 1 /home/agent/said";
     assert_eq!(child.text(say).await, "ConnectionResetError");
     assert_eq!(sandbox.text(say).await, "still here");

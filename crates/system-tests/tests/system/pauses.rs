@@ -15,7 +15,7 @@ use crate::sandbox::{End, Sandbox, shell};
 
 /// Counts in a file for as long as it runs, on its own.
 const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i > /tmp/count.new; \
-                     mv /tmp/count.new /tmp/count; sleep 0.1; done";
+                     mv /tmp/count.new /tmp/count; sleep 0.4; done";
 
 fn base() -> CreateSandbox {
     CreateSandbox { template: "base".parse().unwrap(), ..CreateSandbox::default() }
@@ -26,7 +26,7 @@ async fn count(sandbox: &Sandbox<'_>) {
     let argv = ["sh", "-c", COUNT].map(str::to_owned).to_vec();
     let request = SpawnRequest { argv, ..SpawnRequest::default() };
     sandbox.client.process_spawn(sandbox.id(), &request).await.unwrap();
-    sandbox.text("until test -s /tmp/count; do sleep 0.05; done").await;
+    sandbox.text("until test -s /tmp/count; do sleep 0.4; done").await;
 }
 
 /// What must be the same after a pause.
@@ -73,7 +73,7 @@ async fn a_paused_sandbox_goes_on_where_it_stopped_when_it_is_used() {
     assert!(here.abs_diff(now) <= 2, "the guest says {now}, it is {here}");
     assert_eq!(identity(&sandbox).await, before);
     assert_eq!(sandbox.text(sums).await, sums_before);
-    let grows = format!("until test $(cat /tmp/count) -gt {count_then}; do sleep 0.05; done");
+    let grows = format!("until test $(cat /tmp/count) -gt {count_then}; do sleep 0.4; done");
     sandbox.text(&grows).await;
     let resumed = sandbox.client.sandbox_get(sandbox.id()).await.unwrap();
     assert_eq!(resumed.state, SandboxState::Running);
@@ -148,7 +148,7 @@ async fn children_of_a_fork_come_from_one_moment_and_share_nothing_they_write() 
             assert_eq!(child.text("cat ~/file /dev/shm/memory").await, "common\ncommon");
             child.text(&format!("echo {number} > ~/file; echo {number} > /dev/shm/memory")).await;
             let counted: u64 = child.text("cat /tmp/count").await.parse().unwrap();
-            let grows = format!("until test $(cat /tmp/count) -gt {counted}; do sleep 0.05; done");
+            let grows = format!("until test $(cat /tmp/count) -gt {counted}; do sleep 0.4; done");
             child.text(&grows).await;
         }
         for (number, child) in children.iter().enumerate() {
@@ -263,7 +263,7 @@ async fn paused_sandboxes_and_snapshots_outlive_the_node() {
     );
     assert_eq!(identity(&again).await, before);
     let counted: u64 = again.text("cat /tmp/count").await.parse().unwrap();
-    again.text(&format!("until test $(cat /tmp/count) -gt {counted}; do sleep 0.05; done")).await;
+    again.text(&format!("until test $(cat /tmp/count) -gt {counted}; do sleep 0.4; done")).await;
     let client = host.client();
     assert_eq!(client.snapshot_list().await.unwrap().snapshots, std::slice::from_ref(&snapshot));
     let create = CreateSandbox { snapshot: Some(snapshot.id), ..CreateSandbox::default() };

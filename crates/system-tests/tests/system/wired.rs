@@ -89,7 +89,7 @@ import os, psycopg, time
 c = psycopg.connect(os.environ["DATABASE_URL_UNPOOLED"], autocommit=True)
 print(c.execute("SELECT 4").fetchone()[0], flush=True)
 while not os.path.exists("/home/agent/cut"):
-    time.sleep(0.05)
+    time.sleep(0.4)
 try:
     c.execute("SELECT 5")
     print("still open", flush=True)
@@ -97,11 +97,11 @@ except psycopg.Error:
     print("cut", flush=True)
 EOF
 nohup python3 /home/agent/line.py >/home/agent/said 2>&1 &
-until grep -q 4 /home/agent/said 2>/dev/null; do sleep 0.05; done
+until grep -q 4 /home/agent/said 2>/dev/null; do sleep 0.4; done
 "#;
     one.text(line).await;
     client.database_unwire(one.id(), "memory").await.unwrap();
-    let said = "touch /home/agent/cut; until [ $(wc -l </home/agent/said) -ge 2 ]; do sleep 0.05; \
+    let said = "touch /home/agent/cut; until [ $(wc -l </home/agent/said) -ge 2 ]; do sleep 0.4; \
                 done; tail -n 1 /home/agent/said";
     assert_eq!(one.text(said).await, "cut");
     assert_eq!(one.text(&sql("DATABASE_URL", "SELECT 1")).await, "KeyError");
@@ -119,7 +119,7 @@ url, c, done = os.environ["DATABASE_URL_UNPOOLED"], None, 0
 while True:
     wanted = int(open("/home/agent/wanted").read() or 0)
     if wanted == done:
-        time.sleep(0.05)
+        time.sleep(0.4)
         continue
     try:
         c = c or psycopg.connect(url, autocommit=True, connect_timeout=20)
@@ -138,7 +138,7 @@ nohup python3 /home/agent/ledger.py >/home/agent/said 2>&1 &
 async fn add(sandbox: &Sandbox<'_>, row: usize) {
     let told = format!(
         "echo {row} >/home/agent/new; mv /home/agent/new /home/agent/wanted; \
-         until [ \"$(cat /home/agent/done 2>/dev/null)\" = {row} ]; do sleep 0.05; done"
+         until [ \"$(cat /home/agent/done 2>/dev/null)\" = {row} ]; do sleep 0.4; done"
     );
     sandbox.text(&told).await;
 }
