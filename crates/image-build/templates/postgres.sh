@@ -34,7 +34,9 @@ max_wal_senders = 0
 min_wal_size = 32MB
 max_wal_size = 256MB
 checkpoint_timeout = 15min
-# Little work in the background: each piece of it is memory that a clone no longer shares.
+# Little work in the background: each piece of it is memory that a clone no longer shares, and each time somebody wakes
+# costs milliseconds where processors are emulated.
+bgwriter_delay = 10s
 autovacuum_max_workers = 1
 autovacuum_naptime = 60s
 max_logical_replication_workers = 0
