@@ -16,7 +16,7 @@ fn sql(env: &str, sql: &str) -> String {
         r#"python3 -c '
 import os, psycopg
 try:
-    with psycopg.connect(os.environ["{env}"], connect_timeout=20) as c:
+    with psycopg.connect(os.environ["{env}"], connect_timeout=120) as c:
         found = c.execute("""{sql}""")
         print(found.fetchone()[0] if found.description else "done")
 except (KeyError, psycopg.Error) as error:
@@ -122,7 +122,7 @@ while True:
         time.sleep(0.4)
         continue
     try:
-        c = c or psycopg.connect(url, autocommit=True, connect_timeout=20)
+        c = c or psycopg.connect(url, autocommit=True, connect_timeout=40)
         who = open("/home/agent/who").read().strip()
         c.execute("INSERT INTO ledger VALUES (%s, %s)", (wanted, who))
         done = wanted
