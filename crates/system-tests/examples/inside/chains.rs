@@ -13,8 +13,8 @@ use crate::daemon::{Daemon, PATIENCE, log_text, request};
 use crate::full::free_bytes;
 use crate::left::{moments, until, until_nothing, vmms};
 
-/// More than a machine could have overlays, or layers of memory.
-const STEPS: u32 = 28;
+/// More than a machine could have overlays.
+const STEPS: u32 = 24;
 /// Overlays a sandbox may have: eight that are frozen, and its own.
 const OVERLAYS_MAX: usize = 9;
 /// What the node's own database and log may have grown by.

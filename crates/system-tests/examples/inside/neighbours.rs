@@ -85,7 +85,7 @@ pub(crate) async fn hogs_beside_a_quiet_sandbox() {
     println!("memory hog: {killed:?}");
     unleash(&daemon, busy, "while :; do :; done").await;
     unleash(&daemon, bomb, "bomb() { bomb | bomb & }; bomb").await;
-    for _ in 0..20 {
+    for _ in 0..8 {
         daemon.works(quiet).await;
     }
     // Processes of a guest are none of the host's: a fork bomb is one thread that is busy.
@@ -127,7 +127,7 @@ pub(crate) async fn a_disk_filler_beside_a_quiet_sandbox() {
     })
     .await;
     // What it has it can still read; others write, come, go, and are written down.
-    let written = daemon.shell(quiet, "head -c 20M /dev/urandom > /root/some && sync").await;
+    let written = daemon.shell(quiet, "head -c 8M /dev/urandom > /root/some && sync").await;
     assert_eq!(written.code, 0, "{written:?}");
     daemon.client.sandbox_pause(quiet).await.unwrap();
     let sum = daemon.shell(quiet, "sha256sum < /root/some").await;

@@ -174,7 +174,7 @@ async fn an_idle_clone_has_little_memory_of_its_own() {
 #[tokio::test]
 async fn one_clone_after_the_other_works_from_its_first_moment() {
     let host = shared().await;
-    for number in 0..8 {
+    for number in 0..5 {
         let sandbox = host.sandbox("base").await;
         let runs = (0..8).map(async |name| {
             let script = format!("seq {name}000 {name}999 | sha256sum; seq 1 300; exit {name}");
