@@ -156,7 +156,7 @@ pub(crate) async fn a_daemon_killed_during_a_template_build() {
             while let Some(event) = events.next().await.unwrap() {
                 match event.body {
                     BuildBody::Step { percent: now, .. } if now >= percent => return,
-                    BuildBody::Step { .. } => {}
+                    BuildBody::Step { .. } | BuildBody::Heartbeat => {}
                     other => panic!("before {percent}: {other:?}"),
                 }
             }
