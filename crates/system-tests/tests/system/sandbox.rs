@@ -149,9 +149,12 @@ impl<'host> Sandbox<'host> {
     ) -> (Events<api_node::ExecEvent>, ProcessId) {
         let begin = async {
             let mut events = self.client.process_exec(self.id(), request).await.unwrap();
-            match events.next().await.unwrap().unwrap().body {
-                ExecBody::Started { process_id, .. } => (events, process_id),
-                other => panic!("{:?} did not start: {other:?}", request.argv),
+            loop {
+                match events.next().await.unwrap().unwrap().body {
+                    ExecBody::Started { process_id, .. } => return (events, process_id),
+                    ExecBody::Heartbeat => {}
+                    other => panic!("{:?} did not start: {other:?}", request.argv),
+                }
             }
         };
         timeout(PATIENCE, begin).await.unwrap()

@@ -107,8 +107,13 @@ async fn a_signal_reaches_the_command() {
     let sandbox = host.sandbox("base").await;
     let script = "trap 'echo caught; exit 9' USR1; echo ready; while :; do sleep 0.1; done";
     let (mut events, process) = sandbox.start(&shell(script)).await;
-    let ready = timeout(PATIENCE, events.next()).await.unwrap().unwrap().unwrap();
-    assert!(matches!(ready.body, api_node::ExecBody::Stdout { data } if data == b"ready\n"));
+    let ready = loop {
+        match timeout(PATIENCE, events.next()).await.unwrap().unwrap().unwrap().body {
+            api_node::ExecBody::Heartbeat => {}
+            first => break first,
+        }
+    };
+    assert!(matches!(ready, api_node::ExecBody::Stdout { data } if data == b"ready\n"));
     sandbox.client.process_signal(sandbox.id(), process, 10).await.unwrap();
     let mut output = Vec::new();
     let code = loop {
