@@ -157,7 +157,7 @@ pub(crate) async fn a_vmm_killed_while_its_sandbox_is_written_down_or_made_again
     let daemon = Daemon::start(&["--pool", "nano=0"]).await;
     let other = daemon.sandbox().await;
     for asked in ALL {
-        for delay in [0, 40, 120] {
+        for delay in [0, 80] {
             let victim = daemon.sandbox().await;
             write(&daemon, victim, 8).await;
             if asked == Asked::Resume {
