@@ -152,6 +152,7 @@ mod test {
         assert!(all[0].contains("IN ROLE \"owner\"") && all[1].contains("IN ROLE \"reader\""));
         for sql in [shut_out(role), drop_login(role)] {
             assert!(sql.contains("OPERATOR(pg_catalog.=) 'u000000000007'::text"), "{sql}");
+            assert!(sql.ends_with(";\n"), "{sql}");
         }
     }
 
