@@ -92,11 +92,37 @@ log_disconnections = 0
 log_stats = 0
 END
 
+# The node's own way in: a session of the superuser's that is open already, so that what a new database is asked
+# first waits for no new process of the server. Its socket is in a directory that only the server's user and root may
+# enter. Sessions never end by themselves: a clone's clock may be months ahead of theirs. What they insist on is said
+# when they begin: the owner of a database may give it other settings.
+cat >"$root/etc/pgbouncer/node.ini" <<'END'
+[databases]
+main = host=/run/postgresql port=5432 user=postgres min_pool_size=1 pool_size=4 connect_query='SET search_path = public; SET default_transaction_read_only = off; SET statement_timeout = 0; SET lock_timeout = 10000'
+[pgbouncer]
+listen_addr =
+listen_port = 6433
+unix_socket_dir = /run/sandflare-node
+unix_socket_mode = 0700
+auth_type = any
+pool_mode = transaction
+max_client_conn = 100
+ignore_startup_parameters = extra_float_digits
+server_lifetime = 1000000000
+server_idle_timeout = 0
+server_check_query =
+server_login_retry = 1
+log_connections = 0
+log_disconnections = 0
+log_stats = 0
+END
+
 cat >"$root/usr/lib/sandflare/postgres-begin" <<'END'
 #!/bin/sh
 # As root: makes what is gone after every boot.
 set -eu
 install -d -o postgres -g postgres -m 0755 /run/postgresql
+install -d -o postgres -g postgres -m 0700 /run/sandflare-node
 # No server runs yet: what one before the last boot left says nothing.
 rm -f /var/lib/postgresql/data/postmaster.pid
 END
@@ -127,6 +153,17 @@ cat >"$root/usr/lib/sandflare/pgbouncer-ready" <<'END'
 #!/bin/sh
 # As root: whether the pooler takes connections.
 exec /usr/lib/sandflare/postgres/pg_isready --quiet --host=127.0.0.1 --port=6432
+END
+cat >"$root/usr/lib/sandflare/node-pool-run" <<'END'
+#!/bin/sh
+# As postgres: the pooler of the node's sessions.
+cd /
+exec /usr/sbin/pgbouncer --quiet /etc/pgbouncer/node.ini
+END
+cat >"$root/usr/lib/sandflare/node-pool-ready" <<'END'
+#!/bin/sh
+# As root: whether it takes connections.
+exec /usr/lib/sandflare/postgres/pg_isready --quiet --host=/run/sandflare-node --port=6433
 END
 cat >"$root/usr/lib/sandflare/postgres-warm" <<'END'
 #!/bin/sh
@@ -164,7 +201,16 @@ DROP OWNED BY warm;
 DROP ROLE warm;
 SELECT pg_stat_reset();
 VACUUM (ANALYZE);
-\connect postgres
+SQL
+# In the session that the node's own requests will find: what they need is in its memory then.
+PGOPTIONS='' PGHOST=/run/sandflare-node PGPORT=6433 PGUSER=postgres $psql --dbname=main <<'SQL'
+BEGIN;
+CREATE ROLE warm LOGIN PASSWORD 'warm' IN ROLE owner;
+ALTER ROLE warm SET role = 'owner';
+DROP ROLE warm;
+COMMIT;
+SQL
+PGHOST=/run/postgresql PGUSER=postgres $psql --dbname=postgres <<'SQL'
 SELECT pg_stat_statements_reset();
 CHECKPOINT;
 SQL
@@ -174,7 +220,7 @@ cat >"$root/usr/lib/sandflare/postgres-touch" <<'END'
 # As root, in a clone: what the node does first in a new one, but for good.
 set -eu
 cd /
-export PGHOST=/run/postgresql PGUSER=postgres
+export PGHOST=/run/sandflare-node PGPORT=6433 PGUSER=postgres
 exec /usr/lib/sandflare/postgres/psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 --dbname=main <<'SQL'
 BEGIN;
 CREATE ROLE touch LOGIN PASSWORD 'touch' IN ROLE owner;
@@ -182,7 +228,7 @@ ALTER ROLE touch SET role = 'owner';
 COMMIT;
 SQL
 END
-chmod 0755 "$root"/usr/lib/sandflare/postgres-* "$root"/usr/lib/sandflare/pgbouncer-*
+chmod 0755 "$root"/usr/lib/sandflare/postgres-* "$root"/usr/lib/sandflare/*-run "$root"/usr/lib/sandflare/*-ready
 
 as_postgres() { chroot "$root" setpriv --reuid=postgres --regid=postgres --init-groups "$@"; }
 chroot "$root" /usr/lib/sandflare/postgres-begin
