@@ -92,11 +92,35 @@ log_disconnections = 0
 log_stats = 0
 END
 
+# The node's own way in: a session of the superuser's that is open already, so that what a new database is asked
+# first waits for no new process of the server. Its socket is in a directory that only the server's user and root may
+# enter. Sessions never end by themselves: a clone's clock may be months ahead of theirs. What they insist on is said
+# when they begin: the owner of a database may give it other settings.
+cat >"$root/etc/pgbouncer/node.ini" <<'END'
+[databases]
+main = host=/run/postgresql port=5432 user=postgres min_pool_size=1 pool_size=4 connect_query='SET search_path = public; SET default_transaction_read_only = off; SET statement_timeout = 0; SET lock_timeout = 10000'
+[pgbouncer]
+listen_addr =
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+max_client_conn = 100
+ignore_startup_parameters = extra_float_digits
+server_lifetime = 1000000000
+server_idle_timeout = 0
+server_check_query =
+server_login_retry = 1
+log_connections = 0
+log_disconnections = 0
+log_stats = 0
+END
+
 cat >"$root/usr/lib/sandflare/postgres-begin" <<'END'
 #!/bin/sh
 # As root: makes what is gone after every boot.
 set -eu
 install -d -o postgres -g postgres -m 0755 /run/postgresql
+install -d -o postgres -g postgres -m 0700 /run/sandflare-node
 # No server runs yet: what one before the last boot left says nothing.
 rm -f /var/lib/postgresql/data/postmaster.pid
 END
@@ -117,16 +141,104 @@ cat >"$root/usr/lib/sandflare/postgres-ready" <<'END'
 # As root: whether the server takes connections.
 exec /usr/lib/sandflare/postgres/pg_isready --quiet --host=/run/postgresql
 END
+cat >"$root/usr/lib/sandflare/pooler" <<'END'
+#!/usr/bin/perl
+# pooler CONFIGURATION PORT|SOCKET: a pooler on a port of loopback or a Unix socket, which stands still while nobody is
+# connected to it: by itself it wakes three times a second, in every database there is. It is given the socket it listens
+# on, so that whoever comes meanwhile is let in by the kernel, and wakes it.
+use strict;
+use warnings;
+use POSIX ();
+use Socket;
+
+my ($configuration, $where) = @ARGV;
+# Seconds between two looks for somebody while it is awake.
+my $look_s = 5;
+# Where the pooler looks for its socket: sd_listen_fds(3).
+my $first_given = 3;
+
+my $port = $where =~ /^[0-9]+$/ ? $where : undef;
+my ($family, $address) =
+    defined $port ? (PF_INET, pack_sockaddr_in($port, INADDR_LOOPBACK)) : (PF_UNIX, pack_sockaddr_un($where));
+unlink($where) if !defined $port;
+socket(my $listening, $family, SOCK_STREAM, 0) or die "make a socket: $!\n";
+setsockopt($listening, SOL_SOCKET, SO_REUSEADDR, 1) or die "set up a socket: $!\n";
+bind($listening, $address) or die "take $where: $!\n";
+listen($listening, SOMAXCONN) or die "listen: $!\n";
+
+my $pooler = fork() // die "make a process: $!\n";
+if ($pooler == 0) {
+    chdir('/');
+    if (fileno($listening) == $first_given) {
+        fcntl($listening, POSIX::F_SETFD(), 0);
+    } else {
+        POSIX::dup2(fileno($listening), $first_given) // die "give a socket: $!\n";
+    }
+    @ENV{qw(LISTEN_PID LISTEN_FDS)} = ($$, 1);
+    exec('/usr/sbin/pgbouncer', '--quiet', $configuration) or POSIX::_exit(127);
+}
+# Whoever is told to end passes it on, and ends when the pooler has.
+my $ending = 0;
+$SIG{$_} = sub { $ending = 1; kill('CONT', $pooler); kill($_[0], $pooler) } for qw(INT TERM);
+# The end of the pooler interrupts every wait.
+$SIG{CHLD} = sub { };
+
+# Whether somebody is connected, or was a moment ago and has not been seen off.
+sub connected {
+    open(my $table, '<', defined $port ? '/proc/net/tcp' : '/proc/net/unix') or return 1;
+    my $local = defined $port ? sprintf('0100007F:%04X', $port) : $where;
+    while (my $line = <$table>) {
+        my @columns = split(' ', $line);
+        if (defined $port) {
+            # All but those that listen (0A) and those that only wait for stray packets (06).
+            return 1 if $columns[1] eq $local && $columns[3] ne '0A' && $columns[3] ne '06';
+        } else {
+            # All but the one that listens, which alone says that it takes connections.
+            return 1 if ($columns[7] // '') eq $local && $columns[3] ne '00010000';
+        }
+    }
+    return 0;
+}
+
+my $end;
+sub ended {
+    $end = $? if !defined $end && waitpid($pooler, POSIX::WNOHANG()) != 0;
+    return defined $end;
+}
+
+while (!ended()) {
+    select(undef, undef, undef, $look_s);
+    next if $ending || connected();
+    kill('STOP', $pooler);
+    # Whoever came in between is connected by now, and is seen here.
+    if (!connected()) {
+        vec(my $listening_alone = '', fileno($listening), 1) = 1;
+        # A signal ends the wait; that of an end that came just before it does not.
+        1 while !$ending && !ended() && select(my $readable = $listening_alone, undef, undef, 60) <= 0;
+    }
+    kill('CONT', $pooler);
+}
+exit($end >> 8 || 1);
+END
 cat >"$root/usr/lib/sandflare/pgbouncer-run" <<'END'
 #!/bin/sh
 # As postgres: the pooler.
-cd /
-exec /usr/sbin/pgbouncer --quiet /etc/pgbouncer/pgbouncer.ini
+exec /usr/lib/sandflare/pooler /etc/pgbouncer/pgbouncer.ini 6432
 END
 cat >"$root/usr/lib/sandflare/pgbouncer-ready" <<'END'
 #!/bin/sh
 # As root: whether the pooler takes connections.
 exec /usr/lib/sandflare/postgres/pg_isready --quiet --host=127.0.0.1 --port=6432
+END
+cat >"$root/usr/lib/sandflare/node-pool-run" <<'END'
+#!/bin/sh
+# As postgres: the pooler of the node's sessions.
+exec /usr/lib/sandflare/pooler /etc/pgbouncer/node.ini /run/sandflare-node/.s.PGSQL.6433
+END
+cat >"$root/usr/lib/sandflare/node-pool-ready" <<'END'
+#!/bin/sh
+# As root: whether it takes connections.
+exec /usr/lib/sandflare/postgres/pg_isready --quiet --host=/run/sandflare-node --port=6433
 END
 cat >"$root/usr/lib/sandflare/postgres-warm" <<'END'
 #!/bin/sh
@@ -164,17 +276,32 @@ DROP OWNED BY warm;
 DROP ROLE warm;
 SELECT pg_stat_reset();
 VACUUM (ANALYZE);
-\connect postgres
+SQL
+# In the session that the node's own requests will find: what they need is in its memory then.
+PGOPTIONS='' PGHOST=/run/sandflare-node PGPORT=6433 PGUSER=postgres $psql --dbname=main <<'SQL'
+BEGIN;
+CREATE ROLE warm LOGIN PASSWORD 'warm' IN ROLE owner;
+ALTER ROLE warm SET role = 'owner';
+DROP ROLE warm;
+COMMIT;
+SQL
+PGHOST=/run/postgresql PGUSER=postgres $psql --dbname=postgres <<'SQL'
 SELECT pg_stat_statements_reset();
 CHECKPOINT;
 SQL
+# A clone begins with poolers that stand still.
+awake() { grep -lx 'Name:.pgbouncer' /proc/[0-9]*/status 2>/dev/null | xargs -r grep -L '^State:.T'; }
+for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
+    [ -n "$(awake)" ] || break
+    sleep 1
+done
 END
 cat >"$root/usr/lib/sandflare/postgres-touch" <<'END'
 #!/bin/sh
 # As root, in a clone: what the node does first in a new one, but for good.
 set -eu
 cd /
-export PGHOST=/run/postgresql PGUSER=postgres
+export PGHOST=/run/sandflare-node PGPORT=6433 PGUSER=postgres
 exec /usr/lib/sandflare/postgres/psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 --dbname=main <<'SQL'
 BEGIN;
 CREATE ROLE touch LOGIN PASSWORD 'touch' IN ROLE owner;
@@ -182,7 +309,7 @@ ALTER ROLE touch SET role = 'owner';
 COMMIT;
 SQL
 END
-chmod 0755 "$root"/usr/lib/sandflare/postgres-* "$root"/usr/lib/sandflare/pgbouncer-*
+chmod 0755 "$root"/usr/lib/sandflare/postgres-* "$root"/usr/lib/sandflare/pooler "$root"/usr/lib/sandflare/*-run "$root"/usr/lib/sandflare/*-ready
 
 as_postgres() { chroot "$root" setpriv --reuid=postgres --regid=postgres --init-groups "$@"; }
 chroot "$root" /usr/lib/sandflare/postgres-begin

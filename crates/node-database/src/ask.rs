@@ -15,13 +15,9 @@ use crate::{DATABASE, SERVICE, SUPERUSER};
 
 /// LIMIT: bytes of a server's answer to what the node itself asks.
 const ADMIN_BYTES_MAX: usize = 1 << 20;
-/// What the node's own sessions insist on: the owner of a database may give it other settings, and those
-/// of a session's beginning win. `pg_catalog`, not being named, is searched first.
-///
-/// LIMIT: the node waits ten seconds for a lock that somebody's session holds.
-const ADMIN_OPTIONS: &str = "-c search_path=public -c role=none -c default_transaction_read_only=off \
-                             -c statement_timeout=0 -c lock_timeout=10s";
-/// The same where nothing is changed, and no name is looked for but among the server's own.
+/// What sessions insist on that only look: the owner of a database may give it other settings, and those of
+/// a session's beginning win. `pg_catalog` is searched first, and no name is looked for but in there. What the
+/// sessions behind [`crate::NODE_SOCKET`] insist on is said in the template.
 ///
 /// LIMIT: counts are read in milliseconds; what takes ten seconds is not worth its answer.
 const LOOKING_OPTIONS: &str = "-c search_path=pg_catalog -c role=none \
@@ -96,13 +92,13 @@ impl std::fmt::Debug for Rows {
 }
 
 /// Runs SQL as the superuser, in one transaction and one round trip. The stream leads to
-/// [`crate::SOCKET`].
+/// [`crate::NODE_SOCKET`].
 pub async fn run_as_superuser<S>(stream: S, sql: &str) -> Result<(), AskError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut config = Config::new();
-    config.user(SUPERUSER).dbname(DATABASE).application_name("sandflare").options(ADMIN_OPTIONS);
+    config.user(SUPERUSER).dbname(DATABASE).application_name("sandflare");
     ask(stream, ADMIN_BYTES_MAX, &config, async |client| client.batch_execute(sql).await).await
 }
 

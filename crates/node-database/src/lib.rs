@@ -10,7 +10,8 @@
 //!   statement, so that what one of them makes belongs to all;
 //! - those that may only read are members of [`READER`];
 //! - beside it is [`SERVICE`], where the server counts queries and nobody else gets in;
-//! - the superuser comes through [`SOCKET`] alone, where the machine's root may be anybody.
+//! - the superuser comes through [`SOCKET`], where the machine's root may be anybody, and through
+//!   [`NODE_SOCKET`], where it has sessions that are open already.
 
 mod ask;
 mod bounded;
@@ -47,6 +48,9 @@ pub const READER: &str = "reader";
 pub const SUPERUSER: &str = "postgres";
 /// Where the server listens for the machine's root.
 pub const SOCKET: &str = "/run/postgresql/.s.PGSQL.5432";
+/// Where a pooler of the node's has sessions of the superuser's ready, in [`DATABASE`]; only root and the
+/// server's user get there.
+pub const NODE_SOCKET: &str = "/run/sandflare-node/.s.PGSQL.6433";
 /// The server's port on its machine's loopback.
 pub const DIRECT_PORT: u16 = 5432;
 /// The pooler's port there.

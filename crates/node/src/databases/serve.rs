@@ -5,12 +5,13 @@ use std::time::Duration;
 use api_node::{Column, ErrorCode, Failure, QueryAnswer, QueryDatabase};
 use base_types::DatabaseId;
 use node_database::{
-    AskError, LoginRole, Question, Verifier, run_as_superuser, run_sql, set_password,
+    AskError, LoginRole, NODE_SOCKET, Question, Verifier, run_as_superuser, run_sql, set_password,
 };
 use node_host::SandboxHandle;
 use tokio::time::timeout;
 
 use super::{Databases, admin, of_store};
+use crate::agent;
 
 /// LIMIT: bytes of an answer to SQL; it is held whole, and is JSON of twice that afterwards.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
@@ -78,7 +79,7 @@ pub(super) fn verifier(
 
 /// Runs the node's own SQL as the server's superuser.
 pub(super) async fn ask(machine: &SandboxHandle, sql: &str) -> Result<(), Failure> {
-    let stream = admin(machine).await?;
+    let stream = agent::ask(machine, |agent| agent.connect_unix(NODE_SOCKET.to_owned())).await?;
     let asked = timeout(ASKED_WITHIN, run_as_superuser(stream, sql)).await;
     asked.map_err(|_| silent(ASKED_WITHIN))?.map_err(|error| of_ask(&error))
 }

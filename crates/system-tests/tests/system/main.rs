@@ -5,6 +5,7 @@
 mod bad_input;
 mod broken;
 mod chains;
+mod clients;
 mod clones;
 mod command_line;
 mod databases;

@@ -25,14 +25,19 @@ except (KeyError, psycopg.Error) as error:
     )
 }
 
-async fn database(host: &Host, client: &Client, name: &str, password: &str) {
+pub(crate) async fn database(host: &Host, client: &Client, name: &str, password: &str) {
     host.snapshot("postgres", Size::Nano).await;
     let request =
         CreateDatabase { password: Some(password.to_owned()), ..CreateDatabase::named(name) };
     timeout(PATIENCE, client.database_create(&request)).await.unwrap().unwrap();
 }
 
-async fn wire(client: &Client, sandbox: &Sandbox<'_>, name: &str, request: &WireDatabase) {
+pub(crate) async fn wire(
+    client: &Client,
+    sandbox: &Sandbox<'_>,
+    name: &str,
+    request: &WireDatabase,
+) {
     timeout(PATIENCE, client.database_wire(sandbox.id(), name, request)).await.unwrap().unwrap();
 }
 
