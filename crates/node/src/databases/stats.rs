@@ -8,7 +8,7 @@ use api_node::{
 };
 use base_types::{Chain, DatabaseId};
 use node_database::{Figures, SOCKET, forget_queries};
-use node_host::SandboxHandle;
+use node_host::{Phase, SandboxHandle};
 use node_store::DatabaseRow;
 use tokio::time::timeout;
 
@@ -59,6 +59,9 @@ impl Databases {
 
 /// What the server of a machine that runs counts, or why it does not say.
 async fn look(machine: &SandboxHandle) -> Result<Figures, String> {
+    if machine.view().phase == Phase::Resuming {
+        return Err("the database is being resumed, or booted again".to_owned());
+    }
     let agent = machine.connect_if_running().await.map_err(|error| unheard(&error))?;
     let stream = agent.connect_unix(SOCKET.to_owned()).await.map_err(|error| unheard(&error))?;
     node_database::figures(stream).await.map_err(|error| unheard(&error))
