@@ -45,10 +45,11 @@ pub use audit::{
 };
 pub use check::{Check, Refused};
 pub use database::{
-    Column, CreateDatabase, Database, DatabaseCache, DatabaseConnections, DatabaseList,
-    DatabaseListQuery, DatabaseStats, DatabaseStatus, DatabaseTransactions, EXTENSIONS_MAX,
-    ForkDatabase, PASSWORD_BYTES_MAX, QUERY_ROWS_MAX, QUERY_TIMEOUT_MS_MAX, QueryAnswer,
-    QueryDatabase, SQL_BYTES_MAX, SetPassword, SlowQuery, WireDatabase, WireRole, Wired, WiredList,
+    Column, CreateDatabase, DATABASE_DISK_MIB_MAX, DATABASE_DISK_MIB_MIN, Database, DatabaseCache,
+    DatabaseConnections, DatabaseList, DatabaseListQuery, DatabaseStats, DatabaseStatus,
+    DatabaseTransactions, EXTENSIONS_MAX, ForkDatabase, PASSWORD_BYTES_MAX, QUERY_ROWS_MAX,
+    QUERY_TIMEOUT_MS_MAX, QueryAnswer, QueryDatabase, SQL_BYTES_MAX, SetPassword, SlowQuery,
+    WireDatabase, WireRole, Wired, WiredList,
 };
 pub use failure::{ErrorCode, Failure};
 pub use file::{

@@ -110,6 +110,7 @@ impl Databases {
             status: DatabaseStatus::Running,
             reason: None,
             size: Size::Nano,
+            disk_mib: None,
             extensions: Vec::new(),
             host: "127.0.0.1".to_owned(),
             port: 5432,
@@ -194,6 +195,7 @@ impl DatabasesApi for SimNode {
         let mut state = self.lock();
         let shown = state.databases.insert(caller.project, request.name, request.password);
         shown.size = request.size;
+        shown.disk_mib = request.disk_mib;
         shown.extensions = request.extensions;
         shown.expires_at_ms = (request.ttl_s > 0).then(|| NOW_MS + u64::from(request.ttl_s) * 1000);
         Ok((shown.clone(), true))
@@ -260,6 +262,7 @@ impl DatabasesApi for SimNode {
         let mut state = self.lock();
         let shown = state.databases.insert(project, request.name, request.password);
         (shown.size, shown.extensions) = (source.size, source.extensions);
+        shown.disk_mib = source.disk_mib;
         Ok(shown.clone())
     }
 

@@ -22,6 +22,8 @@ pub struct DatabaseRow {
     pub sandbox: SandboxId,
     /// Size of that.
     pub size: Size,
+    /// MiB of that one's disk that its data may take, where that was said.
+    pub disk_mib: Option<u32>,
     /// Extensions that were asked for.
     pub extensions: Vec<String>,
     /// The role its owner logs in as.
@@ -91,8 +93,8 @@ impl Store {
             durably(connection, |connection| {
                 let sql =
                     "INSERT INTO databases (id, project, name, sandbox, size, extensions, user,
-                    password, ready, created_at_ms, expires_at_ms, errand)
-                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+                    password, ready, created_at_ms, expires_at_ms, errand, disk_mib)
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
                 connection.execute(
                     sql,
                     params![
@@ -108,6 +110,7 @@ impl Store {
                         whole(row.created_at_ms),
                         row.expires_at_ms.map(whole),
                         row.errand,
+                        row.disk_mib,
                     ],
                 )
             })
@@ -147,7 +150,8 @@ impl Store {
     pub fn database_list(&self) -> Waiting<Vec<DatabaseRow>> {
         self.work(|connection| {
             let sql = "SELECT id, project, name, sandbox, size, extensions, user, password, ready,
-                created_at_ms, expires_at_ms, errand FROM databases ORDER BY created_at_ms, id";
+                created_at_ms, expires_at_ms, errand, disk_mib FROM databases
+                ORDER BY created_at_ms, id";
             all(connection, sql, read)
         })
     }
@@ -222,6 +226,7 @@ fn read(row: &Row<'_>) -> Result<DatabaseRow, StoreError> {
         created_at_ms: unsigned(row.get(9)?),
         expires_at_ms: row.get::<_, Option<i64>>(10)?.map(unsigned),
         errand: row.get(11)?,
+        disk_mib: row.get(12)?,
     })
 }
 
@@ -236,6 +241,7 @@ mod test {
             name: name.to_owned(),
             sandbox: SandboxId::from_bits(bits),
             size: Size::Nano,
+            disk_mib: (bits == 2).then_some(512),
             extensions: vec!["vector".to_owned()],
             user: format!("u{bits:012x}"),
             password: "Secret#42".to_owned(),

@@ -140,6 +140,10 @@ const MIGRATIONS: &[&str] = &[
     END;
     ALTER TABLE sandboxes ADD COLUMN secrets TEXT NOT NULL DEFAULT '[]';
 ",
+    // How much disk a database may take.
+    "
+    ALTER TABLE databases ADD COLUMN disk_mib INTEGER;
+",
 ];
 
 /// LIMIT: only a person with a SQLite shell competes for the lock.

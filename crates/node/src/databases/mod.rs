@@ -5,6 +5,7 @@
 //!   Databases ── registry of rows, the same as in the store
 //!     │ make    a machine, then one round trip as its superuser; all of it or nothing
 //!     │ keep    boots a machine that has ended from its disk
+//!     │ limit   of the disk
 //!     │ serve   SQL as its owner
 //!     │ together  forks with the sandboxes wired to them
 //!     │ dump    data out and in
@@ -21,6 +22,7 @@ mod api;
 mod branch;
 mod dump;
 mod keep;
+mod limit;
 mod links;
 mod make;
 mod outside;
@@ -169,6 +171,7 @@ impl Databases {
             status,
             reason,
             size: row.size,
+            disk_mib: row.disk_mib,
             extensions: row.extensions.clone(),
             url: url(&row.user, pooled),
             direct_url: url(&direct_user, direct),
