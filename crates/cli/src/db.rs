@@ -95,8 +95,18 @@ pub(crate) async fn db(client: &Client, command: DbCommand) -> Result<End> {
 }
 
 async fn create(client: &Client, args: CreateDb) -> Result<()> {
-    let CreateDb { name, size, password, extension, seed, ttl, idle_timeout, exist_ok, format } =
-        args;
+    let CreateDb {
+        name,
+        size,
+        disk_mib,
+        password,
+        extension,
+        seed,
+        ttl,
+        idle_timeout,
+        exist_ok,
+        format,
+    } = args;
     let stdin = Some(Path::new(STDIN));
     if seed.as_deref() == stdin && password.password_file.as_deref() == stdin {
         return Err(advise(
@@ -106,6 +116,7 @@ async fn create(client: &Client, args: CreateDb) -> Result<()> {
     }
     let mut request = CreateDatabase::named(name);
     request.size = size;
+    request.disk_mib = disk_mib;
     request.password = password_of(&password)?;
     if !extension.is_empty() {
         request.extensions = extension;
@@ -185,6 +196,10 @@ fn facts(database: &Database) -> String {
         ("name", database.name.clone()),
         ("status", status(database)),
         ("size", database.size.to_string()),
+        (
+            "disk limit",
+            database.disk_mib.map_or_else(|| "-".to_owned(), |mib| format!("{mib} MiB")),
+        ),
         ("extensions", extensions),
         ("address", format!("{host}:{port}")),
         ("user", database.user.clone()),
@@ -343,6 +358,7 @@ mod test {
             status: DatabaseStatus::Running,
             reason: None,
             size: Size::Nano,
+            disk_mib: None,
             extensions: vec!["vector".into()],
             host: host.into(),
             port: 5432,

@@ -216,6 +216,7 @@ class DatabaseInfo(Model):
     Attributes:
         status: ``creating``, ``running``, ``paused`` (a connection resumes it) or ``failed``.
         reason: why it failed.
+        disk_mib: how much its data may take, in MiB; ``None`` when nothing was said.
         host: where it is reached, at ``port``.
         user: its owner's name in Postgres.
         database: its name in Postgres.
@@ -236,6 +237,7 @@ class DatabaseInfo(Model):
     extensions: Sequence[str] = ()
     created_at_ms: int = 0
     expires_at_ms: int | None = None
+    disk_mib: int | None = None
     reason: str | None = None
     password: str | None = field(default=None, repr=False)
     url: str | None = field(default=None, repr=False)
