@@ -1,5 +1,6 @@
 //! Databases: Postgres in a machine of its own, and who is let in.
 
+mod disk;
 mod listing;
 mod outside;
 mod query;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::TIMEOUT_S_MAX;
 use crate::check::{Check, Refused, refuse};
 
+pub use disk::{DATABASE_DISK_MIB_MAX, DATABASE_DISK_MIB_MIN};
 pub use listing::{DatabaseList, DatabaseListQuery};
 pub use outside::{ClientNetwork, OUTSIDE_NETWORKS_MAX, Outside, SetOutside};
 pub use query::{Column, QUERY_ROWS_MAX, QUERY_TIMEOUT_MS_MAX, QueryAnswer, QueryDatabase};
@@ -52,6 +54,10 @@ pub struct CreateDatabase {
     #[serde(default = "default_size")]
     #[cfg_attr(feature = "server", schema(value_type = String, default = "nano"))]
     pub size: Size,
+    /// MiB of its machine's disk that its data may take, 64 to 6144. Default: 6144. What would take more
+    /// is refused with `disk_full`, and all else goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_mib: Option<u32>,
     /// Extensions to make in it. Default: `vector`.
     #[serde(default = "default_extensions")]
     pub extensions: Vec<String>,
@@ -92,6 +98,7 @@ impl CreateDatabase {
             name: name.into(),
             password: None,
             size: default_size(),
+            disk_mib: None,
             extensions: default_extensions(),
             seed: None,
             ttl_s: 0,
@@ -117,6 +124,7 @@ impl Check for CreateDatabase {
     fn check(&self) -> Result<(), Refused> {
         database_name(&self.name)?;
         self.password.as_deref().map_or(Ok(()), password)?;
+        self.disk_mib.map_or(Ok(()), disk::disk)?;
         extensions(&self.extensions)?;
         self.seed.as_deref().map_or(Ok(()), |seed| sql("seed", seed))?;
         seconds("ttl_s", self.ttl_s)?;
@@ -193,6 +201,9 @@ pub struct Database {
     /// How big its machine is.
     #[cfg_attr(feature = "server", schema(value_type = String))]
     pub size: Size,
+    /// MiB of its machine's disk that its data may take; absent when nothing was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_mib: Option<u32>,
     /// Extensions that were asked for.
     pub extensions: Vec<String>,
     /// Where it is reached: the node's listener for databases, or, when it has none, the name that
@@ -390,6 +401,14 @@ mod test {
     }
 
     #[test]
+    fn a_limit_of_the_disk_has_bounds() {
+        for (mib, legal) in [(0, false), (63, false), (64, true), (6144, true), (6145, false)] {
+            let create = CreateDatabase { disk_mib: Some(mib), ..CreateDatabase::named("a") };
+            assert_eq!(create.check().is_ok(), legal, "{mib}");
+        }
+    }
+
+    #[test]
     fn nothing_secret_is_shown_to_those_who_debug() {
         let secret = "Secret#42";
         let create = CreateDatabase {
@@ -409,6 +428,7 @@ mod test {
             status: DatabaseStatus::Running,
             reason: None,
             size: Size::Nano,
+            disk_mib: None,
             extensions: vec![],
             host: "h".to_owned(),
             port: 5432,

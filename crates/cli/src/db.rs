@@ -104,7 +104,7 @@ pub(crate) async fn db(client: &Client, command: DbCommand) -> Result<End> {
 }
 
 async fn create(client: &Client, args: CreateDb) -> Result<()> {
-    let CreateDb { name, size, password, extension, seed, ttl, .. } = args;
+    let CreateDb { name, size, disk_mib, password, extension, seed, ttl, .. } = args;
     let CreateDb { idle_timeout, outside, exist_ok, format, .. } = args;
     let stdin = Some(Path::new(STDIN));
     if seed.as_deref() == stdin && password.password_file.as_deref() == stdin {
@@ -115,6 +115,7 @@ async fn create(client: &Client, args: CreateDb) -> Result<()> {
     }
     let mut request = CreateDatabase::named(name);
     request.size = size;
+    request.disk_mib = disk_mib;
     request.password = password_of(&password)?;
     if !extension.is_empty() {
         request.extensions = extension;
@@ -195,6 +196,10 @@ fn facts(database: &Database) -> String {
         ("name", database.name.clone()),
         ("status", status(database)),
         ("size", database.size.to_string()),
+        (
+            "disk limit",
+            database.disk_mib.map_or_else(|| "-".to_owned(), |mib| format!("{mib} MiB")),
+        ),
         ("extensions", extensions),
         ("address", format!("{host}:{port}")),
         ("open to", database.outside.to_string()),
@@ -377,6 +382,7 @@ mod test {
             status: DatabaseStatus::Running,
             reason: None,
             size: Size::Nano,
+            disk_mib: None,
             extensions: vec!["vector".into()],
             host: host.into(),
             port: 5432,

@@ -27,7 +27,7 @@ const PORTABLE_MODULES: [&str; 6] =
     ["virtio_pci", "virtio_blk", "virtio_net", "irqbypass", "kvm", "kvm-amd"];
 
 /// What a microVM needs that the kernel does not have built in.
-const GUEST_MODULES: [&str; 7] = [
+const GUEST_MODULES: [&str; 8] = [
     "virtio_mmio",
     "virtio_blk",
     "virtio_net",
@@ -35,6 +35,8 @@ const GUEST_MODULES: [&str; 7] = [
     "vmw_vsock_virtio_transport_common",
     "vmw_vsock_virtio_transport",
     "virtio-rng",
+    // Without it no root disk whose directories can be limited is mounted.
+    "quota_v2",
 ];
 
 /// A kernel unpacked from its package, in the cache.

@@ -68,6 +68,8 @@ struct Recipe {
     name: &'static str,
     packages: &'static str,
     root_bytes: u64,
+    /// Whether what is in some of its directories can be limited.
+    project_quota: bool,
     /// What building takes at its fullest, in MiB: the tree, the archive of it and the image of that.
     build_mib: u64,
     warm: &'static [&'static [&'static str]],
@@ -105,6 +107,7 @@ const RECIPES: [Recipe; 3] = [
         name: "agent",
         packages: include_str!("../templates/agent.list"),
         root_bytes: 4 << 30,
+        project_quota: false,
         build_mib: 3072,
         warm: &[
             &["python3", "-c", "import numpy, pandas, matplotlib.pyplot"],
@@ -117,6 +120,7 @@ const RECIPES: [Recipe; 3] = [
         name: "base",
         packages: include_str!("../templates/base.list"),
         root_bytes: 1 << 30,
+        project_quota: false,
         build_mib: 512,
         warm: &[],
         script: None,
@@ -126,12 +130,13 @@ const RECIPES: [Recipe; 3] = [
         name: "postgres",
         packages: include_str!("../templates/postgres.list"),
         root_bytes: 8 << 30,
+        project_quota: true,
         build_mib: 1536,
         warm: &[],
         script: Some(include_str!("../templates/postgres.sh")),
         services: &[
             Service {
-                user: "postgres",
+                user: "root",
                 program: "/usr/lib/sandflare/postgres-run",
                 before: &["/usr/lib/sandflare/postgres-begin"],
                 ready: "/usr/lib/sandflare/postgres-ready",
@@ -169,6 +174,9 @@ const SOURCE_DATE_EPOCH: &str = "1754697600";
 /// Fixed, so that the same files give the same bytes. Only ever one of each disk is in a machine.
 const FILE_SYSTEM_ID: &str = "7c1f0a5e-6f5d-4b7e-9d0c-2a3b5e8f1d01";
 const HASH_SEED: &str = "7c1f0a5e-6f5d-4b7e-9d0c-2a3b5e8f1d02";
+
+/// Features by which a file system counts what each of its projects takes; whether that is limited is its guest's to say.
+const PROJECT_QUOTA: &str = "quota,project";
 
 const TOOLS_STEP: &str = "file system tools";
 
@@ -212,7 +220,7 @@ pub(crate) fn ensure(
     let (tar, packages) = root_archive(recipe, work.path(), &advance)?;
     advance(0.85);
     let root = work.path().join("root.ext4");
-    tools.make_ext4(&root, recipe.root_bytes, &tar)?;
+    tools.make_ext4(&root, recipe.root_bytes, recipe.project_quota, &tar)?;
     advance(0.95);
     let manifest = TemplateManifest {
         name: name.clone(),
@@ -264,6 +272,9 @@ fn key(recipe: &Recipe) -> String {
     key.add("epoch", SOURCE_DATE_EPOCH);
     key.add("name", recipe.name);
     key.add("bytes", &recipe.root_bytes.to_string());
+    if recipe.project_quota {
+        key.add("features", PROJECT_QUOTA);
+    }
     key.add("finish", FINISH);
     for package in package_names(recipe.packages) {
         key.add("package", package);
@@ -421,20 +432,34 @@ impl Tools {
     }
 
     /// Makes `file` an ext4 of `bytes` with the content of the archive `tar`.
-    fn make_ext4(&self, file: &Path, bytes: u64, tar: &Path) -> Result<(), BuildError> {
+    fn make_ext4(
+        &self,
+        file: &Path,
+        bytes: u64,
+        project_quota: bool,
+        tar: &Path,
+    ) -> Result<(), BuildError> {
         let sparse = File::create(file).on("write", file)?;
         sparse.set_len(bytes).on("write", file)?;
         drop(sparse);
         let mut command = Command::new(self.root.join("usr/lib64/ld-linux-x86-64.so.2"));
+        // The file is all holes: inode tables are zero already, for mke2fs and for the guest's kernel.
+        let mut extended =
+            format!("hash_seed={HASH_SEED},lazy_itable_init=0,assume_storage_prezeroed=1");
+        let mut features = Vec::new();
+        if project_quota {
+            features = vec!["-O", PROJECT_QUOTA];
+            extended.push_str(",quotatype=prjquota");
+        }
         command
             .arg("--library-path")
             .arg(self.root.join("usr/lib/x86_64-linux-gnu"))
             .arg(self.root.join("usr/sbin/mke2fs"))
             // No reserve for root: all room is the user's. A small journal: the disk is copy-on-write anyway.
             .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-J", "size=16"])
+            .args(features)
             .args(["-U", FILE_SYSTEM_ID, "-E"])
-            // The file is all holes: inode tables are zero already, for mke2fs and for the guest's kernel.
-            .arg(format!("hash_seed={HASH_SEED},lazy_itable_init=0,assume_storage_prezeroed=1"))
+            .arg(extended)
             .arg("-d")
             .args([tar, file])
             .env("MKE2FS_CONFIG", self.root.join("etc/mke2fs.conf"))

@@ -49,6 +49,10 @@ pg_stat_statements.max = 500
 pg_stat_statements.track_utility = off
 # Nothing that is asked for is in the log.
 log_statement = none
+# After a crash it is started anew from outside, where its disk is opened to it until it has recovered.
+restart_after_crash = off
+# What waits to be told to those who listen is not of the disk's limit: 64 MiB of it.
+max_notify_queue_pages = 8192
 # Who asked and is gone holds no session.
 client_connection_check_interval = 5s
 log_min_error_statement = panic
@@ -92,6 +96,64 @@ log_disconnections = 0
 log_stats = 0
 END
 
+cat >"$root/usr/lib/sandflare/postgres-limit" <<'END'
+#!/usr/bin/perl
+# As root: the limit of what a database takes of its machine's disk, a project quota of the file system. Tables, indexes,
+# temporary files and the texts of counted queries are of it. The log that is written ahead is not: it always has room, so
+# that a database that is full refuses what would grow it, and neither stops nor breaks.
+#
+#   postgres-limit take DIRECTORY...  what is there, and what will be, is of it
+#   postgres-limit MIB                how much it is
+#   postgres-limit on, off            whether it holds
+use strict;
+use warnings;
+
+my ($on, $off, $set, $project_quota, $project) = (0x800002, 0x800003, 0x800008, 2, 1);
+my ($quotactl_fd, $syncfs, $get_attributes, $set_attributes) = (443, 306, 0x801c581f, 0x401c5820);
+my ($inherit, $nofollow_nonblock) = (0x200, 0x20800);
+# LIMIT: files of one database. The file system has 524288, and the log needs some.
+my $files_max = 400000;
+
+sub opened {
+    my ($path) = @_;
+    sysopen(my $file, $path, $nofollow_nonblock) or die "open $path: $!\n";
+    return $file;
+}
+
+sub take {
+    my ($path) = @_;
+    my ($file, $attributes) = (opened($path), "\0" x 28);
+    ioctl($file, $get_attributes, $attributes) or die "look at $path: $!\n";
+    my ($flags, $extent, undef, undef, $copied) = unpack('L5', $attributes);
+    my $directory = -d $file;
+    $flags |= $inherit if $directory;
+    ioctl($file, $set_attributes, pack('L5x8', $flags, $extent, 0, $project, $copied)) or die "take $path: $!\n";
+    return if !$directory;
+    opendir(my $entries, $path) or die "read $path: $!\n";
+    take("$path/$_") for grep { $_ ne '.' && $_ ne '..' } readdir($entries);
+}
+
+my $disk = opened('/var/lib/postgresql');
+sub control {
+    my ($command, $limits) = @_;
+    return syscall($quotactl_fd, fileno($disk), $command << 8 | $project_quota, $project, $limits) == 0;
+}
+
+my ($what, @directories) = @ARGV;
+if ($what eq 'take') {
+    take($_) for @directories;
+} elsif ($what eq 'on' || $what eq 'off') {
+    # It may be so already.
+    control($what eq 'on' ? $on : $off, 0) or $!{EEXIST} or die "turn the limit $what: $!\n";
+} elsif ($what =~ /^[1-9][0-9]{0,6}$/) {
+    # In KiB, then files; which of them are set is last.
+    control($set, pack('Q8Lx4', $what * 1024, 0, 0, $files_max, 0, 0, 0, 0, 1 | 4)) or die "set the limit: $!\n";
+    syscall($syncfs, fileno($disk)) == 0 or die "bring the limit to the disk: $!\n";
+} else {
+    die "usage: postgres-limit take DIRECTORY... | MIB | on | off\n";
+}
+END
+
 # The node's own way in: a session of the superuser's that is open already, so that what a new database is asked
 # first waits for no new process of the server. Its socket is in a directory that only the server's user and root may
 # enter. Sessions never end by themselves: a clone's clock may be months ahead of theirs. What they insist on is said
@@ -121,19 +183,34 @@ cat >"$root/usr/lib/sandflare/postgres-begin" <<'END'
 set -eu
 install -d -o postgres -g postgres -m 0755 /run/postgresql
 install -d -o postgres -g postgres -m 0700 /run/sandflare-node
+# Who runs programs while a dump is restored is nobody, and fills no disk.
+chmod 0755 /tmp /var/tmp
 # No server runs yet: what one before the last boot left says nothing.
 rm -f /var/lib/postgresql/data/postmaster.pid
+limited=/var/lib/postgresql/limited
+[ -e $limited ] && exit
+/usr/lib/sandflare/postgres-limit take /var/lib/postgresql/data/base /var/lib/postgresql/data/pg_stat_tmp
+# Of 8 GiB, so that the system and the log have the rest.
+/usr/lib/sandflare/postgres-limit 6144
+touch $limited
 END
 cat >"$root/usr/lib/sandflare/postgres-run" <<'END'
 #!/bin/sh
-# As postgres: the server, with an eighth of the machine's memory as its cache, up to a GiB.
+# As root: the server as postgres, with an eighth of the machine's memory as its cache, up to a GiB. Its disk is limited
+# as soon as it takes connections, and not before: while it recovers it may make again what it removes later, and one that
+# could not would never be ready.
 set -eu
+limit=/usr/lib/sandflare/postgres-limit
+$limit off
+# Nobody's child, so that the server finds none that it does not know.
+( ( until /usr/lib/sandflare/postgres-ready; do sleep 0.3; done; $limit on ) & )
 while read -r name value _; do
     [ "$name" = MemTotal: ] && kib=$value
 done </proc/meminfo
 buffers=$((kib / 8 < 1048576 ? kib / 8 : 1048576))
 cd /
-exec /usr/lib/sandflare/postgres/postgres --config-file=/etc/postgresql/postgresql.conf \
+exec setpriv --reuid=postgres --regid=postgres --init-groups \
+    /usr/lib/sandflare/postgres/postgres --config-file=/etc/postgresql/postgresql.conf \
     -c "shared_buffers=${buffers}kB" -c "effective_cache_size=$((kib / 2))kB"
 END
 cat >"$root/usr/lib/sandflare/postgres-ready" <<'END'
@@ -246,6 +323,8 @@ cat >"$root/usr/lib/sandflare/postgres-warm" <<'END'
 # into memory.
 set -eu
 cd /
+# Whoever started the server does it a moment later; no clone is to begin without.
+/usr/lib/sandflare/postgres-limit on
 psql="/usr/lib/sandflare/postgres/psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 --output=/dev/null"
 export PGOPTIONS='-c client_min_messages=warning'
 as_root() { PGHOST=/run/postgresql PGUSER=$1 $psql --dbname=main; }
@@ -312,7 +391,7 @@ END
 chmod 0755 "$root"/usr/lib/sandflare/postgres-* "$root"/usr/lib/sandflare/pooler "$root"/usr/lib/sandflare/*-run "$root"/usr/lib/sandflare/*-ready
 
 as_postgres() { chroot "$root" setpriv --reuid=postgres --regid=postgres --init-groups "$@"; }
-chroot "$root" /usr/lib/sandflare/postgres-begin
+chroot "$root" install -d -o postgres -g postgres -m 0755 /run/postgresql
 as_postgres /usr/lib/sandflare/postgres/initdb --pgdata=/var/lib/postgresql/data --username=postgres --no-sync \
     --data-checksums --encoding=UTF8 --locale=C.UTF-8 --locale-provider=builtin --builtin-locale=C.UTF-8 \
     --auth-local=peer --auth-host=scram-sha-256 --no-instructions >/dev/null

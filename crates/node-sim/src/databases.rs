@@ -129,6 +129,7 @@ impl Databases {
             status: DatabaseStatus::Running,
             reason: None,
             size: Size::Nano,
+            disk_mib: None,
             extensions: Vec::new(),
             host: "127.0.0.1".to_owned(),
             port: 5432,
@@ -215,6 +216,7 @@ impl DatabasesApi for SimNode {
         let mut state = self.lock();
         let shown = state.databases.insert(caller.project, request.name, request.password);
         shown.size = request.size;
+        shown.disk_mib = request.disk_mib;
         shown.extensions = request.extensions;
         shown.outside = request.outside;
         shown.expires_at_ms = (request.ttl_s > 0).then(|| NOW_MS + u64::from(request.ttl_s) * 1000);
@@ -297,6 +299,7 @@ impl DatabasesApi for SimNode {
         let mut state = self.lock();
         let shown = state.databases.insert(project, request.name, request.password);
         (shown.size, shown.extensions) = (source.size, source.extensions);
+        shown.disk_mib = source.disk_mib;
         Ok(shown.clone())
     }
 

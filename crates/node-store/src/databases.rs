@@ -22,6 +22,8 @@ pub struct DatabaseRow {
     pub sandbox: SandboxId,
     /// Size of that.
     pub size: Size,
+    /// MiB of that one's disk that its data may take, where that was said.
+    pub disk_mib: Option<u32>,
     /// Extensions that were asked for.
     pub extensions: Vec<String>,
     /// The role its owner logs in as.
@@ -96,8 +98,8 @@ impl Store {
             durably(connection, |connection| {
                 let sql =
                     "INSERT INTO databases (id, project, name, sandbox, size, extensions, user,
-                    password, ready, created_at_ms, expires_at_ms, errand, spare, outside)
-                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+                    password, ready, created_at_ms, expires_at_ms, errand, spare, outside, disk_mib)
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
                 connection.execute(
                     sql,
                     params![
@@ -115,6 +117,7 @@ impl Store {
                         row.errand,
                         row.spare.map(|spare| spare.to_string()),
                         row.outside,
+                        row.disk_mib,
                     ],
                 )
             })
@@ -186,7 +189,7 @@ impl Store {
     pub fn database_list(&self) -> Waiting<Vec<DatabaseRow>> {
         self.work(|connection| {
             let sql = "SELECT id, project, name, sandbox, size, extensions, user, password, ready,
-                created_at_ms, expires_at_ms, errand, spare, outside FROM databases
+                created_at_ms, expires_at_ms, errand, spare, outside, disk_mib FROM databases
                 ORDER BY created_at_ms, id";
             all(connection, sql, read)
         })
@@ -267,6 +270,7 @@ fn read(row: &Row<'_>) -> Result<DatabaseRow, StoreError> {
             None => None,
         },
         outside: row.get(13)?,
+        disk_mib: row.get(14)?,
     })
 }
 
@@ -281,6 +285,7 @@ mod test {
             name: name.to_owned(),
             sandbox: SandboxId::from_bits(bits),
             size: Size::Nano,
+            disk_mib: (bits == 2).then_some(512),
             extensions: vec!["vector".to_owned()],
             user: format!("u{bits:012x}"),
             password: "Secret#42".to_owned(),

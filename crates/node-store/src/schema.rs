@@ -148,6 +148,10 @@ const MIGRATIONS: &[&str] = &[
     "
     ALTER TABLE databases ADD COLUMN outside TEXT NOT NULL DEFAULT 'loopback';
 ",
+    // How much disk a database may take.
+    "
+    ALTER TABLE databases ADD COLUMN disk_mib INTEGER;
+",
 ];
 
 /// LIMIT: only a person with a SQLite shell competes for the lock.

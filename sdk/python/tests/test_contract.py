@@ -39,6 +39,7 @@ CREATE_DATABASE: dict[str, Any] = {
     "name": "memory",
     "password": "Secret#42",
     "size": "nano",
+    "disk_mib": 512,
     "extensions": ("vector",),
     "seed": "SELECT 1",
     "ttl": 60,

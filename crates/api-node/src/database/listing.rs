@@ -70,6 +70,7 @@ mod test {
             status: DatabaseStatus::Running,
             reason: None,
             size: Size::Nano,
+            disk_mib: None,
             extensions: vec![],
             host: "h".to_owned(),
             port: 5432,

@@ -11,8 +11,9 @@ use utoipa::openapi::{Content, OpenApi, PathItem, RefOr, Required, Type};
 
 use crate::server::idempotency::{CREATES, KEY_BYTES_MAX, REPLAYED};
 use crate::{
-    FORK_COUNT_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, POLICY_RULE_BYTES_MAX, POLICY_RULES_MAX,
-    PTY_SIDE_MAX, QUERY_ROWS_MAX, QUERY_TIMEOUT_MS_MAX, SECRET_HOSTS_MAX, SECRET_NAME_BYTES_MAX,
+    DATABASE_DISK_MIB_MAX, DATABASE_DISK_MIB_MIN, FORK_COUNT_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX,
+    POLICY_RULE_BYTES_MAX, POLICY_RULES_MAX, PTY_SIDE_MAX, QUERY_ROWS_MAX, QUERY_TIMEOUT_MS_MAX,
+    SECRET_HOSTS_MAX, SECRET_NAME_BYTES_MAX,
 };
 
 /// What an id in a path looks like, by what the path begins with.
@@ -57,11 +58,16 @@ const HOST: &str =
     "^(\\*\\.)?[a-z]([a-z0-9-]{0,20}[a-z0-9])?(\\.[a-z]{1,20}){1,5}(:[1-9][0-9]{0,3})?$";
 
 /// The fields of bodies that have a form.
-const FIELDS: [(&str, &str, Form); 30] = [
+const FIELDS: [(&str, &str, Form); 31] = [
     ("SetSecret", "value", Form::SecretValue),
     ("SetSecret", "hosts", Form::Hosts),
     ("CreateDatabase", "name", Form::Database),
     ("CreateDatabase", "size", Form::Size),
+    (
+        "CreateDatabase",
+        "disk_mib",
+        Form::Between(DATABASE_DISK_MIB_MIN as usize, DATABASE_DISK_MIB_MAX as usize),
+    ),
     ("ForkDatabase", "name", Form::Database),
     ("ForkDatabase", "snapshot", Form::Database),
     ("CreateDatabaseSnapshot", "name", Form::Database),

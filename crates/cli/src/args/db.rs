@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use api_node::{Outside, QUERY_ROWS_MAX};
+use api_node::{DATABASE_DISK_MIB_MAX, DATABASE_DISK_MIB_MIN, Outside, QUERY_ROWS_MAX};
 use base_types::{SandboxId, Size};
 use clap::{Args as ClapArgs, Subcommand};
 
@@ -172,7 +172,7 @@ Examples:
   sandflare db create memory
   sandflare db create memory --size small --extension vector --extension pg_trgm --seed schema.sql
   sandflare db create memory --exist-ok -o json     with its password and addresses, made or found
-  sandflare db create scratch --ttl 1h --password-file - < password
+  sandflare db create scratch --disk-mib 512 --ttl 1h --password-file - < password
   sandflare db create shared --outside 10.0.0.0/8,2001:db8::/32
 
 It takes connections when this returns. `sandflare db url` prints its address.")]
@@ -183,6 +183,10 @@ pub(crate) struct CreateDb {
     /// nano, micro, small, medium or large.
     #[arg(long, default_value = "nano")]
     pub(crate) size: Size,
+    /// Let its data take this much of the disk and no more, 64 to 6144 MiB [default: 6144].
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32)
+        .range(i64::from(DATABASE_DISK_MIB_MIN)..=i64::from(DATABASE_DISK_MIB_MAX)))]
+    pub(crate) disk_mib: Option<u32>,
     #[command(flatten)]
     pub(crate) password: PasswordOption,
     /// Make this extension in it. May be repeated [default: vector].

@@ -46,19 +46,20 @@ async fn a_database_is_made_as_it_was_asked_for() {
     let seed = sandflare.home.path().join("seed.sql");
     fs::write(&seed, "create table notes ()").unwrap();
     let args = ["db", "create", "notes", "--size", "small", "--ttl", "1h", "-o", "json"];
+    let args = [&args[..], &["--disk-mib", "512"]].concat();
     let more = ["--extension", "vector", "--extension", "pg_trgm", "--password-file", "-"];
     let seeded = ["--seed", seed.to_str().unwrap()];
     let all = [&args[..], &more, &seeded].concat();
     let made = json(&with_stdin(&sandflare, &all, "a b\r\n").await);
     assert_eq!((&made["name"], &made["size"]), (&json!("notes"), &json!("small")));
     assert_eq!(made["extensions"], json!(["vector", "pg_trgm"]));
-    assert_eq!(made["password"], "a b");
+    assert_eq!((&made["password"], &made["disk_mib"]), (&json!("a b"), &json!(512)));
     let at = |field: &str| made[field].as_u64().unwrap();
     assert_eq!(at("expires_at_ms") - at("created_at_ms"), 3_600_000);
 
     let plain = json(&sandflare.output(&["db", "create", "plain", "--json"]).await);
     assert_eq!((&plain["size"], &plain["extensions"]), (&json!("nano"), &json!(["vector"])));
-    assert_eq!(plain["expires_at_ms"], Value::Null);
+    assert_eq!((&plain["expires_at_ms"], &plain["disk_mib"]), (&Value::Null, &Value::Null));
     let again = ["db", "create", "Plain", "--exist-ok", "-o", "json"];
     assert_eq!(json(&sandflare.output(&again).await)["id"], plain["id"]);
     let list = json(&sandflare.output(&["db", "ls", "-o", "json"]).await);
@@ -79,6 +80,7 @@ async fn a_password_is_in_an_address_and_in_json_alone() {
         name           memory
         status         running
         size           nano
+        disk limit     -
         extensions     vector
         address        127.0.0.1:5432
         open to        loopback
@@ -268,6 +270,7 @@ async fn what_fails_is_one_sentence_and_has_no_secret() {
         (&["create", "a", "--password-file", long], "is too long"),
         (&["create", "a", "--password-file", bytes], "is no text"),
         (&["create", "a", "--password-file", "-", "--seed", "-"], "cannot be both"),
+        (&["create", "a", "--disk-mib", "63"], "63 is not in 64..=6144"),
         (&["create", "a", "--extension", "A B"], "which is no extension's name"),
         (&["create", "a", "--seed", long], "the seed failed"),
         (&["get", "none"], "there is no database `none`"),

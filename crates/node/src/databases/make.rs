@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use super::keep::RESTARTS_MAX;
 use super::serve::{ask, of_ask, silent, verifier};
 use super::{
-    Databases, Entry, Listening, Shared, State, Wiring, admin, new_password, new_role, of_store,
+    Databases, Entry, Listening, Shared, State, Wiring, admin, limit, new_password, new_role,
+    of_store,
 };
 use crate::{failure, quota, system};
 
@@ -123,6 +124,7 @@ impl Databases {
             name: request.name,
             sandbox: SandboxId::from_bits(bits),
             size: request.size,
+            disk_mib: request.disk_mib,
             extensions: request.extensions,
             user: role.to_string(),
             password,
@@ -166,7 +168,7 @@ impl Databases {
         remembered.await.map_err(|error| of_store(&error))?;
         let sql =
             new_login(role, &verifying.await?, Rights::ReadWrite) + &extensions(&row.extensions);
-        ask(&machine, &sql).await?;
+        tokio::try_join!(ask(&machine, &sql), limit::set(&machine, row.disk_mib))?;
         if let Some(seed) = seed {
             sow(&machine, role, seed).await?;
         }

@@ -6,6 +6,7 @@
 //!     │ make    a machine, then one round trip as its superuser; all of it or nothing
 //!     │ snapshots  moments that are kept, and the way back to them
 //!     │ keep    boots a machine that has ended from its disk
+//!     │ limit   of the disk
 //!     │ serve   SQL as its owner
 //!     │ together  forks with the sandboxes wired to them
 //!     │ dump    data out and in
@@ -22,6 +23,7 @@ mod api;
 mod branch;
 mod dump;
 mod keep;
+mod limit;
 mod links;
 mod make;
 mod outside;
@@ -198,6 +200,7 @@ impl Databases {
             status,
             reason,
             size: row.size,
+            disk_mib: row.disk_mib,
             extensions: row.extensions.clone(),
             url: url(&row.user, pooled),
             direct_url: url(&direct_user, direct),

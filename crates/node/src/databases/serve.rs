@@ -95,11 +95,19 @@ pub(super) fn silent(limit: Duration) -> Failure {
     Failure::new(ErrorCode::AgentSilent, message)
 }
 
+/// Whether a server says that there is no room: of its disk, or of its limit, for which it has no code.
+fn is_full(code: &str, message: &str) -> bool {
+    code == "53100" || (code == "XX000" && message.contains("Disk quota exceeded"))
+}
+
 /// Why a server did not do what it was asked.
 pub(super) fn of_ask(error: &AskError) -> Failure {
     match error {
-        AskError::Refused { code, .. } if code == "53100" => {
-            crate::failure::told(ErrorCode::DiskFull, error)
+        AskError::Refused { code, message } if is_full(code, message) => {
+            crate::failure::told(ErrorCode::DiskFull, error).with_hint(
+                "make room with DROP TABLE or TRUNCATE, or DELETE and then VACUUM; or dump it, and \
+                 restore that in a database with more `disk_mib`",
+            )
         }
         AskError::Refused { .. } | AskError::TooLong(_) => {
             crate::failure::told(ErrorCode::SqlFailed, error)

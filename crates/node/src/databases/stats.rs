@@ -136,6 +136,7 @@ mod test {
             name: "a".to_owned(),
             sandbox: SandboxId::from_bits(1),
             size: Size::Nano,
+            disk_mib: None,
             extensions: vec![],
             user: "u000000000001".to_owned(),
             password: "p".to_owned(),

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use api_node::{
-    CreateDatabase, CreateDatabaseSnapshot, DatabaseListQuery, DatabaseStatus, QueryDatabase,
-    RestoreDatabase,
+    CreateDatabase, CreateDatabaseSnapshot, DatabaseListQuery, DatabaseStatus, ErrorCode,
+    QueryDatabase, RestoreDatabase,
 };
 use base_types::Size;
-use client::Client;
+use client::{Client, ClientError};
 use rustix::process::{Pid, Signal};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -87,7 +87,11 @@ async fn numbers(daemon: &Daemon, name: &str) -> BTreeSet<u64> {
 }
 
 async fn machine(daemon: &Daemon) -> i32 {
-    let database = daemon.client.database_get(NAME).await.unwrap();
+    machine_of(daemon, NAME).await
+}
+
+async fn machine_of(daemon: &Daemon, name: &str) -> i32 {
+    let database = daemon.client.database_get(name).await.unwrap();
     let sandbox = database.id.to_string().replace("db_", "sbx_");
     vmm_of(&sandbox).unwrap_or_else(|| panic!("{database:?} has no machine"))
 }
@@ -137,6 +141,7 @@ pub(crate) async fn what_a_database_answered_for_outlives_every_kill() {
         println!("{} of {} tried were answered for", written.answered.len(), written.tried);
     }
     drop(writer);
+    a_full_one_comes_back_with_every_row(&daemon).await;
     let status = daemon.client.database_get(NAME).await.unwrap().status;
     assert_eq!(status, DatabaseStatus::Running);
     daemon.client.database_delete(NAME).await.unwrap();
@@ -194,4 +199,60 @@ pub(crate) async fn a_daemon_that_dies_while_a_database_is_made_or_goes_back() {
     assert_eq!(numbers(&daemon, NAME).await, BTreeSet::new());
     daemon.client.database_delete(NAME).await.unwrap();
     daemon.stop().await;
+}
+
+/// Inserts into the table of a database that is narrow until there is no room; how often it went well.
+async fn fill(daemon: &Daemon, name: &str) -> usize {
+    let insert = "INSERT INTO filled SELECT repeat('x', 1000) FROM generate_series(1, 5000)";
+    for inserts in 0.. {
+        let insert = QueryDatabase::new(insert);
+        match timeout(PATIENCE, daemon.client.database_query(name, &insert)).await.unwrap() {
+            Ok(_) => assert!(inserts < 100, "there is no limit"),
+            Err(ClientError::Refused(failure)) if failure.code == ErrorCode::DiskFull => {
+                return inserts;
+            }
+            Err(error) => panic!("{name}: {error}: {}", log_text()),
+        }
+    }
+    unreachable!("it is full, or has no limit")
+}
+
+async fn a_full_one_comes_back_with_every_row(daemon: &Daemon) {
+    const NARROW: &str = "narrow";
+    let seed = Some("CREATE TABLE filled (x text)".to_owned());
+    let request = CreateDatabase { seed, disk_mib: Some(96), ..CreateDatabase::named(NARROW) };
+    timeout(PATIENCE, daemon.client.database_create(&request)).await.unwrap().unwrap();
+    let ask = async |sql: &str| {
+        let query = QueryDatabase::new(sql);
+        let asked = timeout(PATIENCE, daemon.client.database_query(NARROW, &query)).await.unwrap();
+        let answer = asked.unwrap_or_else(|error| panic!("{sql}: {error}: {}", log_text()));
+        answer.rows.first().and_then(|row| row[0].clone()).unwrap_or_default()
+    };
+    let count = "SELECT count(*) FROM filled";
+    let rows = fill(daemon, NARROW).await * 5000;
+    // What its log tells to make again is more than there is room for: a table that is gone by then.
+    ask("BEGIN; TRUNCATE filled; COMMIT").await;
+    assert_eq!(fill(daemon, NARROW).await * 5000, rows);
+    let begun = Instant::now();
+    kill(machine_of(daemon, NARROW).await);
+    let comes_back = async {
+        let query = QueryDatabase::new(count);
+        while daemon.client.database_query(NARROW, &query).await.is_err() {
+            sleep(Duration::from_millis(200)).await;
+        }
+    };
+    timeout(PATIENCE, comes_back).await.unwrap_or_else(|_| panic!("{}", log_text()));
+    println!("a full database came back after {} ms", begun.elapsed().as_millis());
+    assert_eq!(ask(count).await, rows.to_string());
+    // The limit is back with it. It is set a moment after the first connections.
+    let limited = async {
+        while fill(daemon, NARROW).await > 0 {
+            ask("TRUNCATE filled").await;
+        }
+    };
+    timeout(PATIENCE, limited).await.unwrap();
+    ask("DROP TABLE filled").await;
+    ask("CREATE TABLE filled (x text)").await;
+    assert!(fill(daemon, NARROW).await > 0);
+    daemon.client.database_delete(NARROW).await.unwrap();
 }

@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::host::{Host, PATIENCE, images, private};
 use crate::inside::beside;
-use crate::sandbox::{Sandbox, follow, shell};
+use crate::sandbox::{Sandbox, follow_while_there, shell};
 
 /// How many of each thing must have been answered for when the power goes.
 const EACH_MIN: usize = 3;
@@ -45,7 +45,7 @@ fn base() -> CreateSandbox {
 
 async fn write(client: &Client, id: SandboxId, number: usize) -> Result<(), ClientError> {
     let script = format!("echo {number} > ~/file; echo {number} > /dev/shm/memory");
-    let done = follow(client.process_exec(id, &shell(&script)).await?).await;
+    let done = follow_while_there(client.process_exec(id, &shell(&script)).await?).await?;
     assert_eq!(done.code(), 0, "{done:?}");
     Ok(())
 }

@@ -60,12 +60,19 @@ pub(crate) fn shell(script: &str) -> ExecRequest {
     command(&["sh", "-c", script])
 }
 
-/// Follows a stream to its last event. Events must be numbered without a gap.
-pub(crate) async fn follow(mut events: Events<api_node::ExecEvent>) -> Done {
+/// Follows a stream, which must not break, to its last event. Events must be numbered without a gap.
+pub(crate) async fn follow(events: Events<api_node::ExecEvent>) -> Done {
+    follow_while_there(events).await.unwrap()
+}
+
+/// Follows a stream of a node that may go: to its last event, or until it breaks.
+pub(crate) async fn follow_while_there(
+    mut events: Events<api_node::ExecEvent>,
+) -> Result<Done, ClientError> {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut next = None;
     loop {
-        let event = events.next().await.unwrap().expect("the last event is `exit` or `error`");
+        let event = events.next().await?.expect("the last event is `exit` or `error`");
         if !matches!(event.body, ExecBody::Heartbeat) {
             // Of a stream whose beginning was read elsewhere, the first number is as good as any.
             let expected = next.replace(event.seq + 1).unwrap_or(event.seq);
@@ -86,8 +93,8 @@ pub(crate) async fn follow(mut events: Events<api_node::ExecEvent>) -> Done {
             ExecBody::Error { failure, exit_code: code } => End::Error { failure, code },
             _ => continue,
         };
-        assert!(events.next().await.unwrap().is_none(), "nothing comes after the last event");
-        return Done { stdout, stderr, end };
+        assert!(events.next().await?.is_none(), "nothing comes after the last event");
+        return Ok(Done { stdout, stderr, end });
     }
 }
 

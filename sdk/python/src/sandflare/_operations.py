@@ -272,6 +272,7 @@ def database_create(
     idle_timeout: float | None,
     outside: str | Sequence[str] | None,
     exist_ok: bool,
+    disk_mib: int | None = None,
 ) -> Ask[DatabaseInfo]:
     # The characters of a text would be extensions as well.
     if isinstance(extensions, str):
@@ -280,6 +281,7 @@ def database_create(
         name=name,
         password=password,
         size=size,
+        disk_mib=disk_mib,
         extensions=list(extensions) if extensions is not None else None,
         seed=seed,
         ttl_s=seconds("ttl", ttl),

@@ -216,6 +216,7 @@ class DatabaseInfo(Model):
     Attributes:
         status: ``creating``, ``running``, ``paused`` (a connection resumes it) or ``failed``.
         reason: why it failed.
+        disk_mib: how much its data may take, in MiB; ``None`` when nothing was said.
         host: where it is reached, at ``port``.
         outside: who may connect by the node's listener for databases: ``off``, ``loopback``, or
             a list of networks.
@@ -239,6 +240,7 @@ class DatabaseInfo(Model):
     outside: str | Sequence[str] = "loopback"
     created_at_ms: int = 0
     expires_at_ms: int | None = None
+    disk_mib: int | None = None
     reason: str | None = None
     password: str | None = field(default=None, repr=False)
     url: str | None = field(default=None, repr=False)

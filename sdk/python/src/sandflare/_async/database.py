@@ -49,6 +49,7 @@ class AsyncDatabase:
         *,
         password: str | None = None,
         size: str = "nano",
+        disk_mib: int | None = None,
         extensions: Sequence[str] = ("vector",),
         seed: str | None = None,
         ttl: float | None = None,
@@ -66,6 +67,8 @@ class AsyncDatabase:
             name: what it is found by; no other database of the project has it.
             password: its owner's, of any characters but a zero byte. Default: a random one.
             size: ``nano``, ``micro``, ``small``, ``medium`` or ``large``.
+            disk_mib: how much of the disk its data may take, 64 to 6144 MiB. Default: 6144. What
+                would take more raises :class:`errors.DiskFull`, and all else goes on.
             extensions: what is made in it.
             seed: SQL to run in one transaction. When it fails, :class:`SqlFailed` is raised, and
                 there is no database.
@@ -84,6 +87,7 @@ class AsyncDatabase:
             name,
             password=password,
             size=size,
+            disk_mib=disk_mib,
             extensions=extensions,
             seed=seed,
             ttl=ttl,
@@ -143,6 +147,11 @@ class AsyncDatabase:
     def size(self) -> str:
         """How big its machine is."""
         return self.info.size
+
+    @property
+    def disk_mib(self) -> int | None:
+        """How much of the disk its data may take, in MiB; ``None`` when nothing was said."""
+        return self.info.disk_mib
 
     @property
     def extensions(self) -> Sequence[str]:

@@ -50,6 +50,7 @@ class Database:
         *,
         password: str | None = None,
         size: str = "nano",
+        disk_mib: int | None = None,
         extensions: Sequence[str] = ("vector",),
         seed: str | None = None,
         ttl: float | None = None,
@@ -67,6 +68,8 @@ class Database:
             name: what it is found by; no other database of the project has it.
             password: its owner's, of any characters but a zero byte. Default: a random one.
             size: ``nano``, ``micro``, ``small``, ``medium`` or ``large``.
+            disk_mib: how much of the disk its data may take, 64 to 6144 MiB. Default: 6144. What
+                would take more raises :class:`errors.DiskFull`, and all else goes on.
             extensions: what is made in it.
             seed: SQL to run in one transaction. When it fails, :class:`SqlFailed` is raised, and
                 there is no database.
@@ -85,6 +88,7 @@ class Database:
             name,
             password=password,
             size=size,
+            disk_mib=disk_mib,
             extensions=extensions,
             seed=seed,
             ttl=ttl,
@@ -143,6 +147,11 @@ class Database:
     def size(self) -> str:
         """How big its machine is."""
         return self.info.size
+
+    @property
+    def disk_mib(self) -> int | None:
+        """How much of the disk its data may take, in MiB; ``None`` when nothing was said."""
+        return self.info.disk_mib
 
     @property
     def extensions(self) -> Sequence[str]:
