@@ -143,7 +143,7 @@ fn guest_kernel(
     let (vmlinux, initrd, manifest) =
         (into.join("vmlinux"), into.join("initrd"), into.join("manifest.json"));
     let mut key = Key::of("guest-initrd");
-    key.add("kernel", &unpacked.vmlinux_blake3);
+    add_kernel(&mut key, unpacked, &unpacked.guest_modules);
     add_binary(&mut key, "guest agent", &inputs.agent)?;
     let key = key.finish();
     if keys.holds("guest-initrd", &key, &[&vmlinux, &initrd, &manifest]) {
@@ -186,7 +186,7 @@ fn portable_initrd(
     progress.begin(step);
     let initrd = images.join("portable/initrd");
     let mut key = Key::of("portable-initrd");
-    key.add("kernel", &unpacked.vmlinux_blake3);
+    add_kernel(&mut key, unpacked, &unpacked.portable_modules);
     add_binary(&mut key, "portable host's init", &inputs.init)?;
     add_binary(&mut key, "node daemon", &inputs.sandflared)?;
     add_binary(&mut key, "microVM monitor", &inputs.vmm)?;
@@ -214,6 +214,14 @@ fn portable_initrd(
     keys.record("portable-initrd", &key)?;
     progress.end(step, Outcome::Built);
     Ok(())
+}
+
+/// Adds a kernel and those of its modules that go with it.
+fn add_kernel(key: &mut Key, unpacked: &Unpacked, modules: &[String]) {
+    key.add("kernel", &unpacked.vmlinux_blake3);
+    for module in modules {
+        key.add("module", module);
+    }
 }
 
 fn add_binary(key: &mut Key, what: &'static str, path: &Path) -> Result<(), BuildError> {
@@ -244,6 +252,25 @@ mod tests {
             .collect();
         left.sort();
         assert_eq!(left, ["kernel-notes", "keys", "modules"]);
+    }
+
+    #[test]
+    fn another_module_makes_another_initrd() {
+        let kernel = Unpacked {
+            release: "6.12".to_owned(),
+            package_version: "6.12-1".to_owned(),
+            vmlinux_blake3: "aa".to_owned(),
+            guest_modules: vec!["virtio_blk.ko".to_owned()],
+            portable_modules: Vec::new(),
+        };
+        let key_with = |modules: &[String]| {
+            let mut key = Key::of("initrd");
+            add_kernel(&mut key, &kernel, modules);
+            key.finish()
+        };
+        let more = [kernel.guest_modules.clone(), vec!["quota_v2.ko".to_owned()]].concat();
+        assert_eq!(key_with(&kernel.guest_modules), key_with(&kernel.guest_modules));
+        assert_ne!(key_with(&kernel.guest_modules), key_with(&more));
     }
 
     #[test]

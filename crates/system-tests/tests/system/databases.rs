@@ -16,28 +16,31 @@ use tokio::time::timeout;
 use crate::host::{Host, PATIENCE, shared};
 
 /// A database that is gone when the test has passed.
-struct Made<'host> {
-    client: Client,
+pub(crate) struct Made<'host> {
+    pub(crate) client: Client,
     host: &'host Host,
-    database: Database,
+    pub(crate) database: Database,
 }
 
 impl<'host> Made<'host> {
-    async fn new(host: &'host Host, request: &CreateDatabase) -> Self {
+    pub(crate) async fn new(host: &'host Host, request: &CreateDatabase) -> Self {
         host.snapshot("postgres", Size::Nano).await;
         let client = host.client();
         let made = timeout(PATIENCE, client.database_create(request)).await.unwrap();
-        let database = made.unwrap_or_else(|error| panic!("create: {error}"));
-        Self { client, host, database }
+        Self::of(host, made.unwrap_or_else(|error| panic!("create: {error}")))
     }
 
-    async fn query(&self, sql: &str) -> Result<QueryAnswer, ClientError> {
+    pub(crate) fn of(host: &'host Host, database: Database) -> Self {
+        Self { client: host.client(), host, database }
+    }
+
+    pub(crate) async fn query(&self, sql: &str) -> Result<QueryAnswer, ClientError> {
         let request = QueryDatabase::new(sql);
         timeout(PATIENCE, self.client.database_query(&self.database.name, &request)).await.unwrap()
     }
 
     /// The only value SQL gives.
-    async fn value(&self, sql: &str) -> String {
+    pub(crate) async fn value(&self, sql: &str) -> String {
         let answer = self.query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
         answer.rows[0][0].clone().unwrap()
     }
@@ -74,7 +77,7 @@ impl<'host> Made<'host> {
         timeout(PATIENCE, waiting).await.expect("figures that fit")
     }
 
-    async fn delete(self) {
+    pub(crate) async fn delete(self) {
         let name = &self.database.name;
         timeout(PATIENCE, self.client.database_delete(name)).await.unwrap().unwrap();
         assert_eq!(code(self.client.database_get(name).await), ErrorCode::NotFound);
@@ -86,7 +89,7 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-fn code<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> ErrorCode {
+pub(crate) fn code<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> ErrorCode {
     match answer {
         Err(ClientError::Refused(failure)) => failure.code,
         other => panic!("{other:?}"),
@@ -94,7 +97,7 @@ fn code<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> ErrorCode {
 }
 
 /// As by default, with what the tests connect by.
-fn wanted(name: &str) -> CreateDatabase {
+pub(crate) fn wanted(name: &str) -> CreateDatabase {
     let extensions = ["vector", "dblink"].map(str::to_owned).to_vec();
     CreateDatabase { extensions, ..CreateDatabase::named(name) }
 }
@@ -285,7 +288,7 @@ async fn a_fork_is_a_database_of_its_own_from_one_moment() {
     let forked = timeout(PATIENCE, made.client.database_fork("trunk", &fork)).await.unwrap();
     let database = forked.unwrap();
     eprintln!("a database was forked in {:?}", began.elapsed());
-    let branch = Made { client: host.client(), host: &host, database };
+    let branch = Made::of(&host, database);
     assert_ne!(branch.database.user, made.database.user);
     made.query("INSERT INTO t VALUES (2)").await.unwrap();
     branch.query("INSERT INTO t VALUES (3), (4)").await.unwrap();
@@ -349,7 +352,7 @@ async fn a_database_goes_back_to_a_snapshot_and_keeps_its_name_its_passwords_and
         snapshot: Some(kept.id.to_string()),
     };
     let database = timeout(PATIENCE, client.database_fork("kept", &fork)).await.unwrap().unwrap();
-    let branch = Made { client: host.client(), host: &host, database };
+    let branch = Made::of(&host, database);
     assert_eq!(branch.value("SELECT count(*) FROM t").await, "1");
     let roles = "SELECT count(*) FROM pg_roles WHERE rolname ~ '^u[0-9a-f]{12}$'";
     assert_eq!(branch.value(roles).await, "1");
@@ -461,7 +464,7 @@ async fn figures_move_with_what_is_done_and_wake_nobody() {
     // A fork has its own queries, and goes on counting the rest.
     let fork = ForkDatabase { name: "figures-fork".to_owned(), password: None, snapshot: None };
     let forked = timeout(PATIENCE, made.client.database_fork("figures", &fork)).await.unwrap();
-    let branch = Made { client: host.client(), host: &host, database: forked.unwrap() };
+    let branch = Made::of(&host, forked.unwrap());
     let of_fork = branch.stats_that(|stats| slow(stats, SLEEP).is_none()).await;
     assert!(of_fork.size_bytes >= after.size_bytes, "{of_fork:?}");
     branch.delete().await;
@@ -485,66 +488,5 @@ async fn figures_move_with_what_is_done_and_wake_nobody() {
     assert_eq!(shown.status, DatabaseStatus::Paused);
     let again = made.stats_that(|_| true).await;
     assert!(again.uptime_ms > after.uptime_ms && slow(&again, SLEEP).is_some(), "{again:?}");
-    made.delete().await;
-}
-
-/// Fills a table until there is no room, and returns how many rows were answered for.
-async fn filled(made: &Made<'_>) -> u64 {
-    for inserts in 0..100 {
-        let insert = "INSERT INTO filled SELECT repeat('x', 1000) FROM generate_series(1, 5000)";
-        match made.query(insert).await {
-            Ok(_) => {}
-            Err(ClientError::Refused(failure)) if failure.code == ErrorCode::DiskFull => {
-                assert!(failure.message.contains("could not extend file"), "{failure:?}");
-                return inserts * 5000;
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-    panic!("there is no limit");
-}
-
-#[tokio::test]
-async fn a_full_database_refuses_what_would_grow_it_and_goes_on() {
-    let host = shared().await;
-    let made = Made::new(&host, &CreateDatabase { disk_mib: Some(96), ..wanted("narrow") }).await;
-    assert_eq!(made.database.disk_mib, Some(96));
-    made.query("CREATE TABLE filled (x text); CREATE TABLE kept AS SELECT 1 AS x").await.unwrap();
-    made.query("VACUUM filled").await.unwrap();
-    let rows = filled(&made).await;
-    assert!((20_000..96_000).contains(&rows), "{rows}");
-    let count = "SELECT count(*) FROM filled";
-    assert_eq!(made.value(count).await, rows.to_string());
-    // What needs no room goes on, and whatever else would take it is refused, also what sorts on the disk.
-    made.query("UPDATE kept SET x = 2").await.unwrap();
-    for sql in [
-        "CREATE TABLE more AS SELECT repeat('x', 1000) AS x FROM generate_series(1, 5000)",
-        "SELECT count(*) FROM (SELECT n, repeat('x', 200) FROM generate_series(1, 500000) n ORDER BY 2, 1) s",
-        "SELECT lo_from_bytea(0, convert_to(repeat(md5(n::text), 500), 'UTF8')) FROM generate_series(1, 2000) n",
-    ] {
-        assert_eq!(code(made.query(sql).await), ErrorCode::DiskFull, "{sql}");
-    }
-    // Programs that a dump names find no other place either: were there one, this would end psql.
-    let escape = "\\! touch /tmp/mine && kill -9 $PPID\n\\! touch /var/tmp/mine && kill -9 $PPID\nSELECT 1;\n";
-    let dump = stream::iter([Ok(escape.as_bytes().to_vec().into())]);
-    timeout(PATIENCE, made.client.database_restore("narrow", dump)).await.unwrap().unwrap();
-
-    // A fork is as narrow, and as full.
-    let fork = ForkDatabase { name: "narrow-fork".to_owned(), password: None, snapshot: None };
-    let forked = timeout(PATIENCE, made.client.database_fork("narrow", &fork)).await.unwrap();
-    let branch = Made { client: host.client(), host: &host, database: forked.unwrap() };
-    assert_eq!(branch.database.disk_mib, Some(96));
-    assert_eq!(filled(&branch).await, 0);
-    branch.query("DROP TABLE filled").await.unwrap();
-    branch.query("CREATE TABLE filled (x text)").await.unwrap();
-    assert!(filled(&branch).await >= 20_000);
-    branch.delete().await;
-
-    made.query("DELETE FROM filled WHERE true").await.unwrap();
-    made.query("VACUUM filled").await.unwrap();
-    assert!(filled(&made).await >= rows - 5_000);
-    made.query("TRUNCATE filled").await.unwrap();
-    made.query("INSERT INTO filled VALUES ('again')").await.unwrap();
-    assert_eq!(made.value("SELECT x FROM kept").await, "2");
     made.delete().await;
 }

@@ -121,7 +121,16 @@ enum Kind {
 
 /// The portable host all tests share, with a place on it.
 pub(crate) async fn shared() -> Session {
-    let place = PLACE.acquire().await.unwrap();
+    shared_with(PLACE.acquire().await.unwrap()).await
+}
+
+/// The portable host all tests share, while no other test of this process uses it: for one that breaks it
+/// and brings it up again.
+pub(crate) async fn alone() -> Session {
+    shared_with(PLACE.acquire_many(PLACES).await.unwrap()).await
+}
+
+async fn shared_with(place: SemaphorePermit<'static>) -> Session {
     let host = SHARED
         .get_or_init(async || {
             let host = match &GIVEN.home {

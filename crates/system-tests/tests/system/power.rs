@@ -250,7 +250,7 @@ async fn until_healthy(host: &Host) {
 }
 
 /// Kills QEMU as the kernel does when memory runs out, and waits until it is gone.
-async fn kill_qemu(host: &Host) {
+pub(crate) async fn kill_qemu(host: &Host) {
     let qemu = Pid::from_raw(host.qemu().unwrap()).unwrap();
     rustix::process::kill_process(qemu, Signal::KILL).unwrap();
     let begun = Instant::now();

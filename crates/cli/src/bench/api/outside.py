@@ -166,14 +166,14 @@ def fork_database(mb: int, count: int) -> list[dict[str, Any]]:
 _INITDB = """
 set -e
 cd /
-rm -rf /var/tmp/cluster
+rm -rf /var/lib/postgresql/cluster
 own() {
     setpriv --reuid=postgres --regid=postgres --init-groups "/usr/lib/sandflare/postgres/$@"
 }
-own initdb --pgdata=/var/tmp/cluster --username=postgres --data-checksums >/dev/null
-listen="-c listen_addresses= -k /var/tmp -p 5555"
-own pg_ctl --pgdata=/var/tmp/cluster -o "$listen" -w start >/dev/null 2>&1
-own pg_ctl --pgdata=/var/tmp/cluster -m immediate stop >/dev/null
+own initdb --pgdata=/var/lib/postgresql/cluster --username=postgres --data-checksums >/dev/null
+listen="-c listen_addresses= -k /var/lib/postgresql -p 5555"
+own pg_ctl --pgdata=/var/lib/postgresql/cluster -o "$listen" -w start >/dev/null 2>&1
+own pg_ctl --pgdata=/var/lib/postgresql/cluster -m immediate stop >/dev/null
 """
 _PGBENCH = "{} /usr/lib/sandflare/postgres/pgbench --client=4 --time=20 --no-vacuum {} 2>/dev/null"
 _FILL = "{} /usr/lib/sandflare/postgres/pgbench --initialize --quiet {} >/dev/null 2>&1"
