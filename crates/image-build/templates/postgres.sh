@@ -359,8 +359,9 @@ SQL
 # In the session that the node's own requests will find: what they need is in its memory then.
 PGOPTIONS='' PGHOST=/run/sandflare-node PGPORT=6433 PGUSER=postgres $psql --dbname=main <<'SQL'
 BEGIN;
-CREATE ROLE warm LOGIN PASSWORD 'warm' IN ROLE owner;
+CREATE ROLE warm LOGIN IN ROLE owner;
 ALTER ROLE warm SET role = 'owner';
+UPDATE pg_catalog.pg_authid SET rolpassword = 'warm' WHERE rolname::text OPERATOR(pg_catalog.=) 'warm'::text;
 DROP ROLE warm;
 COMMIT;
 SQL
@@ -383,8 +384,9 @@ cd /
 export PGHOST=/run/sandflare-node PGPORT=6433 PGUSER=postgres
 exec /usr/lib/sandflare/postgres/psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 --dbname=main <<'SQL'
 BEGIN;
-CREATE ROLE touch LOGIN PASSWORD 'touch' IN ROLE owner;
+CREATE ROLE touch LOGIN IN ROLE owner;
 ALTER ROLE touch SET role = 'owner';
+UPDATE pg_catalog.pg_authid SET rolpassword = 'touch' WHERE rolname::text OPERATOR(pg_catalog.=) 'touch'::text;
 COMMIT;
 SQL
 END
