@@ -397,6 +397,8 @@ chroot "$root" install -d -o postgres -g postgres -m 0755 /run/postgresql
 as_postgres /usr/lib/sandflare/postgres/initdb --pgdata=/var/lib/postgresql/data --username=postgres --no-sync \
     --data-checksums --encoding=UTF8 --locale=C.UTF-8 --locale-provider=builtin --builtin-locale=C.UTF-8 \
     --auth-local=peer --auth-host=scram-sha-256 --no-instructions >/dev/null
+# What sorts need. Made by whoever needs it first otherwise, which a full disk would not let it.
+as_postgres install -d -m 0700 /var/lib/postgresql/data/base/pgsql_tmp
 as_postgres /usr/lib/sandflare/postgres/pg_ctl start --wait --silent --pgdata=/var/lib/postgresql/data \
     --options="--config-file=/etc/postgresql/postgresql.conf -c listen_addresses= -c dynamic_shared_memory_type=mmap"
 # What every database has. `owner` owns all of it and never logs in; the roles that do are members of it and act as

@@ -101,4 +101,4 @@ ALTER SYSTEM SET work_mem = '1GB';
 DROP TABLE person, pet, number, item, event CASCADE;
 DROP FUNCTION older;
 DROP TYPE mood;
-SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'm', 'p') AND relname !~ '^pg_stat';
+SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'm', 'p');

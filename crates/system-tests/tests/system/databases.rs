@@ -89,7 +89,7 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-pub(crate) fn code<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> ErrorCode {
+fn code<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> ErrorCode {
     match answer {
         Err(ClientError::Refused(failure)) => failure.code,
         other => panic!("{other:?}"),
