@@ -134,6 +134,8 @@ sub take {
 }
 
 my $disk = opened('/var/lib/postgresql');
+# Where sorts write. Whoever needs it first makes it otherwise, which a full disk would not let them.
+my $sorts = '/var/lib/postgresql/data/base/pgsql_tmp';
 sub control {
     my ($command, $limits) = @_;
     return syscall($quotactl_fd, fileno($disk), $command << 8 | $project_quota, $project, $limits) == 0;
@@ -143,6 +145,10 @@ my ($what, @directories) = @ARGV;
 if ($what eq 'take') {
     take($_) for @directories;
 } elsif ($what eq 'on' || $what eq 'off') {
+    if ($what eq 'on' && mkdir($sorts, 0700)) {
+        my (undef, undef, $user, $group) = getpwnam('postgres');
+        chown($user, $group, $sorts) or die "give $sorts away: $!\n";
+    }
     # It may be so already.
     control($what eq 'on' ? $on : $off, 0) or $!{EEXIST} or die "turn the limit $what: $!\n";
 } elsif ($what =~ /^[1-9][0-9]{0,6}$/) {
@@ -397,8 +403,6 @@ chroot "$root" install -d -o postgres -g postgres -m 0755 /run/postgresql
 as_postgres /usr/lib/sandflare/postgres/initdb --pgdata=/var/lib/postgresql/data --username=postgres --no-sync \
     --data-checksums --encoding=UTF8 --locale=C.UTF-8 --locale-provider=builtin --builtin-locale=C.UTF-8 \
     --auth-local=peer --auth-host=scram-sha-256 --no-instructions >/dev/null
-# What sorts need. Made by whoever needs it first otherwise, which a full disk would not let it.
-as_postgres install -d -m 0700 /var/lib/postgresql/data/base/pgsql_tmp
 as_postgres /usr/lib/sandflare/postgres/pg_ctl start --wait --silent --pgdata=/var/lib/postgresql/data \
     --options="--config-file=/etc/postgresql/postgresql.conf -c listen_addresses= -c dynamic_shared_memory_type=mmap"
 # What every database has. `owner` owns all of it and never logs in; the roles that do are members of it and act as
