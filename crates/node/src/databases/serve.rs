@@ -105,8 +105,8 @@ pub(super) fn of_ask(error: &AskError) -> Failure {
     match error {
         AskError::Refused { code, message } if is_full(code, message) => {
             crate::failure::told(ErrorCode::DiskFull, error).with_hint(
-                "make room with DROP TABLE or TRUNCATE, or DELETE and then VACUUM; or dump it, and \
-                 restore that in a database with more `disk_mib`",
+                "make room with DROP TABLE or DROP INDEX; or dump it, and restore that in a database with \
+                 more `disk_mib`",
             )
         }
         AskError::Refused { .. } | AskError::TooLong(_) => {
