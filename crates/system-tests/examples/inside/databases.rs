@@ -203,7 +203,7 @@ pub(crate) async fn a_daemon_that_dies_while_a_database_is_made_or_goes_back() {
 
 /// Inserts into the table of a database that is narrow until there is no room; how often it went well.
 async fn fill(daemon: &Daemon, name: &str) -> usize {
-    let insert = "INSERT INTO filled SELECT repeat('x', 1000) FROM generate_series(1, 5000)";
+    let insert = "INSERT INTO filled SELECT repeat('x', 1000) FROM generate_series(1, 2000)";
     for inserts in 0.. {
         let insert = QueryDatabase::new(insert);
         match timeout(PATIENCE, daemon.client.database_query(name, &insert)).await.unwrap() {
@@ -229,14 +229,14 @@ async fn a_full_one_comes_back_with_every_row(daemon: &Daemon) {
         answer.rows.first().and_then(|row| row[0].clone()).unwrap_or_default()
     };
     let count = "SELECT count(*) FROM filled";
-    let rows = fill(daemon, NARROW).await * 5000;
+    let rows = fill(daemon, NARROW).await * 2000;
     // What its log tells to make again is more than there is room for: a table that is gone by then.
     let anew = async || {
         ask("DROP TABLE filled").await;
         ask("CREATE TABLE filled (x text)").await;
     };
     anew().await;
-    assert_eq!(fill(daemon, NARROW).await * 5000, rows);
+    assert_eq!(fill(daemon, NARROW).await * 2000, rows);
     let begun = Instant::now();
     kill(machine_of(daemon, NARROW).await);
     let comes_back = async {
