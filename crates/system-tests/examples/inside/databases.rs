@@ -201,11 +201,15 @@ pub(crate) async fn a_daemon_that_dies_while_a_database_is_made_or_goes_back() {
     daemon.stop().await;
 }
 
+/// How many rows are inserted at once.
+const ROWS: usize = 2000;
+
 /// Inserts into the table of a database that is narrow until there is no room; how often it went well.
 async fn fill(daemon: &Daemon, name: &str) -> usize {
-    let insert = "INSERT INTO filled SELECT repeat('x', 1000) FROM generate_series(1, 2000)";
+    let insert =
+        format!("INSERT INTO filled SELECT repeat('x', 1000) FROM generate_series(1, {ROWS})");
     for inserts in 0.. {
-        let insert = QueryDatabase::new(insert);
+        let insert = QueryDatabase::new(insert.clone());
         match timeout(PATIENCE, daemon.client.database_query(name, &insert)).await.unwrap() {
             Ok(_) => assert!(inserts < 100, "there is no limit"),
             Err(ClientError::Refused(failure)) if failure.code == ErrorCode::DiskFull => {
@@ -229,14 +233,16 @@ async fn a_full_one_comes_back_with_every_row(daemon: &Daemon) {
         answer.rows.first().and_then(|row| row[0].clone()).unwrap_or_default()
     };
     let count = "SELECT count(*) FROM filled";
-    let rows = fill(daemon, NARROW).await * 2000;
+    let before = fill(daemon, NARROW).await * ROWS;
     // What its log tells to make again is more than there is room for: a table that is gone by then.
     let anew = async || {
         ask("DROP TABLE filled").await;
         ask("CREATE TABLE filled (x text)").await;
     };
     anew().await;
-    assert_eq!(fill(daemon, NARROW).await * 2000, rows);
+    let rows = fill(daemon, NARROW).await * ROWS;
+    // Catalogs may have grown by a page.
+    assert!(rows + ROWS >= before, "{rows} after {before}");
     let begun = Instant::now();
     kill(machine_of(daemon, NARROW).await);
     let comes_back = async {
@@ -249,11 +255,7 @@ async fn a_full_one_comes_back_with_every_row(daemon: &Daemon) {
     println!("a full database came back after {} ms", begun.elapsed().as_millis());
     assert_eq!(ask(count).await, rows.to_string());
     // The limit is back with it. It is set a moment after the first connections.
-    let limited = async {
-        while fill(daemon, NARROW).await > 0 {
-            anew().await;
-        }
-    };
+    let limited = async { while fill(daemon, NARROW).await > 0 {} };
     timeout(PATIENCE, limited).await.unwrap();
     anew().await;
     assert!(fill(daemon, NARROW).await > 0);
