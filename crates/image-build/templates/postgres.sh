@@ -104,7 +104,7 @@ cat >"$root/usr/lib/sandflare/postgres-limit" <<'END'
 #
 #   postgres-limit take DIRECTORY...  what is there, and what will be, is of it
 #   postgres-limit MIB                how much it is
-#   postgres-limit on, off            whether it holds
+#   postgres-limit on, off            whether it holds; a server runs when it begins to
 use strict;
 use warnings;
 
@@ -134,23 +134,34 @@ sub take {
 }
 
 my $disk = opened('/var/lib/postgresql');
-# Where sorts write. Whoever needs it first makes it otherwise, which a full disk would not let them.
-my $sorts = '/var/lib/postgresql/data/base/pgsql_tmp';
 sub control {
-    my ($command, $limits) = @_;
+    my ($command, $limits) = (@_, 0);
     return syscall($quotactl_fd, fileno($disk), $command << 8 | $project_quota, $project, $limits) == 0;
+}
+
+sub off {
+    # It may be so already.
+    control($off) or $!{EEXIST} or die "turn the limit off: $!\n";
 }
 
 my ($what, @directories) = @ARGV;
 if ($what eq 'take') {
     take($_) for @directories;
-} elsif ($what eq 'on' || $what eq 'off') {
-    if ($what eq 'on' && mkdir($sorts, 0700)) {
+} elsif ($what eq 'off') {
+    off();
+} elsif ($what eq 'on') {
+    # Where sorts write. Whoever needs it first makes it otherwise, which a full disk would not let them.
+    my $sorts = '/var/lib/postgresql/data/base/pgsql_tmp';
+    if (mkdir($sorts, 0700)) {
         my (undef, undef, $user, $group) = getpwnam('postgres');
         chown($user, $group, $sorts) or die "give $sorts away: $!\n";
     }
-    # It may be so already.
-    control($what eq 'on' ? $on : $off, 0) or $!{EEXIST} or die "turn the limit $what: $!\n";
+    # After a start, and after some work on catalogs, the next session writes down what the ones after it read, and is
+    # ended when it cannot. This one can.
+    off();
+    system('/usr/lib/sandflare/postgres/psql', '--no-psqlrc', '--quiet', '--output=/dev/null', '--host=/run/postgresql',
+        '--username=postgres', '--dbname=main', '--command=SELECT 1');
+    control($on) or $!{EEXIST} or die "turn the limit on: $!\n";
 } elsif ($what =~ /^[1-9][0-9]{0,6}$/) {
     # In KiB, then files; which of them are set is last.
     control($set, pack('Q8Lx4', $what * 1024, 0, 0, $files_max, 0, 0, 0, 0, 1 | 4)) or die "set the limit: $!\n";

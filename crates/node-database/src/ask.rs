@@ -6,7 +6,7 @@ use std::pin::pin;
 
 use futures_util::StreamExt as _;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_postgres::error::DbError;
+use tokio_postgres::error::{DbError, Severity};
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use crate::bounded::Bounded;
@@ -36,6 +36,8 @@ pub enum AskError {
         code: String,
         /// What it said.
         message: String,
+        /// Whether it ended the session by that, which no SQL can make it do.
+        fatal: bool,
     },
     /// Its answer is longer than it may be.
     #[error("the answer is over {0} bytes; ask for fewer rows or columns")]
@@ -221,7 +223,11 @@ impl Collected {
 impl AskError {
     fn of(error: tokio_postgres::Error, bytes_max: usize) -> Self {
         if let Some(said) = error.as_db_error() {
-            return Self::Refused { code: said.code().code().to_owned(), message: words(said) };
+            return Self::Refused {
+                code: said.code().code().to_owned(),
+                message: words(said),
+                fatal: said.parsed_severity() == Some(Severity::Fatal),
+            };
         }
         let cause = std::error::Error::source(&error);
         let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>());

@@ -3,6 +3,7 @@
 
 use api_guest::Exec;
 use api_node::{ErrorCode, Failure};
+use node_database::AskError;
 use node_host::{ExecEvent, SandboxHandle};
 
 use crate::{agent, failure};
@@ -18,9 +19,27 @@ const SAID_BYTES_MAX: usize = 500;
 
 /// Limits the data of a database to `mib`; without, it stays as its template has it.
 pub(super) async fn set(machine: &SandboxHandle, mib: Option<u32>) -> Result<(), Failure> {
-    let Some(mib) = mib else { return Ok(()) };
+    match mib {
+        Some(mib) => run(machine, mib.to_string()).await,
+        None => Ok(()),
+    }
+}
+
+/// Whether a server of which nothing is broken refuses sessions, as one that is full does after some work on its
+/// catalogs: the first session after that writes down what the next ones read. SQL that says the same is an error and
+/// ends no session.
+pub(super) fn keeps_out(error: &AskError) -> bool {
+    matches!(error, AskError::Refused { message, fatal: true, .. } if message.contains("could not write init file"))
+}
+
+/// Lets in one session that may write that.
+pub(super) async fn let_in(machine: &SandboxHandle) -> Result<(), Failure> {
+    run(machine, "on".to_owned()).await
+}
+
+async fn run(machine: &SandboxHandle, what: String) -> Result<(), Failure> {
     let exec = Exec {
-        argv: vec![PROGRAM.to_owned(), mib.to_string()],
+        argv: vec![PROGRAM.to_owned(), what],
         env: Vec::new(),
         cwd: Some("/".to_owned()),
         user: Some(ROOT.to_owned()),

@@ -10,7 +10,7 @@ use node_database::{
 use node_host::SandboxHandle;
 use tokio::time::timeout;
 
-use super::{Databases, admin, of_store};
+use super::{Databases, admin, limit, of_store};
 use crate::agent;
 
 /// LIMIT: bytes of an answer to SQL; it is held whole, and is JSON of twice that afterwards.
@@ -35,10 +35,17 @@ impl Databases {
             bytes_max: ANSWER_BYTES_MAX,
             timeout_ms: request.timeout_ms,
         };
-        let stream = admin(&machine).await?;
-        let limit = Duration::from_millis(request.timeout_ms.into()) + SLACK;
-        let answered = timeout(limit, run_sql(stream, question)).await;
-        let rows = answered.map_err(|_| silent(limit))?.map_err(|error| of_ask(&error))?;
+        let within = Duration::from_millis(request.timeout_ms.into()) + SLACK;
+        let run = async || {
+            let answered = timeout(within, run_sql(admin(&machine).await?, question)).await;
+            answered.map_err(|_| silent(within))
+        };
+        let mut answered = run().await?;
+        if answered.as_ref().is_err_and(limit::keeps_out) {
+            limit::let_in(&machine).await?;
+            answered = run().await?;
+        }
+        let rows = answered.map_err(|error| of_ask(&error))?;
         Ok(QueryAnswer {
             columns: rows.columns.into_iter().map(|name| Column { name }).collect(),
             rows: rows.rows,
@@ -103,7 +110,7 @@ fn is_full(code: &str, message: &str) -> bool {
 /// Why a server did not do what it was asked.
 pub(super) fn of_ask(error: &AskError) -> Failure {
     match error {
-        AskError::Refused { code, message } if is_full(code, message) => {
+        AskError::Refused { code, message, .. } if is_full(code, message) => {
             crate::failure::told(ErrorCode::DiskFull, error).with_hint(
                 "make room with DROP TABLE or DROP INDEX; or dump it, and restore that in a database with \
                  more `disk_mib`",

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use api_node::{
     CreateDatabase, CreateDatabaseSnapshot, CreateSandbox, Database, DatabaseListQuery,
-    DatabaseStats, DatabaseStatus, ErrorCode, ForkDatabase, QueryAnswer, QueryDatabase,
-    RestoreDatabase, SetPassword, WireDatabase, WireRole,
+    DatabaseStats, DatabaseStatus, ErrorCode, ForkDatabase, QUERY_TIMEOUT_MS_MAX, QueryAnswer,
+    QueryDatabase, RestoreDatabase, SetPassword, WireDatabase, WireRole,
 };
 use base_types::Size;
 use client::{Client, ClientError};
@@ -35,7 +35,8 @@ impl<'host> Made<'host> {
     }
 
     pub(crate) async fn query(&self, sql: &str) -> Result<QueryAnswer, ClientError> {
-        let request = QueryDatabase::new(sql);
+        // Beside another host a machine that was just made of a moment finds little in memory.
+        let request = QueryDatabase { timeout_ms: QUERY_TIMEOUT_MS_MAX, ..QueryDatabase::new(sql) };
         timeout(PATIENCE, self.client.database_query(&self.database.name, &request)).await.unwrap()
     }
 
