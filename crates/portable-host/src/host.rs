@@ -8,9 +8,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use portable_init::{Boot, CONTROL_STOP, DATA_DISK, IMAGES_DISK};
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FlockOperation;
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::backlog;
@@ -19,6 +18,7 @@ use crate::disks;
 use crate::error::{HostError, OnFile as _};
 use crate::initrd;
 use crate::manifest;
+use crate::process::{self, ends_within, is_ending_qemu, is_our_qemu};
 use crate::qemu::{self, Console, Control, Disk, Machine};
 use crate::qmp;
 
@@ -116,6 +116,7 @@ impl PortableHost {
         let host = Self::at(&config.state);
         fs::create_dir_all(&host.state).on("create", &host.state)?;
         let _lock = host.lock()?;
+        host.settle()?;
         if let Some(running) = host.running() {
             return Ok(Start::AlreadyRunning(running));
         }
@@ -200,10 +201,7 @@ impl PortableHost {
 
     /// Ends the QEMU of `running`, which is ours.
     fn end(&self, running: &Running) -> Result<(), HostError> {
-        let Some(pid) = Pid::from_raw(running.pid) else { return Ok(()) };
-        let Ok(process) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else {
-            return Ok(());
-        };
+        let Some(process) = process::open(running.pid) else { return Ok(()) };
         let ended = |time: Duration| ends_within(&process, time);
         let asked = UnixStream::connect(self.control_socket()).and_then(|mut control| {
             control.write_all(format!("{CONTROL_STOP}\n").as_bytes()).map(|()| control)
@@ -222,6 +220,20 @@ impl PortableHost {
             return Ok(());
         }
         Err(HostError::Qemu { said: format!("process {} does not end", running.pid) })
+    }
+
+    /// Waits until a QEMU that was killed is gone with its port. The kernel takes a process its memory before it
+    /// closes its files, which takes a moment for gigabytes; whoever connects in that moment is neither answered nor refused.
+    ///
+    /// # Errors
+    /// When it is not gone after ten seconds.
+    pub fn settle(&self) -> Result<(), HostError> {
+        let Some(pid) = self.read_pid().filter(|&pid| is_ending_qemu(pid)) else { return Ok(()) };
+        let Some(process) = process::open(pid) else { return Ok(()) };
+        if ends_within(&process, QUIT_TIME) {
+            return Ok(());
+        }
+        Err(HostError::Qemu { said: format!("process {pid} does not end") })
     }
 
     /// Whether it runs.
@@ -322,14 +334,6 @@ pub(crate) fn translations_mib() -> u64 {
     qemu::translations_mib(all.totalram.saturating_mul(u64::from(all.mem_unit)) >> 20)
 }
 
-/// Whether `pid` is the QEMU that listens on `qmp`: process ids are used again, paths on command lines are not.
-fn is_our_qemu(pid: i32, qmp: &Path) -> bool {
-    let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
-    let needle = qmp.as_os_str().as_encoded_bytes();
-    line.split(|&byte| byte == 0)
-        .any(|word| word.strip_prefix(b"unix:").is_some_and(|word| word.starts_with(needle)))
-}
-
 fn launch(machine: &Machine, port: u16) -> Result<(), HostError> {
     let output = Command::new(qemu::PROGRAM)
         .args(machine.arguments())
@@ -393,12 +397,6 @@ fn check_room(state: &Path) -> Result<(), HostError> {
     Ok(())
 }
 
-pub(crate) fn ends_within(process: impl std::os::fd::AsFd, time: Duration) -> bool {
-    let Ok(time) = Timespec::try_from(time) else { return false };
-    let mut wait = [PollFd::new(&process, PollFlags::IN)];
-    matches!(rustix::event::poll(&mut wait, Some(&time)), Ok(1..))
-}
-
 pub(crate) fn tail(path: &Path, bytes: u64) -> io::Result<String> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
@@ -423,6 +421,38 @@ mod tests {
         assert_eq!(host.stop().unwrap(), None);
         fs::write(state.path().join("pid"), "-1").unwrap();
         assert_eq!(host.status(), Status::Stopped);
+    }
+
+    #[test]
+    fn a_qemu_that_is_ending_is_waited_for_until_its_port_is_free() {
+        // As at QEMU's end, the first thread is gone, and the memory with it as /proc sees it; the port is open yet.
+        const ENDING: &str = "\
+import ctypes, socket, threading, time
+port = socket.create_server(('127.0.0.1', 0))
+print(port.getsockname()[1], flush=True)
+threading.Thread(target=time.sleep, args=(1,)).start()
+ctypes.CDLL(None).syscall(60, 0)";
+        let state = tempfile::tempdir().unwrap();
+        let qemu = state.path().join(qemu::PROGRAM);
+        fs::copy(fs::canonicalize("/usr/bin/python3").unwrap(), &qemu).unwrap();
+        let mut ending =
+            Command::new(&qemu).args(["-c", ENDING]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        io::BufRead::read_line(&mut io::BufReader::new(ending.stdout.take().unwrap()), &mut said)
+            .unwrap();
+        let port: u16 = said.trim().parse().unwrap();
+        let pid = i32::try_from(ending.id()).unwrap();
+        let host = PortableHost::at(state.path());
+        fs::write(state.path().join("pid"), pid.to_string()).unwrap();
+        while !is_ending_qemu(pid) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(host.status(), Status::Stopped);
+        assert!(check_port(port).is_err());
+        host.settle().unwrap();
+        check_port(port).unwrap();
+        ending.wait().unwrap();
+        host.settle().unwrap();
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod host;
 mod initrd;
 mod manifest;
 mod once;
+mod process;
 mod qemu;
 mod qmp;
 

@@ -12,8 +12,9 @@ use rustix::process::{Pid, PidfdFlags};
 use crate::config::{MEMORY_MIB_DEFAULT, VCPUS_DEFAULT};
 use crate::disks;
 use crate::error::{HostError, OnFile as _};
-use crate::host::{cannot_run, ends_within, tail, translations_mib};
+use crate::host::{cannot_run, tail, translations_mib};
 use crate::initrd;
+use crate::process::ends_within;
 use crate::qemu::{Console, Control, Disk, Machine};
 
 /// LIMIT: output of one program kept in memory; a test's report is far below.

@@ -79,6 +79,7 @@ pub(crate) async fn up(place: &Place, args: &Up) -> Result<End> {
     let credentials = Credentials { key: Some(key.clone()), ca: None };
     let client = Client::with(&url, &credentials)?;
     let _lock = lock(&place.home)?;
+    PortableHost::at(&portable_state(place)).settle()?;
     match client.health().await {
         Ok(health) => {
             eprintln!("a node (version {}) is already running at {url}", health.version);

@@ -13,6 +13,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use api_node::{BuildBody, CreateSandbox};
@@ -249,6 +250,17 @@ fn answer(question: &[u8]) -> Option<Vec<u8>> {
     Some(answer)
 }
 
+/// A port on 127.0.0.1 that no connection takes while its host is down: one below those that Linux gives to
+/// connections by itself, which begin at 32768.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test processes beside each other begin apart.
+    let begin = std::process::id() % 1000 * 16;
+    let mut ports = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed))
+        .map(|next| 16000 + (begin as u16 + next) % 16000);
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
+}
+
 impl Host {
     fn new() -> Self {
         let home = tempfile::Builder::new().prefix("sf").tempdir().unwrap().keep();
@@ -257,7 +269,7 @@ impl Host {
     }
 
     fn at(home: PathBuf) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let guardian = Guardian::start(&program("sandflare"), &home);
         Self { home, port, _guardian: guardian }
     }
