@@ -129,7 +129,7 @@ def stream(ids: list[str], lines: int) -> dict[str, Any]:
 def database() -> dict[str, Any]:
     """Time a database to its first answer, and its wiring to a sandbox."""
     name = f"bench-{os.urandom(4).hex()}"
-    with client.create(template="base", size="nano") as sandbox:
+    with client.create(template="postgres", size="nano") as sandbox:
         begun = time.perf_counter()
         made = Database.create(name)
         try:
