@@ -19,7 +19,10 @@ use crate::check::{Check, Refused, refuse};
 pub use disk::{DATABASE_DISK_MIB_MAX, DATABASE_DISK_MIB_MIN};
 pub use listing::{DatabaseList, DatabaseListQuery};
 pub use outside::{ClientNetwork, OUTSIDE_NETWORKS_MAX, Outside, SetOutside};
-pub use query::{Column, QUERY_ROWS_MAX, QUERY_TIMEOUT_MS_MAX, QueryAnswer, QueryDatabase};
+pub use query::{
+    Column, QUERY_ROWS_MAX, QUERY_TIMEOUT_MS_DEFAULT, QUERY_TIMEOUT_MS_MAX, QueryAnswer,
+    QueryDatabase,
+};
 pub use snapshot::{
     CreateDatabaseSnapshot, DatabaseSnapshot, DatabaseSnapshotList, RestoreDatabase,
 };

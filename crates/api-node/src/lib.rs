@@ -49,9 +49,9 @@ pub use database::{
     DATABASE_DISK_MIB_MIN, Database, DatabaseCache, DatabaseConnections, DatabaseList,
     DatabaseListQuery, DatabaseSnapshot, DatabaseSnapshotList, DatabaseStats, DatabaseStatus,
     DatabaseTransactions, EXTENSIONS_MAX, ForkDatabase, OUTSIDE_NETWORKS_MAX, Outside,
-    PASSWORD_BYTES_MAX, QUERY_ROWS_MAX, QUERY_TIMEOUT_MS_MAX, QueryAnswer, QueryDatabase,
-    RestoreDatabase, SQL_BYTES_MAX, SetOutside, SetPassword, SlowQuery, WireDatabase, WireRole,
-    Wired, WiredList,
+    PASSWORD_BYTES_MAX, QUERY_ROWS_MAX, QUERY_TIMEOUT_MS_DEFAULT, QUERY_TIMEOUT_MS_MAX,
+    QueryAnswer, QueryDatabase, RestoreDatabase, SQL_BYTES_MAX, SetOutside, SetPassword, SlowQuery,
+    WireDatabase, WireRole, Wired, WiredList,
 };
 pub use failure::{ErrorCode, Failure};
 pub use file::{

@@ -104,6 +104,8 @@ id! {
 impl ProjectId {
     /// The project every node has from its first start.
     pub const DEFAULT: Self = Self(0);
+    /// What the node makes ahead belongs to it. No key is of it, and there is no such project.
+    pub const NODE: Self = Self(u64::MAX);
 }
 
 fn parse(text: &str, expected: &'static str) -> Result<u64, ParseIdError> {

@@ -1,4 +1,4 @@
-//! Asking a server, over a stream that is given.
+//! What the node itself asks a server, over a stream that is given.
 
 use std::fmt::Write as _;
 use std::io;
@@ -10,11 +10,10 @@ use tokio_postgres::error::{DbError, Severity};
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use crate::bounded::Bounded;
-use crate::role::LoginRole;
 use crate::{DATABASE, SERVICE, SUPERUSER};
 
 /// LIMIT: bytes of a server's answer to what the node itself asks.
-const ADMIN_BYTES_MAX: usize = 1 << 20;
+pub(crate) const ADMIN_BYTES_MAX: usize = 1 << 20;
 /// What sessions insist on that only look: the owner of a database may give it other settings, and those of
 /// a session's beginning win. `pg_catalog` is searched first, and no name is looked for but in there. What the
 /// sessions behind [`crate::NODE_SOCKET`] insist on is said in the template.
@@ -48,49 +47,6 @@ pub enum AskError {
     /// The connection broke, or what came over it is not Postgres.
     #[error("talk to the database server")]
     Broken(#[source] tokio_postgres::Error),
-}
-
-/// SQL to run, and what its answer may be.
-#[derive(Clone, Copy)]
-pub struct Question<'a> {
-    /// As whom.
-    pub role: LoginRole,
-    /// One statement or several.
-    pub sql: &'a str,
-    /// Rows of the last one that are kept.
-    pub rows_max: usize,
-    /// LIMIT: bytes of the whole answer.
-    pub bytes_max: usize,
-    /// How long the server lets a statement run, in milliseconds.
-    pub timeout_ms: u32,
-}
-
-impl std::fmt::Debug for Question<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Question").field("role", &self.role).finish_non_exhaustive()
-    }
-}
-
-/// What the last statement gave.
-#[derive(Default, PartialEq, Eq)]
-pub struct Rows {
-    /// Names of its columns.
-    pub columns: Vec<String>,
-    /// Its first rows, as texts.
-    pub rows: Vec<Vec<Option<String>>>,
-    /// Whether there were more.
-    pub truncated: bool,
-    /// How many it gave or changed.
-    pub affected: Option<u64>,
-}
-
-impl std::fmt::Debug for Rows {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Rows")
-            .field("columns", &self.columns)
-            .field("rows", &self.rows.len())
-            .finish_non_exhaustive()
-    }
 }
 
 /// Runs SQL as the superuser, in one transaction and one round trip. The stream leads to
@@ -131,30 +87,6 @@ where
     .await
 }
 
-/// Runs SQL as a role that logs in. The stream leads to [`crate::SOCKET`], where the machine's root needs
-/// no password, but gets no more rights than the role has.
-pub async fn run_sql<S>(stream: S, question: Question<'_>) -> Result<Rows, AskError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut config = Config::new();
-    config
-        .user(question.role.to_string())
-        .dbname(DATABASE)
-        .application_name("sandflare query")
-        .options(format!("-c statement_timeout={}", question.timeout_ms));
-    ask(stream, question.bytes_max, &config, async |client| {
-        let mut messages = pin!(client.simple_query_raw(question.sql).await?);
-        let mut collected = Collected::default();
-        // Read to its end, whatever is kept: it is committed with its last message.
-        while let Some(message) = messages.next().await {
-            collected.add(message?, question.rows_max)?;
-        }
-        Ok(collected.last)
-    })
-    .await
-}
-
 async fn ask<S, T>(
     stream: S,
     bytes_max: usize,
@@ -181,47 +113,8 @@ where
     answered.map_err(failed)
 }
 
-/// Of several statements, the last.
-#[derive(Default)]
-struct Collected {
-    last: Rows,
-    /// What comes now is of another statement.
-    over: bool,
-}
-
-impl Collected {
-    /// Fails for a value that is no text, which a server sends whose client chose another encoding.
-    fn add(
-        &mut self,
-        message: SimpleQueryMessage,
-        rows_max: usize,
-    ) -> Result<(), tokio_postgres::Error> {
-        if std::mem::take(&mut self.over) {
-            self.last = Rows::default();
-        }
-        match message {
-            SimpleQueryMessage::RowDescription(columns) => {
-                self.last.columns = columns.iter().map(|one| one.name().to_owned()).collect();
-            }
-            SimpleQueryMessage::Row(_) if self.last.rows.len() >= rows_max => {
-                self.last.truncated = true;
-            }
-            SimpleQueryMessage::Row(row) => {
-                let values = (0..row.len()).map(|at| Ok(row.try_get(at)?.map(str::to_owned)));
-                self.last.rows.push(values.collect::<Result<_, tokio_postgres::Error>>()?);
-            }
-            SimpleQueryMessage::CommandComplete(count) => {
-                self.last.affected = Some(count);
-                self.over = true;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
 impl AskError {
-    fn of(error: tokio_postgres::Error, bytes_max: usize) -> Self {
+    pub(crate) fn of(error: tokio_postgres::Error, bytes_max: usize) -> Self {
         if let Some(said) = error.as_db_error() {
             return Self::Refused {
                 code: said.code().code().to_owned(),

@@ -18,15 +18,17 @@ mod bounded;
 mod figures;
 mod role;
 mod secret;
+mod session;
 mod sql;
 mod startup;
 mod text;
 mod url;
 
-pub use ask::{AskError, Question, Rows, run_as_superuser, run_sql};
+pub use ask::{AskError, run_as_superuser};
 pub use figures::{Figures, QueryFigures, figures, forget_queries};
 pub use role::{LoginRole, ParseRoleError, ROLE_BYTES, Rights};
 pub use secret::{Verifier, password};
+pub use session::{Question, Rows, Session};
 pub use sql::{
     drop_login, drop_others, extensions, new_login, set_password, shut_out, shut_out_others,
 };

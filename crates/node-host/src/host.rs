@@ -1,5 +1,6 @@
 //! The node's side of the machine it runs on, as one thing: start it, ask it, close it.
 
+mod ahead;
 mod branch;
 mod network;
 mod ports;
@@ -13,9 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api_guest::ProcessBounds;
-use api_node::{ANSWER_KEPT_MS, Errand, Used};
+use api_node::{ANSWER_KEPT_MS, Errand, Quota, Used};
 use api_vmm::MemoryPath;
 use base_types::{ProjectId, SandboxId, Size, TemplateName};
+use node_quota::QuotaExceeded;
 use node_store::{OpenStoreError, Store, StoreError};
 use rustix::fs::FlockOperation;
 use tokio::sync::oneshot;
@@ -295,12 +297,12 @@ impl Host {
             if self.around.stop.is_cancelled() {
                 return Err(CreateError::Stopping);
             }
-            if sandboxes.len() >= self.sandboxes_max {
+            // What is made ahead goes before anybody is refused.
+            let all = sandboxes.values().filter(|one| one.facts().project != ProjectId::NODE);
+            if all.count() >= self.sandboxes_max {
                 return Err(CreateError::Full(self.sandboxes_max));
             }
-            let of_project = sandboxes.values().filter(|one| one.facts().project == spec.project);
-            let used = node_quota::used_by(of_project.map(|one| one.facts().size));
-            node_quota::admit(&spec.quota, &used, spec.size, 1)?;
+            admit_one_more(&sandboxes, spec.project, &spec.quota, spec.size)?;
             let id = facts.id;
             let registration = Registration { registry: self.sandboxes.clone(), id };
             let birth = Birth::New { spec: Box::new(spec), origin, ready };
@@ -453,6 +455,18 @@ impl Host {
         }
         self.cgroups.close();
     }
+}
+
+/// Whether a project may have one more sandbox, of `size`.
+fn admit_one_more(
+    sandboxes: &BTreeMap<SandboxId, SandboxHandle>,
+    project: ProjectId,
+    quota: &Quota,
+    size: Size,
+) -> Result<(), QuotaExceeded> {
+    let of_project = sandboxes.values().filter(|one| one.facts().project == project);
+    let used = node_quota::used_by(of_project.map(|one| one.facts().size));
+    node_quota::admit(quota, &used, size, 1)
 }
 
 /// Makes sure that no other node removes what this one makes in `data_dir`.

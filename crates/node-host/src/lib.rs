@@ -54,7 +54,7 @@ pub use network::{NetworkGuard, Networks, PolicyWatch, Unplugged};
 pub use phase::Phase;
 pub use sandbox::{
     AskError, CreateError, CreateSpec, CreateTimes, Lease, OnTimeout, OrderError, PolicyError,
-    PortsError, PortsRule, SandboxFacts, SandboxHandle, SandboxUsage, SandboxView,
+    PortsError, PortsRule, SandboxFacts, SandboxHandle, SandboxUsage, SandboxView, Use,
 };
 pub use shells::{PoolStats, ShellError};
 pub use snapshots::SnapshotFacts;

@@ -46,7 +46,8 @@ use activity::Activity;
 use orders::{Ask, word};
 use ports::Ports;
 
-pub(crate) use activity::{Use, now_ms};
+pub use activity::Use;
+pub(crate) use activity::now_ms;
 pub(crate) use files::{Removal, SandboxFiles, check_room, failed};
 #[cfg(test)]
 pub(crate) use layout::Layout;
@@ -351,6 +352,21 @@ impl SandboxHandle {
     /// Gives it `timeout_s` seconds from now; 0 is for ever.
     pub async fn set_timeout(&self, timeout_s: u32) -> Result<(), OrderError> {
         self.order("given another time", |answer| Ask::SetTimeout(timeout_s, answer)).await
+    }
+
+    /// As this one, telling `facts`, which are its own but for whose it is.
+    pub(crate) fn of(&self, facts: SandboxFacts) -> Self {
+        Self { facts: Arc::new(facts), ..self.clone() }
+    }
+
+    /// Has the sandbox be of `facts` from now on; handles that were had before tell the ones it had.
+    pub(crate) async fn give(&self, facts: SandboxFacts, lease: Lease) -> Result<(), OrderError> {
+        self.order("given away", |answer| Ask::Give(Arc::new(facts), lease, answer)).await
+    }
+
+    /// Counts as in use until what is returned is dropped.
+    pub fn hold(&self) -> Use {
+        self.activity.begin()
     }
 
     /// Writes one moment of it to `dir`, which is there and empty; with a gate, once that is open.

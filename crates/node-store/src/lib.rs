@@ -209,6 +209,17 @@ impl Store {
         self.work(move |connection| thread::set_lease(connection, id, lease))
     }
 
+    /// Remembers whose a sandbox is from now on, and what was agreed about its time.
+    pub fn sandbox_give(
+        &self,
+        id: SandboxId,
+        project: ProjectId,
+        name: Option<String>,
+        lease: LeaseRow,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        self.work(move |connection| thread::give(connection, id, project, name.as_deref(), lease))
+    }
+
     /// Remembers what a sandbox may reach, also over a power cut, and says whether it did: a sandbox
     /// that is not there is left so.
     pub fn sandbox_set_network(

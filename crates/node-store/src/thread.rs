@@ -99,6 +99,19 @@ pub(crate) fn set_lease(
     Ok(())
 }
 
+pub(crate) fn give(
+    connection: &Connection,
+    id: SandboxId,
+    project: ProjectId,
+    name: Option<&str>,
+    lease: LeaseRow,
+) -> Result<(), StoreError> {
+    let mut statement =
+        connection.prepare_cached("UPDATE sandboxes SET project = ?2, name = ?3 WHERE id = ?1")?;
+    statement.execute(params![id.to_string(), project.to_string(), name])?;
+    set_lease(connection, id, lease)
+}
+
 /// Flushed to the disk: what was taken from a sandbox must not be open again after a power cut.
 pub(crate) fn set_network(
     connection: &Connection,

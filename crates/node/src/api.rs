@@ -204,6 +204,8 @@ impl NodeApi for Node {
     }
 
     async fn template_delete(&self, name: TemplateName, size: Size) -> Result<(), Failure> {
+        // What was made ahead is no reason to keep what it was made of.
+        self.databases.drop_made().await;
         build::delete(&self.host, name, size).await
     }
 

@@ -136,7 +136,8 @@ async fn serve(settings: Settings) -> Result<()> {
     let database_tls = settings.database_tls;
     let host_name = settings.database_host;
     let at = at.map(|at| Listening { at, host: host_name, tls: database_tls.is_some() });
-    let databases = Databases::open(host.clone(), access.clone(), at).await;
+    let databases =
+        Databases::open(host.clone(), access.clone(), at, settings.databases_ahead).await;
     let databases = databases.context("find the databases of an earlier run")?;
     // Set once, here.
     let _ = found.set(databases.clone());

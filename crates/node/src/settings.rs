@@ -80,6 +80,10 @@ pub(crate) struct Options {
     /// another, as for 0.0.0.0 or the name in a certificate.
     #[arg(long, value_name = "HOST", requires = "database_listen")]
     database_host: Option<String>,
+    /// Databases made ahead once somebody has made one, so that the next take no time; 0 makes none.
+    #[arg(long, value_name = "COUNT", default_value_t = 1,
+          value_parser = clap::value_parser!(u8).range(..=16))]
+    databases_ahead: u8,
     /// Shells kept ready, for each size that should have some.
     #[arg(long, value_name = "SIZE=COUNT", value_parser = parse_pool, default_value = "nano=24")]
     pool: Vec<(Size, usize)>,
@@ -155,6 +159,8 @@ pub(crate) struct Settings {
     pub(crate) gateway: GatewaySettings,
     pub(crate) database_listen: Option<SocketAddr>,
     pub(crate) database_host: Option<String>,
+    /// How many databases are made ahead.
+    pub(crate) databases_ahead: usize,
     pub(crate) database_tls: Option<TlsAcceptor>,
     pub(crate) host: HostSettings,
 }
@@ -221,6 +227,7 @@ impl Options {
             gateway,
             database_listen: self.database_listen,
             database_host: self.database_host,
+            databases_ahead: self.databases_ahead.into(),
             database_tls,
             host,
         })

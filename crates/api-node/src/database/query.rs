@@ -14,7 +14,7 @@ const QUERY_ROWS_DEFAULT: u32 = 1000;
 /// LIMIT: the longest SQL may be asked to run this way, ten minutes.
 pub const QUERY_TIMEOUT_MS_MAX: u32 = 10 * 60 * 1000;
 /// How long SQL may run when nothing is said, in milliseconds.
-const QUERY_TIMEOUT_MS_DEFAULT: u32 = 30_000;
+pub const QUERY_TIMEOUT_MS_DEFAULT: u32 = 30_000;
 
 /// SQL to run as the database's owner.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -35,9 +35,9 @@ impl Changes {
     }
 }
 
-/// One use, until it is dropped.
+/// One use of a sandbox, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Use {
+pub struct Use {
     uses: Arc<watch::Sender<Uses>>,
 }
 

@@ -15,7 +15,7 @@ use super::layout::{Layout, Moment, OVERLAYS_MAX};
 use super::make::{Primed, ThawError, frozen, prepare, stand, template_of, wake};
 use super::merge::merge_deep;
 use super::owner::Owner;
-use super::{CreateError, CreateTimes, OVER_WITHIN};
+use super::{CreateError, CreateTimes, Lease, OVER_WITHIN, SandboxFacts};
 use crate::control::ControlError;
 use crate::machine::{self, FreezeFiles, Frozen, Gate, MachineError};
 use crate::phase::{Event, Phase};
@@ -80,6 +80,8 @@ pub(crate) enum Ask {
     Restart(Answer<()>),
     /// Give it this many seconds from now; 0 is for ever.
     SetTimeout(u32, Answer<()>),
+    /// Be of these facts from now on, with this agreed about its time.
+    Give(Arc<SandboxFacts>, Lease, Answer<()>),
     /// Write one moment of it to this directory, which is there and empty; with a gate, once that is
     /// open. Answered with how long it stood still, in microseconds.
     Branch(PathBuf, Option<Gate>, Answer<u64>),
@@ -95,6 +97,7 @@ impl Owner {
             Ask::SetTimeout(timeout_s, answer) => {
                 drop(answer.send(self.set_timeout(timeout_s).await));
             }
+            Ask::Give(facts, lease, answer) => drop(answer.send(self.give(facts, lease).await)),
             // Whoever asked took the directory along.
             Ask::Branch(_, _, answer) if answer.is_closed() => {}
             Ask::Branch(dir, gate, answer) => drop(answer.send(self.branch(&dir, gate).await)),
@@ -122,6 +125,23 @@ impl Owner {
             view.ends_at_ms = begins.then(|| view.lease.end_after(now_ms())).flatten();
         });
         self.remember_lease().await;
+        Ok(())
+    }
+
+    /// Belongs to somebody else from now on.
+    async fn give(&mut self, facts: Arc<SandboxFacts>, lease: Lease) -> Result<(), OrderError> {
+        if self.phase() != Phase::Running {
+            return Err(self.not_now("given away"));
+        }
+        self.facts = facts;
+        self.view.send_modify(|view| {
+            view.lease = lease;
+            view.ends_at_ms = lease.end_after(now_ms());
+        });
+        let SandboxFacts { id, project, ref name, .. } = *self.facts;
+        let given = self.around.store.sandbox_give(id, project, name.clone(), self.lease_row());
+        given.await.map_err(CreateError::Store)?;
+        step::reached("give: remembered");
         Ok(())
     }
 

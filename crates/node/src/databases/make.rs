@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use api_node::{Base, Caller, CreateDatabase, Database, ErrorCode, Failure, Policy, Quota};
 use api_vmm::MemoryPath;
-use base_types::{DatabaseId, SandboxId};
+use base_types::{DatabaseId, ProjectId, SandboxId, Size};
 use node_access::Access;
-use node_database::{LoginRole, Question, Rights, extensions, new_login};
+use node_database::{LoginRole, Question, Rights, Session, extensions, new_login};
 use node_host::{CreateSpec, Host, Lease, OnTimeout, SandboxHandle};
 use node_store::{DatabaseRow, StoreError};
 use tokio::sync::Semaphore;
@@ -37,10 +37,17 @@ impl Databases {
         host: Arc<Host>,
         access: Access,
         outside: Option<Listening>,
+        ahead_max: usize,
     ) -> Result<Self, StoreError> {
         let store = host.store();
         let (rows, wirings) = (store.database_list().await?, store.wiring_list().await?);
         let mut databases = BTreeMap::new();
+        for ahead in host.sandboxes() {
+            // What an earlier daemon made ahead, and gave to nobody.
+            if ahead.facts().project == ProjectId::NODE {
+                ahead.kill().await;
+            }
+        }
         for mut row in rows {
             // A daemon died while it changed machines; the other one is nobody's.
             if let Some(spare) = row.spare.take() {
@@ -85,6 +92,7 @@ impl Databases {
             access,
             store,
             outside,
+            ahead_max,
             state: Mutex::new(state),
             restarts: Semaphore::new(RESTARTS_MAX),
             stop: CancellationToken::new(),
@@ -114,9 +122,13 @@ impl Databases {
         }
         system::check_memory(request.size, system::total_memory_mib())?;
         let quota = quota::admit(&self.0.access, &self.0.host, caller.project, 1).await?;
-        let bits = u64::from_le_bytes(system::random()?);
-        let (role, created_at_ms) = (new_role()?, system::now_ms());
-        let password = request.password.map_or_else(new_password, Ok)?;
+        let made = self.take_made(request.size);
+        let created_at_ms = system::now_ms();
+        let (bits, role, own) = match &made {
+            Some(made) => (made.sandbox().bits(), made.role, made.password.clone()),
+            None => (u64::from_le_bytes(system::random()?), new_role()?, new_password()?),
+        };
+        let password = request.password.unwrap_or(own);
         let ttl_ms = u64::from(request.ttl_s) * 1000;
         let row = DatabaseRow {
             id: DatabaseId::from_bits(bits),
@@ -140,10 +152,24 @@ impl Databases {
             idle_timeout_s: request.idle_timeout_s,
             on_timeout: OnTimeout::Pause,
         };
-        let unfinished = self.begin(&row)?;
-        let making = self.make(&row, role, spec(&row, quota, lease), request.seed.as_deref());
-        match making.await {
-            Ok(()) => unfinished.done(),
+        let (size, seed) = (row.size, request.seed.as_deref());
+        let unfinished = match self.begin(&row) {
+            Ok(unfinished) => unfinished,
+            Err(failure) => {
+                made.into_iter().for_each(|made| self.put_back(made));
+                return Err(failure);
+            }
+        };
+        let making = match made {
+            Some(made) => self.give(&row, made, (quota, lease), seed).await,
+            None => self.make(&row, role, spec(&row, quota, lease), seed).await,
+        };
+        match making {
+            Ok(()) => {
+                unfinished.done();
+                self.await_question(row.id);
+                self.expect(size);
+            }
             Err(failure) => {
                 unfinished.undo().await;
                 return Err(failure);
@@ -264,13 +290,24 @@ impl Databases {
 
 /// The machine of a database.
 pub(super) fn spec(row: &DatabaseRow, quota: Quota, lease: Lease) -> CreateSpec {
+    machine(row.sandbox, (row.project, quota), Some(row.name.clone()), row.size, lease)
+}
+
+/// A machine for a database.
+pub(super) fn machine(
+    id: SandboxId,
+    (project, quota): (ProjectId, Quota),
+    name: Option<String>,
+    size: Size,
+    lease: Lease,
+) -> CreateSpec {
     CreateSpec {
-        id: Some(row.sandbox),
-        project: row.project,
+        id: Some(id),
+        project,
         quota,
         template: TEMPLATE.parse().expect("`postgres` is a legal template name"),
-        size: row.size,
-        name: Some(row.name.clone()),
+        size,
+        name,
         env: BTreeMap::new(),
         metadata: BTreeMap::new(),
         snapshot: None,
@@ -290,10 +327,15 @@ pub(super) fn spec(row: &DatabaseRow, quota: Quota, lease: Lease) -> CreateSpec 
 }
 
 /// Runs a seed as the database's owner.
-async fn sow(machine: &SandboxHandle, role: LoginRole, seed: &str) -> Result<(), Failure> {
+pub(super) async fn sow(
+    machine: &SandboxHandle,
+    role: LoginRole,
+    seed: &str,
+) -> Result<(), Failure> {
     let timeout_ms = u32::try_from(SEED_WITHIN.as_millis()).unwrap_or(u32::MAX);
-    let question = Question { role, sql: seed, rows_max: 0, bytes_max: SEED_BYTES_MAX, timeout_ms };
-    let sowing = node_database::run_sql(admin(machine).await?, question);
+    let question = Question { sql: seed, rows_max: 0, bytes_max: SEED_BYTES_MAX, timeout_ms };
+    let stream = admin(machine).await?;
+    let sowing = async { Session::begin(stream, role, timeout_ms).await?.ask(question).await };
     // What a seed sets for itself, and many statements, are within it too.
     let sown = timeout(SEED_WITHIN, sowing).await.map_err(|_| silent(SEED_WITHIN))?;
     sown.map(drop).map_err(|error| {

@@ -4,10 +4,12 @@
 //! ```text
 //!   Databases ── registry of rows, the same as in the store
 //!     │ make    a machine, then one round trip as its superuser; all of it or nothing
+//!     │ ahead   machines that are made before somebody asks
 //!     │ snapshots  moments that are kept, and the way back to them
 //!     │ keep    boots a machine that has ended from its disk
 //!     │ limit   of the disk
 //!     │ serve   SQL as its owner
+//!     │ session  one of the owner's that waits for the next question
 //!     │ together  forks with the sandboxes wired to them
 //!     │ dump    data out and in
 //!     │ stats   what its server counts
@@ -19,6 +21,7 @@
 //! What is remembered comes first when something is made and goes last when it is removed, so that a
 //! daemon that finds half of it finishes the other half.
 
+mod ahead;
 mod api;
 mod branch;
 mod dump;
@@ -28,6 +31,7 @@ mod links;
 mod make;
 mod outside;
 mod serve;
+mod session;
 mod snapshots;
 mod stats;
 mod together;
@@ -46,8 +50,10 @@ use node_store::{DatabaseRow, Store, StoreError, WiringRow};
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use self::ahead::Ahead;
 use self::outside::Door;
 pub(crate) use self::outside::Listening;
+use self::session::Waiting;
 use crate::agent;
 use crate::system::random;
 
@@ -68,6 +74,8 @@ struct Shared {
     store: Store,
     /// Where connections from outside come in.
     outside: Option<Listening>,
+    /// How many are made ahead.
+    ahead_max: usize,
     state: Mutex<State>,
     /// Held by machines that are booted again because they ended.
     restarts: Semaphore,
@@ -79,6 +87,7 @@ struct Shared {
 struct State {
     databases: BTreeMap<DatabaseId, Entry>,
     wirings: BTreeMap<(SandboxId, DatabaseId), Wiring>,
+    ahead: Ahead,
     /// Held by whoever wires a sandbox: its variables and addresses are given once each.
     turns: BTreeMap<SandboxId, Arc<tokio::sync::Mutex<()>>>,
 }
@@ -90,12 +99,14 @@ struct Entry {
     /// Held by whoever changes its roles or its machine.
     changing: Arc<tokio::sync::Mutex<()>>,
     door: Arc<Door>,
+    /// A session of its owner that is open already.
+    waiting: Arc<Waiting>,
 }
 
 impl Entry {
     fn new(row: DatabaseRow) -> Self {
         let door = Arc::new(Door::new(&row.outside));
-        Self { row, changing: Arc::default(), door }
+        Self { row, changing: Arc::default(), door, waiting: Arc::default() }
     }
 }
 
@@ -122,6 +133,10 @@ impl Databases {
 
     /// Whether a sandbox is the machine of a database, and so none that anybody else is to see.
     pub(crate) fn are_in(&self, sandbox: SandboxId) -> bool {
+        let machine = self.0.host.sandbox(sandbox);
+        if machine.is_some_and(|machine| machine.facts().project == ProjectId::NODE) {
+            return true;
+        }
         self.lock()
             .databases
             .values()

@@ -5,7 +5,7 @@ use std::time::Duration;
 use api_node::{Column, ErrorCode, Failure, QueryAnswer, QueryDatabase};
 use base_types::DatabaseId;
 use node_database::{
-    AskError, LoginRole, NODE_SOCKET, Question, Verifier, run_as_superuser, run_sql, set_password,
+    AskError, LoginRole, NODE_SOCKET, Question, Session, Verifier, run_as_superuser, set_password,
 };
 use node_host::SandboxHandle;
 use tokio::time::timeout;
@@ -19,7 +19,7 @@ const ANSWER_BYTES_MAX: usize = 8 << 20;
 const SLACK: Duration = Duration::from_secs(10);
 /// LIMIT: what the node asks takes milliseconds; this is for a server in the middle of something, and for a clone on
 /// emulated processors that are busy, which faults in all that its server touches.
-const ASKED_WITHIN: Duration = Duration::from_secs(180);
+pub(super) const ASKED_WITHIN: Duration = Duration::from_secs(180);
 
 impl Databases {
     pub(super) async fn query(
@@ -28,24 +28,35 @@ impl Databases {
         request: QueryDatabase,
     ) -> Result<QueryAnswer, Failure> {
         let (entry, machine) = self.awake(id).await?;
+        let role = role(&entry.row.user)?;
         let question = Question {
-            role: role(&entry.row.user)?,
             sql: &request.sql,
             rows_max: usize::try_from(request.rows_max).unwrap_or(usize::MAX),
             bytes_max: ANSWER_BYTES_MAX,
             timeout_ms: request.timeout_ms,
         };
         let within = Duration::from_millis(request.timeout_ms.into()) + SLACK;
-        let run = async || {
-            let answered = timeout(within, run_sql(admin(&machine).await?, question)).await;
-            answered.map_err(|_| silent(within))
+        let begun = async || {
+            let stream = admin(&machine).await?;
+            let beginning = Session::begin(stream, role, question.timeout_ms);
+            timeout(within, beginning).await.map_err(|_| silent(within))
         };
-        let mut answered = run().await?;
+        let ask = async |session: Result<Session, AskError>| match session {
+            Ok(session) => timeout(within, session.ask(question)).await.map_err(|_| silent(within)),
+            Err(error) => Ok(Err(error)),
+        };
+        // One that waits does not keep its machine from being paused.
+        let _use = machine.hold();
+        let mut answered = match entry.waiting.take(&machine).await {
+            Some(session) => ask(Ok(session)).await?,
+            None => ask(begun().await?).await?,
+        };
         if answered.as_ref().is_err_and(limit::keeps_out) {
             limit::let_in(&machine).await?;
-            answered = run().await?;
+            answered = ask(begun().await?).await?;
         }
         let rows = answered.map_err(|error| of_ask(&error))?;
+        self.await_question(id);
         Ok(QueryAnswer {
             columns: rows.columns.into_iter().map(|name| Column { name }).collect(),
             rows: rows.rows,

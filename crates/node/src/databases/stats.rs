@@ -56,7 +56,9 @@ impl Databases {
         // Every status is there, so that one nobody is in reads as none and not as its last count.
         let count = |status| all.iter().filter(|one| **one == status).count();
         let counts = DatabaseStatus::ALL.map(|status| (status.as_str(), count(status)));
-        counts.map(|(name, n)| (name, u64::try_from(n).unwrap_or(u64::MAX))).to_vec()
+        let ahead = [("ahead", self.count_made())];
+        let all = counts.into_iter().chain(ahead);
+        all.map(|(name, n)| (name, u64::try_from(n).unwrap_or(u64::MAX))).collect()
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 /// LIMIT: the same of a template, the largest of which boots a database server and tries it.
 const BUILD_PATIENCE: Duration = Duration::from_secs(480);
 const ADDRESS: &str = "127.0.0.1:7878";
+/// How many databases it makes ahead; none, unless a scenario says so.
+pub(crate) const AHEAD: &str = "--databases-ahead";
 const URL: &str = "http://127.0.0.1:7878";
 const LOG: &str = "/data/log";
 /// What fills the disk.
@@ -57,9 +59,15 @@ impl Daemon {
 
     /// One with debug assertions, which aborts at `step`.
     pub(crate) async fn start_to_die_at(step: &str) -> Self {
+        Self::start_to_die_with(step, &[]).await
+    }
+
+    /// As [`Self::start_to_die_at`], with `args` as well.
+    pub(crate) async fn start_to_die_with(step: &str, args: &[&str]) -> Self {
         let mut program = Command::new("/bin/debug/sandflared");
         program.env("SANDFLARE_ABORT_AT", step).args(["--vmm", "/bin/sandflare-vmm"]);
-        Self::serve(program, "/images", &["--no-auth", "--pool", "nano=0"]).await
+        let args = [&["--no-auth", "--pool", "nano=0"], args].concat();
+        Self::serve(program, "/images", &args).await
     }
 
     /// One that asks for keys, and a client with an administrator's.
@@ -72,6 +80,10 @@ impl Daemon {
 
     async fn serve(mut program: Command, images: &str, args: &[&str]) -> Self {
         let log = File::create(LOG).unwrap();
+        if !args.contains(&AHEAD) {
+            // What is looked for afterwards is what was asked for.
+            program.args([AHEAD, "0"]);
+        }
         let child = program
             .args(["--images", images, "--data", "/data", "--listen", ADDRESS])
             .args(args)

@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::daemon::{Daemon, PATIENCE, log_text};
+use crate::daemon::{AHEAD, Daemon, PATIENCE, log_text, raw};
 use crate::left::{groups, sandboxes, until, vmm_of, vmms};
 use crate::steps::{TIMES, found};
 
@@ -192,6 +192,7 @@ pub(crate) async fn a_daemon_that_dies_while_a_database_is_made_or_goes_back() {
         went.push("all of it, not gone back".to_owned());
     }
     found("create a database", MACHINE_RUNS, &made);
+    made_ahead(&both).await;
     found("restore a database to a snapshot", MACHINE_RUNS, &went);
     let daemon = ledger_alone("all that", &both).await;
     let gone = timeout(PATIENCE, daemon.client.database_go_back(NAME, &back)).await.unwrap();
@@ -199,6 +200,37 @@ pub(crate) async fn a_daemon_that_dies_while_a_database_is_made_or_goes_back() {
     assert_eq!(numbers(&daemon, NAME).await, BTreeSet::new());
     daemon.client.database_delete(NAME).await.unwrap();
     daemon.stop().await;
+}
+
+/// The step after which a machine that was made ahead is a database's, and nobody was told.
+const GIVEN: &str = "give: remembered";
+
+/// Daemons that die while they give away what they made ahead: neither that nor what they made after it stays.
+async fn made_ahead(wanted: &BTreeSet<u64>) {
+    let mut given = Vec::new();
+    for _ in 0..TIMES {
+        let dying = Daemon::start_to_die_with(GIVEN, &[AHEAD, "1"]).await;
+        // The first one is made, and has others made ahead.
+        let first = CreateDatabase::named("first");
+        timeout(PATIENCE, dying.client.database_create(&first)).await.unwrap().unwrap();
+        dying.client.database_delete("first").await.unwrap();
+        let there = || vmms().len();
+        until("what is made ahead", 2, there).await;
+        let ready = async {
+            let one = "sandflare_databases{status=\"ahead\"} 1";
+            while !raw("GET /metrics", &[], "").await.unwrap().1.contains(one) {
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        timeout(PATIENCE, ready).await.unwrap_or_else(|_| panic!("{}", log_text()));
+        let half = CreateDatabase::named("half");
+        let answer = timeout(PATIENCE, dying.client.database_create(&half)).await.unwrap();
+        assert!(answer.is_err(), "{answer:?}");
+        dying.died().await;
+        ledger_alone("what was made ahead was given", wanted).await.kill().await;
+        given.push("nothing of it".to_owned());
+    }
+    found("create a database that was made ahead", GIVEN, &given);
 }
 
 /// How many rows are inserted at once.
