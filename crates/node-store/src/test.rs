@@ -148,6 +148,22 @@ async fn the_time_of_a_sandbox_and_its_pause_survive_the_store() {
 }
 
 #[tokio::test]
+async fn a_sandbox_that_is_given_away_is_remembered_as_its_new_projects() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.db");
+    let store = Store::open(&path).unwrap();
+    store.sandbox_insert(SandboxRow { project: ProjectId::NODE, ..row(1) }).await.unwrap();
+    store.sandbox_insert(row(2)).await.unwrap();
+    let lease = LeaseRow { timeout_s: 5, idle_timeout_s: 7, pause: true, ends_at_ms: None };
+    let (one, project) = (SandboxId::from_bits(1), ProjectId::from_bits(7));
+    store.sandbox_give(one, project, Some("mine".to_owned()), lease).await.unwrap();
+    drop(store);
+    let rows = Store::open(&path).unwrap().sandbox_list().await.unwrap();
+    let given = SandboxRow { project, name: Some("mine".to_owned()), lease, ..row(1) };
+    assert!(rows.contains(&given) && rows.contains(&row(2)), "{rows:?}");
+}
+
+#[tokio::test]
 async fn creates_are_counted_whatever_became_of_them_and_old_ones_are_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("node.db");

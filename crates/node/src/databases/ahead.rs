@@ -20,9 +20,10 @@ use crate::{failure, system};
 
 /// How long after a create more are expected.
 const WANTED_FOR: Duration = Duration::from_secs(600);
-/// How long what is there is left alone between two looks: also what a create and its first question get before another
-/// one is made beside them.
+/// How long what is there is left alone between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long a create and what follows it get before another one is made beside them.
+const QUIET_FOR: Duration = Duration::from_secs(2);
 /// How long after one could not be made the next is tried.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// LIMIT: memory in MiB that must be free beside what the node keeps back; one takes a third of it.
@@ -154,7 +155,8 @@ impl Databases {
             let keep = |one: &mut Made| room && size.is_some_and(|size| one.is_good(size));
             let gone: Vec<Made> = ahead.made.extract_if(.., |one| !keep(one)).collect();
             ahead.kept = wanted.is_some();
-            let more = room && ahead.made.len() < self.0.ahead_max;
+            let quiet = wanted.is_some_and(|(_, since)| since.elapsed() > QUIET_FOR);
+            let more = room && quiet && ahead.made.len() < self.0.ahead_max;
             (gone, size.map(|size| more.then_some(size)))
         };
         for one in gone {
