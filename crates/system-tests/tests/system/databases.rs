@@ -467,7 +467,8 @@ async fn figures_move_with_what_is_done_and_wake_nobody() {
     let forked = timeout(PATIENCE, made.client.database_fork("figures", &fork)).await.unwrap();
     let branch = Made::of(&host, forked.unwrap());
     let of_fork = branch.stats_that(|stats| slow(stats, SLEEP).is_none()).await;
-    assert!(of_fork.size_bytes >= after.size_bytes, "{of_fork:?}");
+    // Not all that its source had: what is read when sessions begin is made again when one does.
+    assert!(of_fork.size_bytes.unwrap() > before.size_bytes.unwrap() + 30_000 * 100, "{of_fork:?}");
     branch.delete().await;
 
     // Who only looks keeps it from no pause, and ends none.
