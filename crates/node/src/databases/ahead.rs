@@ -2,6 +2,8 @@
 //! that is open. They are made once somebody has made a database, for as long as more may be wanted, and while there is
 //! memory that nobody needs.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api_node::{Failure, Quota};
@@ -42,12 +44,18 @@ pub(super) struct Ahead {
 }
 
 /// A database that is nobody's yet.
-#[derive(Debug)]
 pub(super) struct Made {
     machine: SandboxHandle,
     pub(super) role: LoginRole,
     pub(super) password: String,
     session: Session,
+}
+
+impl fmt::Debug for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without its password.
+        f.debug_struct("Made").field("sandbox", &self.sandbox()).finish_non_exhaustive()
+    }
 }
 
 impl Made {
@@ -127,7 +135,7 @@ impl Databases {
         if is_kept {
             return;
         }
-        let (weak, stop) = (std::sync::Arc::downgrade(&self.0), self.0.stop.clone());
+        let (weak, stop) = (Arc::downgrade(&self.0), self.0.stop.clone());
         let working = async move {
             loop {
                 sleep(LOOK_EVERY).await;
