@@ -22,6 +22,9 @@ const ENDED_WITHIN: Duration = Duration::from_secs(120);
 const OUTPUT_BYTES_MAX: usize = 2048;
 /// LIMIT: a service reads its files and listens, half a minute under emulation.
 const READY_WITHIN: Duration = Duration::from_secs(120);
+/// LIMIT: the same after its machine has ended, when it first makes again what its log tells; a database server has up to
+/// 256 MiB of that, minutes under emulation. One that is ended before begins from the start, and would never be ready.
+const RECOVERED_WITHIN: Duration = Duration::from_secs(1800);
 /// How often a service is asked whether it is ready.
 const ASK_EVERY: Duration = Duration::from_millis(300);
 
@@ -50,7 +53,7 @@ pub(super) async fn warm(
     };
     for (index, service) in services.iter().enumerate() {
         at(index, &format!("start {}", shown(&service.argv.join(" "))));
-        start(process, service).await?;
+        start(process, service, READY_WITHIN).await?;
     }
     for (index, argv) in std::iter::once(&shell).chain(commands).enumerate() {
         at(services.len() + index, &format!("run {}", shown(&argv.join(" "))));
@@ -71,7 +74,7 @@ pub(crate) async fn start_services(
     services: &[Service],
 ) -> Result<(), TemplateError> {
     for service in services {
-        start(process, service).await?;
+        start(process, service, RECOVERED_WITHIN).await?;
     }
     Ok(())
 }
@@ -84,8 +87,12 @@ pub(super) async fn touch(process: &VmmProcess, services: &[Service]) -> Result<
     Ok(())
 }
 
-/// Starts a service; returns when it is ready.
-async fn start(process: &VmmProcess, service: &Service) -> Result<(), TemplateError> {
+/// Starts a service; returns when it is ready, and gives it up when it is not `within` that.
+async fn start(
+    process: &VmmProcess,
+    service: &Service,
+    within: Duration,
+) -> Result<(), TemplateError> {
     for argv in &service.before {
         must(run(process, argv, Some(ROOT)).await, argv)?;
     }
@@ -100,7 +107,7 @@ async fn start(process: &VmmProcess, service: &Service) -> Result<(), TemplateEr
     let began = Instant::now();
     loop {
         match run(process, &service.ready, Some(ROOT)).await {
-            Err(RunError::Ended { .. }) if began.elapsed() < READY_WITHIN => sleep(ASK_EVERY).await,
+            Err(RunError::Ended { .. }) if began.elapsed() < within => sleep(ASK_EVERY).await,
             over => return must(over, &service.ready),
         }
     }

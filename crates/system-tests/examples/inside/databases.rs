@@ -283,7 +283,8 @@ async fn a_full_one_comes_back_with_every_row(daemon: &Daemon) {
             sleep(Duration::from_millis(200)).await;
         }
     };
-    timeout(PATIENCE, comes_back).await.unwrap_or_else(|_| panic!("{}", log_text()));
+    // It makes again all that was written; beside another host it took four minutes.
+    timeout(2 * PATIENCE, comes_back).await.unwrap_or_else(|_| panic!("{}", log_text()));
     println!("a full database came back after {} ms", begun.elapsed().as_millis());
     assert_eq!(ask(count).await, rows.to_string());
     // The limit is back with it. It is set a moment after the first connections.
