@@ -15,7 +15,7 @@ use node_store::DatabaseRow;
 use tokio::time::sleep;
 
 use super::make::{machine, sow};
-use super::serve::{ask, silent, verifier};
+use super::serve::{ASKED_WITHIN, ask, silent, verifier};
 use super::session::begin;
 use super::{Databases, limit, new_password, new_role, of_store};
 use crate::{failure, system};
@@ -30,9 +30,6 @@ const QUIET_FOR: Duration = Duration::from_secs(2);
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// LIMIT: memory in MiB that must be free beside what the node keeps back; one takes a third of it.
 const ROOM_MIB: u64 = 192;
-/// LIMIT: what a session takes to begin under emulation beside other work.
-const BEGUN_WITHIN: Duration = Duration::from_secs(180);
-
 /// What is made ahead.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
@@ -189,7 +186,7 @@ impl Databases {
         let machine = self.0.host.create(spec).await.map_err(|error| failure::of_create(&error))?;
         let furnishing = async {
             ask(&machine, &new_login(role, &verifying.await?, Rights::ReadWrite)).await?;
-            begin(&machine, role).await.ok_or_else(|| silent(BEGUN_WITHIN))
+            begin(&machine, role).await.ok_or_else(|| silent(ASKED_WITHIN))
         };
         match furnishing.await {
             Ok(session) => Ok(Made { machine, role, password, session }),
