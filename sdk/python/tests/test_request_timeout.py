@@ -266,3 +266,12 @@ async def test_the_async_half_does_the_same() -> None:
             with pytest.raises(errors.RequestTimeout):
                 await sandbox.run("x", request_timeout=0.1)
             assert (await sandbox.run("x", request_timeout=0.5)).ok
+
+
+def test_a_wait_that_is_over_is_that_and_no_request_that_took_too_long() -> None:
+    with silent() as url, Client(url) as client:
+        process = Process(client._transport, "sbx_1", ProcessInfo.parse(PROCESS))
+        with pytest.raises(errors.WaitTimeout):
+            process.wait(timeout=SHORT_S)
+        with pytest.raises(errors.RequestTimeout):
+            process.wait(timeout=60, request_timeout=SHORT_S)

@@ -105,7 +105,13 @@ class AsyncEvents:
         left = await self._left() if self._deadline is not None else None
         self._opened_at = time.monotonic()
         ask = self._ask(self._reader.last_seq)
-        self._response = await self._transport.open(ask, self._request_timeout, left)
+        try:
+            self._response = await self._transport.open(ask, self._request_timeout, left)
+        except RequestTimeout:
+            # The time that ran out may be that of whoever waits.
+            if self._deadline is not None:
+                await self._left()
+            raise
         self._pieces = self._transport.pieces(self._response)
 
     async def _left(self) -> float:

@@ -106,7 +106,13 @@ class Events:
         left = self._left() if self._deadline is not None else None
         self._opened_at = time.monotonic()
         ask = self._ask(self._reader.last_seq)
-        self._response = self._transport.open(ask, self._request_timeout, left)
+        try:
+            self._response = self._transport.open(ask, self._request_timeout, left)
+        except RequestTimeout:
+            # The time that ran out may be that of whoever waits.
+            if self._deadline is not None:
+                self._left()
+            raise
         self._pieces = self._transport.pieces(self._response)
 
     def _left(self) -> float:
