@@ -16,7 +16,7 @@ use crate::{DatabaseStats, Failure};
 ///
 /// Whether its server answers and how fast, its sessions, transactions, size and cache, and its slowest
 /// queries. One that is paused or has failed is not woken: it answers with its status and without
-/// figures. So does one that runs and whose server does not answer within 15 seconds, with the reason.
+/// figures. So does one that runs and whose server does not answer within 45 seconds, with the reason.
 /// Being asked is no use of a database: it is paused all the same when nobody else uses it.
 #[utoipa::path(get, path = "/v1/databases/{id}/stats", tag = "databases",
     params(("id" = String, Path)),
