@@ -54,7 +54,7 @@ def test_a_document_runs_from_its_top_to_its_end(document: str, tmp_path: Path) 
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -85,7 +85,7 @@ def test_the_shell_of_a_guide_runs_from_its_top_to_its_end(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
         check=False,
     )
@@ -117,7 +117,7 @@ def test_the_front_page_turns_rows_into_a_chart(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         check=False,
     )
